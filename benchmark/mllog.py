@@ -1,0 +1,180 @@
+"""The only writer and the only reader of log lines: one event a line, `:::MLLOG {json}`, as mlperf-logging defines it.
+
+Times are milliseconds since the Unix epoch. Word error rates are in percent. The keys that MLPerf defines keep their
+names; ours stand in this file, each with its unit in its name.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import orjson
+from mlperf_logging.mllog import constants, mllog
+
+BENCHMARK = "deepspeech2"
+TOKEN = b":::MLLOG "
+MAX_LINE_BYTES = 1 << 20
+"""A longer line is no log line of any benchmark known to us; it is reported, and never held in memory whole."""
+
+SUBMISSION_BENCHMARK = constants.SUBMISSION_BENCHMARK
+SUBMISSION_DIVISION = constants.SUBMISSION_DIVISION
+SUBMISSION_ORG = constants.SUBMISSION_ORG
+SUBMISSION_PLATFORM = constants.SUBMISSION_PLATFORM
+SUBMISSION_STATUS = constants.SUBMISSION_STATUS
+CACHE_CLEAR = constants.CACHE_CLEAR
+INIT_START, INIT_STOP = constants.INIT_START, constants.INIT_STOP
+RUN_START, RUN_STOP = constants.RUN_START, constants.RUN_STOP
+EPOCH_START, EPOCH_STOP = constants.EPOCH_START, constants.EPOCH_STOP
+EVAL_START, EVAL_STOP = constants.EVAL_START, constants.EVAL_STOP
+EVAL_ACCURACY = constants.EVAL_ACCURACY
+SEED = constants.SEED
+TRAIN_SAMPLES, EVAL_SAMPLES = constants.TRAIN_SAMPLES, constants.EVAL_SAMPLES
+GLOBAL_BATCH_SIZE = constants.GLOBAL_BATCH_SIZE
+GRADIENT_ACCUMULATION_STEPS = constants.GRADIENT_ACCUMULATION_STEPS
+EPOCH_NUM, STATUS, SUCCESS, ABORTED = constants.EPOCH_NUM, constants.STATUS, constants.SUCCESS, constants.ABORTED
+
+VARIANT = "variant"
+DATASET = "dataset"
+"""Value: {"name", "tree_sha256", "verified_at"}; null where not known."""
+PARAMS_SHA256 = "params_sha256"
+HYPERPARAMETERS = "hyperparameters"
+"""Value: every parameter of the variant under its dotted name."""
+TARGET_WER = "target_wer"
+NUMBER_OF_PROCESSES = "number_of_processes"
+ACCELERATORS = "accelerators"
+"""Value: a list of {"rank", "device", "name", "uuid"}; uuid is null for a CPU."""
+TRAINED_SAMPLES = "trained_samples"
+"""Value: utterances trained on so far, over all epochs and processes."""
+TRACKED_STATS = "tracked_stats"
+"""Value of one epoch: {"train_loss", "utterances_per_s", "audio_s_per_s", "train_s", "data_wait_s", ...}."""
+RUN_ABORTED_REASON = "run_aborted_reason"
+RESUMED = "resumed"
+"""Value: the last epoch whose result was kept; the time of a resumed run still counts from its first run_start."""
+TELEMETRY_SUMMARY = "telemetry_summary"
+
+
+class Event(NamedTuple):
+    """One log line that was understood. `line` counts from 1; `time_ms` is milliseconds since the epoch."""
+
+    key: str
+    value: Any
+    metadata: dict[str, Any]
+    time_ms: float
+    event_type: str
+    namespace: str
+    line: int
+
+    @property
+    def epoch_num(self) -> int | None:
+        """The event's epoch, counted from 1, or None."""
+        return self.metadata.get(EPOCH_NUM)
+
+
+class BadLine(NamedTuple):
+    """A line that holds the token and is no event, with the reason; `text` is its beginning."""
+
+    line: int
+    reason: str
+    text: str
+
+
+class LogWriter:
+    """Writes events to a sink, one complete line at a time, by way of mlperf-logging.
+
+    `sink` takes one line of text without its line break; what it raises (a full disk, say) reaches the caller, which
+    Python's own logging handlers would swallow.
+    """
+
+    def __init__(self, sink: Callable[[str], None], root: Path | None = None) -> None:
+        logger = logging.Logger(mllog.__name__, logging.INFO)
+        logger.addHandler(_SinkHandler(sink))
+        # Two frames stand between mlperf-logging and the caller whose file and line the event carries.
+        root_pattern = re.escape(str(root or Path(__file__).resolve().parent.parent))
+        self._mllogger = mllog.MLLogger(logger, default_stack_offset=3, root_dir=root_pattern)
+
+    def event(self, key: str, value: object = None, **metadata: object) -> None:
+        """A point in time."""
+        self._write(self._mllogger.event, key, value, metadata)
+
+    def start(self, key: str, value: object = None, **metadata: object) -> None:
+        """The beginning of an interval."""
+        self._write(self._mllogger.start, key, value, metadata)
+
+    def end(self, key: str, value: object = None, **metadata: object) -> None:
+        """The end of an interval."""
+        self._write(self._mllogger.end, key, value, metadata)
+
+    def _write(self, log: Callable[..., None], key: str, value: object, metadata: dict[str, object]) -> None:
+        log(key, value, metadata=metadata, time_ms=int(time.time() * 1000))
+
+
+class _SinkHandler(logging.Handler):
+    def __init__(self, sink: Callable[[str], None]) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno != logging.INFO:
+            # mlperf-logging reports what it cannot encode as a log message and goes on; here it is a bug.
+            raise ValueError(record.getMessage())
+        self._sink(record.getMessage())
+
+
+def parse_line(raw: bytes, number: int = 0) -> Event | BadLine | None:
+    """One line of a log: an event, a BadLine where the token is followed by no event, None where there is no token."""
+    at = raw.rfind(TOKEN)
+    if at < 0:
+        return None
+    try:
+        fields = orjson.loads(raw[at + len(TOKEN) :])
+    except orjson.JSONDecodeError as error:
+        return _bad(raw, number, f"not JSON ({error})")
+    try:
+        key, time_ms, metadata = fields["key"], fields["time_ms"], fields["metadata"] or {}
+        event = Event(
+            key, fields["value"], metadata, time_ms, fields.get("event_type"), fields.get("namespace"), number
+        )
+    except (KeyError, TypeError, AttributeError):
+        return _bad(raw, number, "expected an object with time_ms, key, value and metadata")
+    if key.__class__ is not str or metadata.__class__ is not dict or time_ms.__class__ not in (int, float):
+        return _bad(raw, number, "key must be a string, time_ms a number and metadata an object")
+    return event
+
+
+def _bad(raw: bytes, number: int, reason: str) -> BadLine:
+    return BadLine(number, reason, raw[:200].decode("utf-8", "replace").rstrip())
+
+
+def read_lines(file: BinaryIO) -> Iterator[Event | BadLine]:
+    """The events and bad lines of an open log, in its own order, in memory of one line.
+
+    Tolerates CRLF, text before the token and bytes that are not UTF-8 outside it.
+    """
+    number = 0
+    readline = file.readline
+    while raw := readline(MAX_LINE_BYTES):
+        number += 1
+        if len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            while (rest := readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            if TOKEN in raw:
+                yield _bad(raw, number, f"the line is longer than {MAX_LINE_BYTES} bytes")
+            continue
+        parsed = parse_line(raw, number)
+        if parsed is not None:
+            yield parsed
+
+
+def read_log(path: Path) -> tuple[list[Event], list[BadLine]]:
+    """All events and all bad lines of a log file."""
+    events: list[Event] = []
+    bad: list[BadLine] = []
+    with open(path, "rb") as file:
+        for parsed in read_lines(file):
+            (events if parsed.__class__ is Event else bad).append(parsed)  # type: ignore[arg-type]
+    return events, bad

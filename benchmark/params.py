@@ -1,0 +1,317 @@
+"""A variant's parameters: one complete YAML file, read into frozen dataclasses that check every value.
+
+There is no inheritance and no default: a key that is missing, unknown or out of range is an error that names it. The
+whole set goes into the log, the checkpoint and the run's record; `Params.sha256` names it in one value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from datasets.errors import UserError
+
+VARIANTS_DIR = Path(__file__).parent / "variants"
+MAX_EPOCHS_CAP = 10
+"""No variant may train longer: the MLPerf speech reference gives up after ten epochs."""
+
+
+def _require(holds: bool, key: str, rule: str) -> None:
+    if not holds:
+        raise UserError(f"{rule}", where=key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataParams:
+    """Which corpus: `folder` under DATA_DIR, and the names of the splits that train and evaluate."""
+
+    folder: str
+    train_split: str
+    eval_split: str
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.folder) and "/" not in self.folder and not self.folder.startswith("."),
+            "data.folder",
+            "must be a folder's plain name",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureParams:
+    """What the network sees: log1p magnitudes of a Hamming STFT, or MFCC; times in seconds."""
+
+    kind: Literal["spectrogram", "mfcc"]
+    sample_rate_hz: int
+    window_s: float
+    hop_s: float
+    mfcc_coefficients: int
+
+    def __post_init__(self) -> None:
+        _require(
+            self.sample_rate_hz == 16_000, "features.sample_rate_hz", "must be 16000: corpora are kept at this rate"
+        )
+        _require(0 < self.hop_s <= self.window_s <= 0.1, "features.window_s", "must hold 0 < hop_s <= window_s <= 0.1")
+        _require(1 <= self.mfcc_coefficients <= 80, "features.mfcc_coefficients", "must lie in 1..80")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentParams:
+    """What is done to training audio; each drawn per utterance and epoch. Null `noise_dir` and zero masks mean off."""
+
+    tempo_min: float
+    tempo_max: float
+    gain_min_db: float
+    gain_max_db: float
+    noise_dir: str | None
+    noise_probability: float
+    noise_level_min: float
+    noise_level_max: float
+    spec_time_masks: int
+    spec_time_width_max_s: float
+    spec_freq_masks: int
+    spec_freq_width_max: int
+
+    def __post_init__(self) -> None:
+        _require(
+            0.5 <= self.tempo_min <= self.tempo_max <= 2,
+            "augment.tempo_min",
+            "must hold 0.5 <= tempo_min <= tempo_max <= 2",
+        )
+        _require(
+            -60 <= self.gain_min_db <= self.gain_max_db <= 60,
+            "augment.gain_min_db",
+            "must hold -60 <= gain_min_db <= gain_max_db <= 60",
+        )
+        _require(0 <= self.noise_probability <= 1, "augment.noise_probability", "must lie in 0..1")
+        _require(
+            0 <= self.noise_level_min <= self.noise_level_max <= 1,
+            "augment.noise_level_min",
+            "must hold 0 <= noise_level_min <= noise_level_max <= 1",
+        )
+        _require(
+            self.spec_time_masks >= 0 and self.spec_freq_masks >= 0, "augment.spec_time_masks", "must not be negative"
+        )
+        _require(
+            self.spec_time_width_max_s >= 0 and self.spec_freq_width_max >= 0,
+            "augment.spec_time_width_max_s",
+            "must not be negative",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelParams:
+    """The network's shape. `batch_norm` between GRU layers; `mask_padding` keeps padded frames out of the GRUs and their norms."""
+
+    conv_channels: int
+    rnn_hidden: int
+    rnn_layers: int
+    bidirectional: bool
+    batch_norm_between: bool
+    mask_padding: bool
+    sync_batch_norm: bool
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.conv_channels <= 1024, "model.conv_channels", "must lie in 1..1024")
+        _require(1 <= self.rnn_hidden <= 16_384, "model.rnn_hidden", "must lie in 1..16384")
+        _require(1 <= self.rnn_layers <= 32, "model.rnn_layers", "must lie in 1..32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerParams:
+    """How weights move. `schedule: anneal` divides by `anneal` after each epoch; `warmup_linear` rises over `warmup_steps`
+    and falls in a straight line to `final_share` of the rate at the last step of `max_epochs`.
+    """
+
+    name: Literal["sgd", "adamw"]
+    learning_rate: float
+    momentum: float
+    nesterov: bool
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    clip_norm: float
+    schedule: Literal["anneal", "warmup_linear"]
+    anneal: float
+    warmup_steps: int
+    final_share: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.learning_rate < 100, "optimizer.learning_rate", "must lie in 0..100, without 0")
+        _require(0 <= self.momentum < 1, "optimizer.momentum", "must lie in 0..1, without 1")
+        _require(not self.nesterov or self.momentum > 0, "optimizer.nesterov", "needs a momentum above 0")
+        _require(
+            0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
+            "optimizer.beta1",
+            "beta1 and beta2 must lie in 0..1, without 1",
+        )
+        _require(self.epsilon > 0, "optimizer.epsilon", "must be above 0")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", "must not be negative")
+        _require(self.clip_norm > 0, "optimizer.clip_norm", "must be above 0")
+        _require(self.anneal >= 1, "optimizer.anneal", "must be at least 1")
+        _require(self.warmup_steps >= 0, "optimizer.warmup_steps", "must not be negative")
+        _require(0 <= self.final_share <= 1, "optimizer.final_share", "must lie in 0..1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainParams:
+    """How training goes. `batch_size` counts utterances of one optimiser step over all processes; `target_wer` is in percent.
+
+    `order`: `sorted` is the reference's (by length, the same each epoch); `buckets` takes batches of like length in random
+    order; `sorted_then_buckets` sorts the first epoch only.
+    """
+
+    batch_size: int
+    eval_batch_size: int
+    max_epochs: int
+    target_wer: float
+    order: Literal["sorted", "sorted_then_buckets", "buckets"]
+    precision: Literal["fp32", "tf32", "bf16"]
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.batch_size <= 65_536, "train.batch_size", "must lie in 1..65536")
+        _require(1 <= self.eval_batch_size <= 65_536, "train.eval_batch_size", "must lie in 1..65536")
+        _require(1 <= self.max_epochs <= MAX_EPOCHS_CAP, "train.max_epochs", f"must lie in 1..{MAX_EPOCHS_CAP}")
+        _require(0 <= self.target_wer <= 100, "train.target_wer", "must lie in 0..100 (percent)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Everything that decides a run's mathematics, except the seed and the number of processes."""
+
+    variant: str
+    division: Literal["closed", "open"]
+    data: DataParams
+    features: FeatureParams
+    augment: AugmentParams
+    model: ModelParams
+    optimizer: OptimizerParams
+    train: TrainParams
+
+    def as_dict(self) -> dict[str, object]:
+        """Nested plain values, as in the YAML file."""
+        return dataclasses.asdict(self)
+
+    def flat(self) -> dict[str, object]:
+        """The same with dotted keys: `{"model.rnn_layers": 3, ...}`, in the order of definition."""
+        flat: dict[str, object] = {}
+        for key, value in self.as_dict().items():
+            if isinstance(value, dict):
+                flat.update({f"{key}.{inner}": v for inner, v in value.items()})
+            else:
+                flat[key] = value
+        return flat
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the values (not of the file's spelling): equal exactly when the mathematics is equal."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    def dump(self) -> str:
+        """The YAML text that `load_params` reads back to an equal object."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False)
+
+
+def variant_names() -> list[str]:
+    """The variants that come with the benchmark."""
+    return sorted(path.stem for path in VARIANTS_DIR.glob("*.yaml"))
+
+
+def load_variant(name: str) -> Params:
+    """The parameters of a variant by its name; an unknown name lists the known ones."""
+    if name not in variant_names():
+        raise UserError(
+            f"no variant is called {name!r}", where="VARIANT", remedy=f"choose one of {', '.join(variant_names())}"
+        )
+    return load_params(VARIANTS_DIR / f"{name}.yaml")
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a parameter file; every fault is a UserError that names the file and the key."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError("no such parameter file", where=path) from None
+    except UnicodeDecodeError:
+        raise UserError("not a text file in UTF-8", where=path) from None
+    return parse_params(text, path)
+
+
+def parse_params(text: str, source: object) -> Params:
+    """Parse YAML text; `source` is named in errors."""
+    try:
+        tree = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise UserError(f"not a YAML file ({problem})", where=where) from None
+    return params_from_dict(tree, source)
+
+
+def params_from_dict(tree: object, source: object) -> Params:
+    """Build Params from nested plain values, checking keys, types and ranges."""
+    try:
+        return _build(Params, tree, "")
+    except UserError as error:
+        raise UserError(
+            error.what, where=f"{source}: {error.where}" if error.where else source, remedy=error.remedy
+        ) from None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys in silence; a parameter given twice is an error here."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} occurs twice", node.value[index][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _build(cls: type, tree: object, prefix: str) -> typing.Any:
+    hints = typing.get_type_hints(cls)
+    if not isinstance(tree, dict):
+        raise UserError(f"expected the keys {', '.join(hints)}", where=prefix.rstrip(".") or None)
+    unknown = [str(key) for key in tree if key not in hints]
+    if unknown:
+        raise UserError("unknown key", where=prefix + unknown[0], remedy=f"known here: {', '.join(hints)}")
+    missing = [key for key in hints if key not in tree]
+    if missing:
+        raise UserError(
+            "missing key", where=prefix + missing[0], remedy="a parameter file gives every key: there are no defaults"
+        )
+    return cls(**{key: _check(hint, tree[key], prefix + key) for key, hint in hints.items()})
+
+
+def _check(hint: typing.Any, value: object, key: str) -> object:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, key + ".")
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        _require(value in choices, key, f"must be one of {', '.join(map(str, choices))}, not {value!r}")
+        return value
+    if isinstance(hint, types.UnionType):
+        allowed = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return None if value is None else _check(allowed[0], value, key)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+    _require(type(value) is hint, key, f"must be of type {hint.__name__}, not {value!r}")
+    _require(not isinstance(value, float) or math.isfinite(value), key, f"must be finite, not {value!r}")
+    return value

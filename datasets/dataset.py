@@ -1,0 +1,148 @@
+"""A prepared data set on disk: a folder NAME and, beside it, NAME.dataset.json that says what the folder holds.
+
+The description stands beside the folder and not in it, so that the folder's checksum can stand in the description. It
+is written last and atomically: a folder without one is half-made and counts as absent. NAME.verified.json, likewise
+beside it, is the stamp of the last verification.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from .errors import UserError
+from .manifest import Manifest, read_jsonl, write_atomically
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: `manifest` and `csv` are file names in the folder, `duration_s` seconds of audio in all."""
+
+    manifest: str
+    csv: str
+    utterances: int
+    duration_s: float
+    speakers: int | None
+
+
+@dataclass(frozen=True)
+class TreeDigest:
+    """What identifies a folder's contents, whatever its mtimes, owners and modes.
+
+    `tree_sha256` is the SHA-256 of the lines that `sha256sum` prints for its files in byte order of their paths relative
+    to the folder; `tar_cksum` and `tar_bytes` are the two numbers that POSIX cksum prints for its normalised tar.
+    """
+
+    tree_sha256: str
+    tar_cksum: int
+    tar_bytes: int
+    files: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set. `provenance` says where it came from: archive hashes, or the synthesis and its version."""
+
+    folder: Path
+    name: str
+    layout: str
+    splits: dict[str, Split]
+    digest: TreeDigest
+    provenance: dict[str, object]
+
+    def manifest(self, split: str) -> Manifest:
+        """Read a split's manifest."""
+        if split not in self.splits:
+            raise UserError(
+                f"the data set has no split {split!r}", where=self.folder, remedy=f"it has {', '.join(self.splits)}"
+            )
+        return read_jsonl(self.folder / self.splits[split].manifest)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """The last verification of a folder: when (UTC, ISO 8601), what was found, and whether it matched its reference."""
+
+    verified_at: str
+    tree_sha256: str
+    passed: bool
+
+
+def description_path(folder: Path) -> Path:
+    """Where the description of the data set in `folder` lies."""
+    folder = Path(folder)
+    return folder.with_name(folder.name + ".dataset.json")
+
+
+def stamp_path(folder: Path) -> Path:
+    """Where the verification stamp of the data set in `folder` lies."""
+    folder = Path(folder)
+    return folder.with_name(folder.name + ".verified.json")
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `folder` holds a data set that was prepared to the end."""
+    return Path(folder).is_dir() and description_path(folder).is_file()
+
+
+def write_description(dataset: Dataset) -> None:
+    """Declare the data set complete."""
+    tree = dataclasses.asdict(dataset) | {"format": FORMAT}
+    del tree["folder"]
+    data = orjson.dumps(tree, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    write_atomically(description_path(dataset.folder), data)
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read the description of the data set in `folder`; UserError where there is none or it cannot be understood."""
+    folder = Path(folder)
+    path = description_path(folder)
+    if not folder.is_dir():
+        raise UserError("no data set lies here", where=folder, remedy="prepare it (see `python -m datasets --help`)")
+    tree = _read_json(path, "the data set is half-made: its description is missing", "prepare it again")
+    try:
+        if tree["format"] != FORMAT:
+            raise UserError(
+                f"the description has format {tree['format']!r}, not {FORMAT}",
+                where=path,
+                remedy="prepare the data set again",
+            )
+        return Dataset(
+            folder=folder,
+            name=tree["name"],
+            layout=tree["layout"],
+            splits={name: Split(**split) for name, split in tree["splits"].items()},
+            digest=TreeDigest(**tree["digest"]),
+            provenance=tree["provenance"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"not a data set's description ({error})", where=path, remedy="prepare the data set again"
+        ) from None
+
+
+def write_stamp(folder: Path, stamp: Stamp) -> None:
+    """Keep the result of a verification beside the folder."""
+    write_atomically(stamp_path(folder), orjson.dumps(dataclasses.asdict(stamp), option=orjson.OPT_APPEND_NEWLINE))
+
+
+def read_stamp(folder: Path) -> Stamp | None:
+    """The last verification of the folder, or None where there was none or its stamp cannot be read."""
+    try:
+        return Stamp(**orjson.loads(stamp_path(folder).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _read_json(path: Path, missing: str, remedy: str) -> dict:
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(missing, where=path, remedy=remedy) from None
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"not a JSON file ({error})", where=path, remedy=remedy) from None

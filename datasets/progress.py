@@ -1,0 +1,92 @@
+"""Progress on stderr: one bar that redraws itself on a terminal, a plain line now and then anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+PLAIN_INTERVAL_S = 15.0
+
+
+class Progress:
+    """Shows how far a job of `total` steps has come, how fast it goes and how long it will take.
+
+    Use as a context manager and call `update(done)` as often as is handy; drawing is rationed here.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "") -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self._done = 0
+        self._started_s = time.monotonic()
+        self._last_line_s = self._started_s
+        self._bar = _terminal_bar(label, total, unit) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif kind is None:
+            print(
+                f"{self.label}: {self._count()} in {clock(time.monotonic() - self._started_s)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def update(self, done: int, note: str = "") -> None:
+        """`done` steps of the total are finished; `note` is a short remark such as the current loss."""
+        self._done = done
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done, note=note)
+            return
+        now_s = time.monotonic()
+        if now_s - self._last_line_s >= PLAIN_INTERVAL_S:
+            self._last_line_s = now_s
+            left_s = (now_s - self._started_s) * (self.total - done) / done if done else None
+            left = f", {clock(left_s)} left" if left_s is not None else ""
+            print(f"{self.label}: {self._count()}{left}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+
+    def _count(self) -> str:
+        return f"{self._done:,} of {self.total:,} {self.unit}".rstrip()
+
+
+def clock(seconds: float) -> str:
+    """A duration as people read it: `42 s`, `3:05 min`, `2:10 h`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes}:{int(seconds % 60):02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def _terminal_bar(label: str, total: int, unit: str):
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    bar.add_task(label, total=total, note="")
+    return bar
