@@ -1,0 +1,40 @@
+"""What `python -m datasets` offers: a table of commands, each kept in the module that does its work.
+
+A command's module has `add_parser(commands)`, which adds its parser and sets `run=` (a function from the parsed
+arguments to an exit status) as its default. Modules are imported when the door opens, so they keep heavy imports inside
+their functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+COMMANDS: tuple = ()
+
+EXAMPLES = """examples:
+  python -m datasets synthesise mini
+  python -m datasets synthesise synthetic --hours 20
+  python -m datasets import --train train.csv --val val.csv --out data/mine
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets",
+        description="Prepare the corpora that DeepSpeech2 is trained on.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command (`arguments` as typed after `python -m datasets`) and return its exit status."""
+    options = build_parser().parse_args(arguments)
+    return options.run(options)
