@@ -1,0 +1,11 @@
+#!/bin/sh
+# Sets up the environment with the test tools and runs the tests. Arguments go to pytest:
+#
+#     sh run_tests.sh                            all but the long ones
+#     sh run_tests.sh -m long                    the long ones
+#     sh run_tests.sh tests/test_score.py -k wer
+set -eu
+root=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
+PY=$(sh "$root/script/setup.sh" test)
+cd "$root"
+exec "$PY" -m pytest "$@"
