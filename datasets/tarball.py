@@ -1,0 +1,211 @@
+"""A folder as one normalised tar: the same bytes for the same contents, whoever owns them and whenever they were made.
+
+The bytes are those that GNU tar writes, run in the folder that holds the folder NAME, for
+
+    tar --sort=name --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X -cf - NAME
+
+so anyone can check our numbers with two common tools. What such a tar cannot hold (a name too long for ustar, a file
+of 8 GiB) and what a data set should not hold (symbolic links, devices) is an error that names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UserError
+
+BLOCK = 512
+RECORD = 20 * BLOCK
+"""GNU tar pads an archive with zeros to a multiple of this many bytes, after two blocks of zeros that end it."""
+
+NAME_LENGTH, PREFIX_LENGTH = 100, 155
+LARGEST_FILE = 8**11 - 1
+"""The most bytes that the size field of a ustar header (11 octal digits) can say."""
+
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry of the tar.
+
+    `path` is relative to the folder (empty for the folder itself), `size` in bytes (0 for all but plain files), `mode`
+    what the header says, `link` the path of the earlier member that a hard link repeats, else None. `mtime_ns`,
+    `ctime_ns` and `inode` are not in the tar; they tell whether a file was touched since it was last read.
+    """
+
+    path: bytes
+    is_folder: bool
+    size: int
+    mode: int
+    link: bytes | None
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def absolute(folder: Path | str) -> Path:
+    """`folder` as an absolute path whose last part is its name (also for `.` or `a/..`), links left as they are."""
+    return Path(os.path.abspath(folder))
+
+
+def members(folder: Path | str) -> Iterator[Member]:
+    """The members of the folder's tar in the tar's order: each folder before its contents, names sorted by byte.
+
+    A folder that is itself a symbolic link is entered; one inside it is an error. Memory holds one folder's listing for
+    each level, and the inodes of files that have several names.
+    """
+    root = os.fsencode(absolute(folder))
+    try:
+        status = os.stat(root)
+    except FileNotFoundError:
+        raise UserError("no such folder", where=folder) from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise UserError("not a folder", where=folder)
+    yield _member(b"", status, None)
+    first_names: dict[tuple[int, int], bytes] = {}
+    yield from _below(root, b"", first_names)
+
+
+def _below(root: bytes, prefix: bytes, first_names: dict[tuple[int, int], bytes]) -> Iterator[Member]:
+    with os.scandir(os.path.join(root, prefix) if prefix else root) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
+        path = prefix + entry.name
+        status = entry.stat(follow_symlinks=False)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFDIR:
+            yield _member(path, status, None)
+            yield from _below(root, path + b"/", first_names)
+        elif kind == stat.S_IFREG:
+            link = None
+            if status.st_nlink > 1:
+                # GNU tar stores a file once, and a further name of it inside the tree as a link to the first one.
+                link = first_names.setdefault((status.st_dev, status.st_ino), path)
+            yield _member(path, status, None if link == path else link)
+        else:
+            what = "a symbolic link" if kind == stat.S_IFLNK else "neither a plain file nor a folder"
+            remedy = "put a copy of the file in its place" if kind == stat.S_IFLNK else "remove it"
+            raise UserError(f"{what}, which a data set may not hold", where=shown(root, path), remedy=remedy)
+
+
+def _member(path: bytes, status: os.stat_result, link: bytes | None) -> Member:
+    is_folder = stat.S_ISDIR(status.st_mode)
+    # `--mode=u=rw,go=r,a+X`: nobody may execute a file; for a folder chmod's `=` leaves the set-id bits alone.
+    mode = 0o755 | (status.st_mode & 0o6000) if is_folder else 0o644
+    size = 0 if is_folder or link is not None else status.st_size
+    return Member(path, is_folder, size, mode, link, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def shown(root: bytes | Path | str, path: bytes) -> str:
+    """The full path of a member, for messages."""
+    return os.fsdecode(os.path.join(os.fsencode(root), path))
+
+
+def padded(size: int) -> int:
+    """`size` bytes rounded up to whole tar blocks."""
+    return -size % BLOCK + size
+
+
+def ending(bytes_so_far: int) -> int:
+    """How many zero bytes close a tar whose members take `bytes_so_far` bytes."""
+    return 2 * BLOCK + -(bytes_so_far + 2 * BLOCK) % RECORD
+
+
+def tar_bytes(folder: Path | str) -> int:
+    """How long the folder's tar is, without reading a file."""
+    length = sum(BLOCK + padded(member.size) for member in members(folder))
+    return length + ending(length)
+
+
+def header(name: bytes, member: Member) -> bytes:
+    """The 512-byte ustar header that GNU tar writes for a member of the folder called `name`."""
+    full = name + b"/" + member.path
+    if member.is_folder and member.path:
+        full += b"/"
+    prefix, last = _split(full)
+    link = b"" if member.link is None else name + b"/" + member.link
+    if len(link) > NAME_LENGTH:
+        raise UserError(
+            f"a hard link to a file whose name is longer than the {NAME_LENGTH} bytes that a ustar tar can hold",
+            where=os.fsdecode(full),
+            remedy="put a copy of the file in its place",
+        )
+    if member.size > LARGEST_FILE:
+        raise UserError("larger than the 8 GiB that a ustar tar can hold", where=os.fsdecode(full))
+    kind = b"1" if link else b"5" if member.is_folder else b"0"
+    fields = (
+        last.ljust(NAME_LENGTH, b"\0")
+        + b"%07o\0" % member.mode
+        + b"0000000\0" * 2  # owner and group
+        + b"%011o\0" % member.size
+        + b"00000000000\0"  # mtime
+        + b"        "  # the checksum counts as spaces while it is summed
+        + kind
+        + link.ljust(NAME_LENGTH, b"\0")
+        + b"ustar\00000"
+        + bytes(64)  # names of owner and group
+        + b"0000000\0" * 2  # device numbers
+        + prefix.ljust(PREFIX_LENGTH, b"\0")
+    ).ljust(BLOCK, b"\0")
+    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+
+
+def _split(full: bytes) -> tuple[bytes, bytes]:
+    """Prefix and name, parted where GNU tar parts them: at the last slash that leaves a prefix of 155 bytes or less."""
+    if len(full) <= NAME_LENGTH:
+        return b"", full
+    where = os.fsdecode(full)
+    if len(full) <= PREFIX_LENGTH + NAME_LENGTH + 1:
+        end = PREFIX_LENGTH + 1 if len(full) > PREFIX_LENGTH + 1 else len(full.rstrip(b"/"))
+        slash = full.rfind(b"/", 1, end)
+        if slash > 0 and 0 < len(full) - slash - 1 <= NAME_LENGTH:
+            return full[:slash], full[slash + 1 :]
+    raise UserError(
+        f"the name ({len(full)} bytes with its folders) does not fit into a ustar tar: at most {NAME_LENGTH} bytes, or "
+        f"{PREFIX_LENGTH} of folders, a slash and {NAME_LENGTH}",
+        where=where,
+        remedy="shorten the names",
+    )
+
+
+def file_pieces(root: bytes, member: Member, buffer: bytearray) -> Iterator[memoryview]:
+    """Read a plain file's contents through `buffer`; UserError where it is not the file that was listed, or changes."""
+    path = os.path.join(root, member.path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        left = member.size
+        view = memoryview(buffer)
+        while count := os.readv(descriptor, [buffer]):
+            left -= count
+            yield view[:count]
+            if left < 0:
+                break
+        after = os.fstat(descriptor)
+        if left or (after.st_mtime_ns, after.st_ino) != (member.mtime_ns, member.inode):
+            raise UserError(
+                "the file changed while it was read",
+                where=os.fsdecode(path),
+                remedy="start again when nothing writes to the data set any more",
+            )
+    finally:
+        os.close(descriptor)
+
+
+def stream(folder: Path | str) -> Iterator[bytes | memoryview]:
+    """The whole tar in pieces; each piece is valid only until the next one is asked for."""
+    root = absolute(folder)
+    name, path = os.fsencode(root.name), os.fsencode(root)
+    buffer = bytearray(READ_BYTES)
+    length = 0
+    for member in members(root):
+        yield header(name, member)
+        length += BLOCK + padded(member.size)
+        if member.size:
+            yield from file_pieces(path, member, buffer)
+            yield bytes(-member.size % BLOCK)
+    yield bytes(ending(length))
