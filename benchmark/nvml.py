@@ -1,0 +1,380 @@
+"""The only gate to NVML, NVIDIA's management library: which GPUs are here, and what each of them reads now.
+
+Any call can fail alone (not supported on this chip, hidden by a container or by MIG): its value is None, and the rest
+goes on. Call names and units: the NVML API reference, as bound by nvidia-ml-py. Devices are told apart by UUID, because
+CUDA's order and NVML's order differ.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+
+GPM_MIN_INTERVAL_S = 0.1
+"""Two samples of the GPU's performance monitors must lie further apart than this (NVML's own rule)."""
+
+_NEVER = {
+    pynvml.NVML_ERROR_NOT_SUPPORTED,
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+    pynvml.NVML_ERROR_INVALID_ARGUMENT,
+    pynvml.NVML_ERROR_NO_PERMISSION,
+}
+"""Errors that asking again will not mend: the call is not made again."""
+_LOST = {pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_GPU_NOT_FOUND}
+"""Errors after which a GPU answers nothing until the machine, or the GPU, is reset."""
+
+
+class NvmlUnavailable(Exception):
+    """NVML cannot be used on this machine; the message says why."""
+
+
+class GpuLost(Exception):
+    """The GPU fell off the bus or needs a reset."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One value that a GPU can tell: its name with the unit, and the calls that give it, best first.
+
+    Each call takes a device handle and returns the value in NVML's unit, which `divisor` turns into the name's unit.
+    """
+
+    name: str
+    calls: tuple[Callable[[Any], float], ...]
+    divisor: float = 1.0
+
+
+def _field(number: int) -> Callable[[Any], float]:
+    def read(handle: Any) -> float:
+        value = pynvml.nvmlDeviceGetFieldValues(handle, [number])[0]
+        if value.nvmlReturn != pynvml.NVML_SUCCESS:
+            raise pynvml.NVMLError(value.nvmlReturn)
+        return {
+            pynvml.NVML_VALUE_TYPE_DOUBLE: value.value.dVal,
+            pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: value.value.uiVal,
+        }.get(value.valueType, value.value.ullVal)
+
+    return read
+
+
+READINGS: tuple[Reading, ...] = (
+    # The share of time with at least one kernel running: one busy SM can read 100 %. GPM below tells the truth.
+    Reading("utilization_pct", (lambda h: pynvml.nvmlDeviceGetUtilizationRates(h).gpu,)),
+    Reading(
+        "memory_used_bytes",
+        (
+            lambda h: pynvml.nvmlDeviceGetMemoryInfo(h, version=pynvml.nvmlMemory_v2).used,
+            lambda h: pynvml.nvmlDeviceGetMemoryInfo(h).used,
+        ),
+    ),
+    # Field 185 is the mean of the last second, which suits sampling; field 186 is the power at this instant.
+    Reading("power_w", (_field(pynvml.NVML_FI_DEV_POWER_AVERAGE), pynvml.nvmlDeviceGetPowerUsage), 1e3),
+    Reading("power_instant_w", (_field(pynvml.NVML_FI_DEV_POWER_INSTANT),), 1e3),
+    Reading("energy_counter_j", (pynvml.nvmlDeviceGetTotalEnergyConsumption,), 1e3),
+    Reading(
+        "temperature_c",
+        (
+            lambda h: pynvml.nvmlDeviceGetTemperatureV(h, pynvml.NVML_TEMPERATURE_GPU),
+            lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU),
+        ),
+    ),
+    Reading("sm_clock_mhz", (lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM),)),
+    Reading("memory_clock_mhz", (lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM),)),
+    Reading(
+        "event_reasons_bits",
+        # The older name is what drivers before 535 export, and what CUDA 14 drops.
+        (pynvml.nvmlDeviceGetCurrentClocksEventReasons, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons),
+    ),
+)
+
+_MIB, _KIB = 1 / 1024**2, 1 / 1024
+GPM_READINGS: tuple[tuple[int, str, float], ...] = (
+    (pynvml.NVML_GPM_METRIC_SM_UTIL, "sm_active_pct", 1.0),
+    (pynvml.NVML_GPM_METRIC_SM_OCCUPANCY, "sm_occupancy_pct", 1.0),
+    (pynvml.NVML_GPM_METRIC_ANY_TENSOR_UTIL, "tensor_active_pct", 1.0),
+    (pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL, "dram_active_pct", 1.0),
+    (pynvml.NVML_GPM_METRIC_PCIE_TX_PER_SEC, "pcie_tx_bytes_per_s", _MIB),
+    (pynvml.NVML_GPM_METRIC_PCIE_RX_PER_SEC, "pcie_rx_bytes_per_s", _MIB),
+)
+"""Number, name with unit, divisor of each GPM metric; each is a mean over the time between two samples."""
+
+PCIE_READINGS: tuple[Reading, ...] = (
+    Reading(
+        "pcie_tx_bytes_per_s",
+        (lambda h: pynvml.nvmlDeviceGetPcieThroughput(h, pynvml.NVML_PCIE_UTIL_TX_BYTES),),
+        _KIB,
+    ),
+    Reading(
+        "pcie_rx_bytes_per_s",
+        (lambda h: pynvml.nvmlDeviceGetPcieThroughput(h, pynvml.NVML_PCIE_UTIL_RX_BYTES),),
+        _KIB,
+    ),
+)
+"""PCIe traffic for chips without GPM; NVML waits 20 ms in each call."""
+
+READING_NAMES: tuple[str, ...] = (*(r.name for r in READINGS), *(name for _, name, _ in GPM_READINGS))
+
+EVENT_REASONS: dict[int, str] = {
+    0x001: "gpu_idle",
+    0x002: "application_clocks",
+    0x004: "sw_power_cap",
+    0x008: "hw_slowdown",
+    0x010: "sync_boost",
+    0x020: "sw_thermal_slowdown",
+    0x040: "hw_thermal_slowdown",
+    0x080: "hw_power_brake",
+    0x100: "display_clocks",
+    0x200: "board_limit",
+    0x400: "reliability",
+}
+"""Why the clocks are not higher: NVML's bits and our names for them."""
+
+
+def event_reason_names(bits: float | None) -> list[str] | None:
+    """The names of the clock event reasons that are set in `bits`; None where the bits could not be read."""
+    if bits is None:
+        return None
+    return [name for bit, name in EVENT_REASONS.items() if int(bits) & bit]
+
+
+@dataclass(frozen=True)
+class GpuInfo:
+    """What does not change about a GPU (or one MIG slice of it); None where NVML could not tell.
+
+    `index` counts from 0 in NVML's order. `mig_parent_uuid` is the whole GPU's UUID where this is a slice of one.
+    """
+
+    index: int
+    uuid: str | None
+    name: str | None
+    compute_capability: str | None
+    memory_total_bytes: int | None
+    memory_bus_bits: int | None
+    power_limit_w: float | None
+    sm_clock_max_mhz: float | None
+    pcie_generation: int | None
+    pcie_width: int | None
+    nvlink_links: int | None
+    nvlink_version: int | None
+    mig_enabled: bool | None
+    mig_parent_uuid: str | None
+    gpm_supported: bool
+
+
+class Gpu:
+    """One GPU, or one MIG slice: its fixed facts in `info`, its figures by `read`.
+
+    `lost` becomes True, once and for good, when the GPU falls off the bus; from then on every reading is None.
+    """
+
+    def __init__(self, handle: Any, index: int, parent: Any = None, parent_uuid: str | None = None) -> None:
+        self._handle = handle
+        self._dead_calls: set[tuple[str, int]] = set()
+        self.lost = False
+        self._gpm = _Gpm.open(handle, parent)
+        self.info = _gpu_info(handle, index, parent_uuid, self._gpm is not None)
+
+    def read(self, now_s: float) -> dict[str, float | None]:
+        """Every reading of READING_NAMES by name; None where it could not be had. `now_s` is a monotonic clock's time."""
+        values: dict[str, float | None] = dict.fromkeys(READING_NAMES)
+        if self.lost:
+            return values
+        try:
+            for reading in READINGS:
+                values[reading.name] = self._read_one(reading)
+            if self._gpm is not None:
+                values.update(self._gpm.read(now_s))
+            else:
+                for reading in PCIE_READINGS:
+                    values[reading.name] = self._read_one(reading)
+        except GpuLost:
+            # What was read a moment before the loss is dropped too: a row is measured whole, or marked as lost.
+            self.lost = True
+            return dict.fromkeys(READING_NAMES)
+        return values
+
+    def _read_one(self, reading: Reading) -> float | None:
+        for place, call in enumerate(reading.calls):
+            if (reading.name, place) in self._dead_calls:
+                continue
+            try:
+                return call(self._handle) / reading.divisor
+            except pynvml.NVMLError as error:
+                _raise_if_lost(error)
+                if error.value in _NEVER:
+                    self._dead_calls.add((reading.name, place))
+        return None
+
+    def close(self) -> None:
+        """Give back what the GPU's monitors hold."""
+        if self._gpm is not None:
+            self._gpm.close()
+
+
+class _Gpm:
+    """The GPU performance monitors of Hopper and newer: means over the time since the sample before."""
+
+    def __init__(self, take_sample: Callable[[Any], object]) -> None:
+        self._take_sample = take_sample
+        self._before, self._after = pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc()
+        self._before_s: float | None = None
+        self._query = pynvml.c_nvmlGpmMetricsGet_t()
+
+    @classmethod
+    def open(cls, handle: Any, parent: Any) -> _Gpm | None:
+        """The monitors of a GPU, or of the slice `handle` of the GPU `parent`; None where the chip has none."""
+        try:
+            if not pynvml.nvmlGpmQueryDeviceSupport(parent or handle).isSupportedDevice:
+                return None
+            if parent is None:
+                return cls(lambda sample: pynvml.nvmlGpmSampleGet(handle, sample))
+            instance = pynvml.nvmlDeviceGetGpuInstanceId(handle)
+            return cls(lambda sample: pynvml.nvmlGpmMigSampleGet(parent, instance, sample))
+        except pynvml.NVMLError:
+            return None
+
+    def read(self, now_s: float) -> dict[str, float]:
+        """The metrics since the sample before; empty at first, and where the samples lie too close together."""
+        if self._before_s is not None and now_s - self._before_s <= GPM_MIN_INTERVAL_S:
+            return {}
+        try:
+            self._take_sample(self._after)
+            values = {} if self._before_s is None else self._metrics()
+        except pynvml.NVMLError as error:
+            _raise_if_lost(error)
+            self._before_s = None
+            return {}
+        self._before, self._after, self._before_s = self._after, self._before, now_s
+        return values
+
+    def _metrics(self) -> dict[str, float]:
+        query = self._query
+        query.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        query.numMetrics = len(GPM_READINGS)
+        query.sample1, query.sample2 = self._before, self._after
+        for place, (number, _, _) in enumerate(GPM_READINGS):
+            query.metrics[place].metricId = number
+        pynvml.nvmlGpmMetricsGet(query)
+        values = {}
+        for place, (_, name, divisor) in enumerate(GPM_READINGS):
+            metric = query.metrics[place]
+            # A chip without a metric answers with an error, or with a value that is not a number.
+            if metric.nvmlReturn == pynvml.NVML_SUCCESS and metric.value == metric.value:
+                values[name] = metric.value / divisor
+        return values
+
+    def close(self) -> None:
+        for sample in (self._before, self._after):
+            _ask(pynvml.nvmlGpmSampleFree, sample)
+
+
+class Nvml:
+    """NVML, opened: `gpus` in NVML's order (whole GPUs, each followed by its MIG slices), and the versions.
+
+    Use as a context manager, or call `close`. Raises NvmlUnavailable where there is no driver or no library.
+    """
+
+    def __init__(self) -> None:
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise NvmlUnavailable(f"NVML cannot be used ({error})") from None
+        self.driver_version: str | None = _ask(pynvml.nvmlSystemGetDriverVersion)
+        self.nvml_version: str | None = _ask(pynvml.nvmlSystemGetNVMLVersion)
+        cuda = _ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+        self.cuda_driver_version: str | None = f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None
+        self.notices: list[str] = []
+        self.gpus: list[Gpu] = []
+        for index in range(_ask(pynvml.nvmlDeviceGetCount) or 0):
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                gpu = Gpu(handle, index)
+                self.gpus += [gpu, *_mig_slices(handle, gpu)]
+            except (pynvml.NVMLError, GpuLost) as error:
+                self.notices.append(f"GPU {index} cannot be opened ({error})")
+        self._lock = threading.Lock()
+        self._open = True
+
+    def __enter__(self) -> Nvml:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def gpu(self, uuid: str) -> Gpu | None:
+        """The GPU with this UUID, written with or without its `GPU-` or `MIG-`; None where there is none."""
+        wanted = plain_uuid(uuid)
+        return next((gpu for gpu in self.gpus if gpu.info.uuid and plain_uuid(gpu.info.uuid) == wanted), None)
+
+    def close(self) -> None:
+        """Leave NVML; a second call does nothing."""
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+        for gpu in self.gpus:
+            gpu.close()
+        _ask(pynvml.nvmlShutdown)
+
+
+def plain_uuid(uuid: str) -> str:
+    """A UUID without NVML's prefix and in lower case: torch writes it so, NVML writes `GPU-...`."""
+    return uuid.lower().removeprefix("gpu-").removeprefix("mig-")
+
+
+def _ask(call: Callable[..., Any], *arguments: object) -> Any:
+    """What the call returns, or None where it fails."""
+    try:
+        return call(*arguments)
+    except pynvml.NVMLError:
+        return None
+
+
+def _raise_if_lost(error: pynvml.NVMLError) -> None:
+    if error.value in _LOST:
+        raise GpuLost(str(error)) from None
+
+
+def _mig_slices(handle: Any, gpu: Gpu) -> list[Gpu]:
+    if not gpu.info.mig_enabled:
+        return []
+    slices = []
+    for place in range(_ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        slice_handle = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, place)
+        if slice_handle is not None:
+            slices.append(Gpu(slice_handle, gpu.info.index, handle, gpu.info.uuid))
+    return slices
+
+
+def _gpu_info(handle: Any, index: int, parent_uuid: str | None, gpm_supported: bool) -> GpuInfo:
+    capability = _ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    limit_mw = _ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    mig = _ask(pynvml.nvmlDeviceGetMigMode, handle)
+    active = [
+        link
+        for link in range(pynvml.NVML_NVLINK_MAX_LINKS)
+        if _ask(pynvml.nvmlDeviceGetNvLinkState, handle, link) == pynvml.NVML_FEATURE_ENABLED
+    ]
+    return GpuInfo(
+        index=index,
+        uuid=_ask(pynvml.nvmlDeviceGetUUID, handle),
+        name=_ask(pynvml.nvmlDeviceGetName, handle),
+        compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
+        memory_total_bytes=memory.total if memory else None,
+        memory_bus_bits=_ask(pynvml.nvmlDeviceGetMemoryBusWidth, handle),
+        power_limit_w=limit_mw / 1e3 if limit_mw is not None else None,
+        sm_clock_max_mhz=_ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        pcie_generation=_ask(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
+        pcie_width=_ask(pynvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
+        nvlink_links=len(active) or None,
+        nvlink_version=_ask(pynvml.nvmlDeviceGetNvLinkVersion, handle, active[0]) if active else None,
+        mig_enabled=bool(mig[0]) if mig else None,
+        mig_parent_uuid=parent_uuid,
+        gpm_supported=gpm_supported,
+    )

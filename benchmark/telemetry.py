@@ -1,0 +1,291 @@
+"""Telemetry: a thread of the harness that samples GPUs, host and trainer once a second, beside the trainer and not in it.
+
+Samples go to telemetry.csv as they are taken (one row per sample and device, so that pandas opens any number of GPUs
+alike) and into running sums, from which `summary` is made. Nothing here ever stops a run: what cannot be read is missing,
+and why is said once.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from datasets.errors import one_line
+
+from .nvml import EVENT_REASONS, READING_NAMES, Gpu, Nvml, NvmlUnavailable, event_reason_names, plain_uuid
+from .telemetry_csv import CsvFile
+from .telemetry_host import Host, ProcessTree
+from .telemetry_sums import GpuSummary, HostSummary, Integrals, Kind, Peak, Summary, TrainerSummary, stats, whole
+
+STOP_TIMEOUT_S = 10.0
+"""A driver that hangs is waited for no longer than this."""
+
+_GPU_KINDS: dict[str, Kind] = dict.fromkeys(READING_NAMES, "level")
+del _GPU_KINDS["event_reasons_bits"]
+_GPU_KINDS |= {"energy_counter_j": "counter", "utilization_pct": "rate"}
+_GPU_KINDS |= {name: "rate" for name in READING_NAMES if name.endswith(("_active_pct", "_occupancy_pct", "_per_s"))}
+_GPU_KINDS |= {name: "rate" for name in EVENT_REASONS.values()}
+_HOST_KINDS: dict[str, Kind] = {
+    "cpu_pct": "rate",
+    "memory_used_bytes": "level",
+    "disk_read_bytes": "counter",
+    "disk_write_bytes": "counter",
+}
+_TREE_KINDS: dict[str, Kind] = {"cpu_pct": "rate", "rss_bytes": "level", "processes": "level"}
+
+_STAT_NAMES = [name for name in READING_NAMES if name not in ("event_reasons_bits", "energy_counter_j")]
+
+
+def _say_on_stderr(text: str) -> None:
+    print(f"telemetry: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+class Telemetry:
+    """Samples from `start` to `stop`, every `interval_s` seconds on fixed deadlines.
+
+    `csv_path` is appended to (None: no file). `say` gets each remark, once; `notices` keeps them. All times that come in
+    are Unix seconds, as the log has them; inside, a monotonic clock counts, so a clock that jumps spoils nothing.
+    """
+
+    def __init__(
+        self, csv_path: Path | None, interval_s: float = 1.0, say: Callable[[str], None] = _say_on_stderr
+    ) -> None:
+        if not interval_s > 0:
+            raise ValueError("interval_s must be above 0")
+        self.interval_s = interval_s
+        self.skipped = 0
+        self.notices: list[str] = []
+        self._say = say
+        self._csv = CsvFile(csv_path, self._notice) if csv_path else None
+        self._nvml: Nvml | None = None
+        self._devices: list[_GpuSeries] = []
+        self._host, self._host_sums = Host(), Integrals(_HOST_KINDS)
+        self._tree: ProcessTree | None = None
+        self._tree_sums = Integrals(_TREE_KINDS)
+        self._used: set[str] = set()
+        self._marks: dict[float, float] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._start_s = 0.0
+
+    def start(self) -> None:
+        """Open NVML and the file, take the first sample and begin."""
+        try:
+            self._nvml = Nvml()
+        except NvmlUnavailable as error:
+            self._notice(f"no GPU figures, host figures only: {error}")
+        else:
+            for notice in self._nvml.notices:
+                self._notice(notice)
+            self._devices = [_GpuSeries(gpu, name) for gpu, name in _named(self._nvml.gpus)]
+            if not self._devices:
+                self._notice("no GPU figures, host figures only: NVML sees no GPU")
+        self._start_s = time.monotonic()
+        self._sample()
+        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
+        self._thread.start()
+
+    def watch(self, pid: int) -> None:
+        """Sample this process and its descendants as the trainer from now on."""
+        tree = ProcessTree(pid)
+        self._try(lambda: tree.read(time.monotonic()))  # CPU figures are differences: this is the first term
+        with self._lock:
+            self._tree = tree
+
+    def use(self, uuids: Iterable[str | None]) -> None:
+        """Say which GPUs the run uses, by UUID as NVML or as torch writes it; None (a CPU) is passed over."""
+        with self._lock:
+            self._used = {plain_uuid(uuid) for uuid in uuids if uuid}
+
+    def mark(self, name: str, time_s: float | None = None) -> None:
+        """Note that `name` happened at `time_s` (Unix seconds; None: now), in the file and as a sharp edge for `summary`."""
+        wall_s = time.time() if time_s is None else time_s
+        with self._lock:
+            monotonic_s = self._monotonic(wall_s)
+            self._marks[wall_s] = monotonic_s
+            for sums in self._all_sums():
+                sums.mark(monotonic_s)
+            self._write([self._row(wall_s, monotonic_s, "mark", None, mark=name)])
+
+    def stop(self) -> None:
+        """Take a last sample and end; a second call does nothing."""
+        self._stop.set()
+        if self._thread is None:
+            return
+        self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive():
+            self._notice(f"a reading still hangs after {STOP_TIMEOUT_S:g} s and is left behind")
+        else:
+            if self._nvml is not None:
+                self._nvml.close()
+            if self._csv:
+                self._csv.close()
+        self._thread = None
+
+    def __enter__(self) -> Telemetry:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def summary(self, from_s: float, to_s: float) -> Summary:
+        """What was measured between two times (Unix seconds), best after `stop`, whose last sample closes the region.
+
+        Times that were given to `mark` are found again exactly; others are placed by the clock as it stands now.
+        """
+        with self._lock:
+            start_s, end_s = (self._marks.get(time_s, self._monotonic(time_s)) for time_s in (from_s, to_s))
+            region_s = max(0.0, end_s - start_s)
+            host, samples = self._host_sums.over(start_s, end_s)
+            tree, _ = self._tree_sums.over(start_s, end_s)
+            processes = tree["processes"].peak
+            moved = [whole(host[name], region_s, self.interval_s) for name in ("disk_read_bytes", "disk_write_bytes")]
+            read_bytes, write_bytes = (None if amount is None else round(amount) for amount in moved)
+            return Summary(
+                interval_s=self.interval_s,
+                samples=samples,
+                skipped=self.skipped,
+                region_s=region_s,
+                gpus=tuple(self._gpu_summary(device, start_s, end_s) for device in self._devices),
+                host=HostSummary(
+                    **stats(host, ("cpu_pct", "memory_used_bytes")),
+                    disk_read_bytes=read_bytes,
+                    disk_write_bytes=write_bytes,
+                ),
+                trainer=TrainerSummary(
+                    **stats(tree, ("cpu_pct", "rss_bytes")),
+                    processes=None if processes is None else Peak(int(processes)),
+                ),
+                notices=tuple(self.notices),
+            )
+
+    def _gpu_summary(self, device: _GpuSeries, start_s: float, end_s: float) -> GpuSummary:
+        info, (totals, _) = device.gpu.info, device.sums.over(start_s, end_s)
+        region_s = max(0.0, end_s - start_s)
+        reasons = None
+        if any(totals[name].known_s > 0 for name in EVENT_REASONS.values()):
+            shares = {name: totals[name].integral / totals[name].known_s for name in EVENT_REASONS.values()}
+            reasons = {name: share for name, share in shares.items() if share > 0}
+        # The counter misses nothing between samples; a chip without one gets its power integrated instead.
+        has_counter = totals["energy_counter_j"].known_s > 0
+        energy_j = whole(totals["energy_counter_j" if has_counter else "power_w"], region_s, self.interval_s)
+        source: Literal["counter", "integrated_power"] = "counter" if has_counter else "integrated_power"
+        lost = device.lost_s is not None and device.lost_s <= end_s
+        return GpuSummary(
+            index=info.index,
+            uuid=info.uuid,
+            name=info.name,
+            used=bool(info.uuid) and plain_uuid(info.uuid or "") in self._used,
+            memory_total_bytes=info.memory_total_bytes,
+            power_limit_w=info.power_limit_w,
+            energy_j=energy_j,
+            energy_source=None if energy_j is None else source,
+            event_reasons=reasons,
+            lost_at_s=(device.lost_s or 0.0) - start_s if lost else None,
+            **stats(totals, _STAT_NAMES),  # type: ignore[arg-type]
+        )
+
+    def _run(self) -> None:
+        deadline_s = self._start_s + self.interval_s
+        try:
+            while not self._stop.wait(max(0.0, deadline_s - time.monotonic())):
+                self._sample()
+                # Deadlines lie on a fixed grid, so no error adds up; those that have passed meanwhile are left out.
+                late = int((time.monotonic() - deadline_s) / self.interval_s)
+                self.skipped += late
+                deadline_s += (late + 1) * self.interval_s
+            self._sample()
+        except Exception as error:
+            # The edge of the thread: a fault of ours must cost the run its figures, not its result, and must be seen.
+            self._notice(f"sampling ended early by {type(error).__name__}: {error}")
+
+    def _sample(self) -> None:
+        now_s, wall_s = time.monotonic(), time.time()
+        host = self._try(self._host.read)
+        with self._lock:
+            tree_of = self._tree
+        tree = self._try(lambda: tree_of.read(time.monotonic())) if tree_of else {}
+        readings = [(device, time.monotonic(), device.gpu.read(time.monotonic())) for device in self._devices]
+        rows = [self._row(wall_s, now_s, "host", None, **host)]
+        if tree_of:
+            rows.append(self._row(wall_s, now_s, "trainer", None, **tree))
+        with self._lock:
+            self._host_sums.add(now_s, host)
+            self._tree_sums.add(now_s, tree)
+            for device, read_s, values in readings:
+                reasons = device.add(read_s, values)
+                if device.gpu.lost and device.lost_s is None:
+                    device.lost_s = read_s
+                    self._notice(
+                        f"{device.name} ({device.gpu.info.uuid}) was lost {read_s - self._start_s:.1f} s after start"
+                    )
+                rows.append(
+                    self._row(wall_s, read_s, device.name, device.gpu.info.uuid, event_reasons=reasons, **values)
+                )
+            self._write(rows)
+
+    def _try(self, read: Callable[[], dict[str, float | None]]) -> dict[str, float | None]:
+        try:
+            return read()
+        except (OSError, psutil.Error) as error:
+            self._notice(f"some host figures are missing ({error})")
+            return {}
+
+    def _row(
+        self, wall_s: float, monotonic_s: float, device: str, uuid: str | None, **values: object
+    ) -> dict[str, object]:
+        start = {"time_unix_s": round(wall_s, 3), "elapsed_s": round(monotonic_s - self._start_s, 3), "device": device}
+        rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
+        return start | {"uuid": uuid} | rounded
+
+    def _write(self, rows: list[dict[str, object]]) -> None:
+        if self._csv:
+            self._csv.write(rows)
+
+    def _all_sums(self) -> list[Integrals]:
+        return [self._host_sums, self._tree_sums, *(device.sums for device in self._devices)]
+
+    def _monotonic(self, wall_s: float) -> float:
+        return time.monotonic() - (time.time() - wall_s)
+
+    def _notice(self, text: str) -> None:
+        if text not in self.notices:
+            self.notices.append(text)
+            self._say(text)
+
+
+class _GpuSeries:
+    """One GPU, its name in the file, its running sums and the moment it was found lost."""
+
+    def __init__(self, gpu: Gpu, name: str) -> None:
+        self.gpu, self.name = gpu, name
+        self.sums = Integrals(_GPU_KINDS)
+        self.lost_s: float | None = None
+
+    def add(self, now_s: float, values: dict[str, float | None]) -> str | None:
+        """Fold one reading into the sums; return the event reasons as the file has them."""
+        names = event_reason_names(values["event_reasons_bits"])
+        flags = {} if names is None else {name: float(name in names) for name in EVENT_REASONS.values()}
+        self.sums.add(now_s, values | flags)
+        return None if names is None else "|".join(names)
+
+
+def _named(gpus: list[Gpu]) -> list[tuple[Gpu, str]]:
+    """Each GPU with its name: gpu0, gpu1; the MIG slices of gpu0 are gpu0.0, gpu0.1."""
+    named = []
+    slices: dict[int, int] = {}
+    for gpu in gpus:
+        name = f"gpu{gpu.info.index}"
+        if gpu.info.mig_parent_uuid is not None:
+            place = slices[gpu.info.index] = slices.get(gpu.info.index, -1) + 1
+            name += f".{place}"
+        named.append((gpu, name))
+    return named

@@ -1,0 +1,77 @@
+"""telemetry.csv: one row per sample and device, units in the column names, whole lines whatever happens to the run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from .nvml import READING_NAMES
+from .telemetry_host import HOST_NAMES, TREE_NAMES
+
+CSV_COLUMNS = (
+    ["time_unix_s", "elapsed_s", "device", "uuid", "mark"]
+    + list(dict.fromkeys((*HOST_NAMES, *TREE_NAMES)))
+    + [name for name in READING_NAMES if name not in HOST_NAMES and name != "event_reasons_bits"]
+    + ["event_reasons"]
+)
+"""`device` is host, trainer, gpu0, gpu1 ... or mark; `event_reasons` holds names joined by `|`. Disk bytes and the energy
+counter count up from the machine's (the driver's) start. Empty where not measured or where the column does not apply."""
+
+
+class CsvFile:
+    """Appends whole samples, one system call each, so that a killed run leaves whole lines; gives up on the first error."""
+
+    def __init__(self, path: Path, notice: Callable[[str], None]) -> None:
+        self._path, self._notice = path, notice
+        self._file: int | None = None
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            size = os.fstat(self._file).st_size
+            if size == 0:
+                self._append(_csv_lines([{name: name for name in CSV_COLUMNS}]))
+            elif os.pread(self._file, 1, size - 1) != b"\n":
+                self._append(b"\n")
+        except OSError as error:
+            self._give_up(error)
+
+    def write(self, rows: list[dict[str, object]]) -> None:
+        """Append one sample: a dict by column name for each of its rows."""
+        if self._file is None:
+            return
+        try:
+            self._append(_csv_lines(rows))
+        except OSError as error:
+            self._give_up(error)
+
+    def _append(self, data: bytes) -> None:
+        assert self._file is not None
+        size = os.fstat(self._file).st_size
+        rest = data
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            # Half a sample is worse than none; on a special file there is nothing to cut.
+            with suppress(OSError):
+                os.ftruncate(self._file, size)
+            raise
+
+    def _give_up(self, error: OSError) -> None:
+        self._notice(f"{self._path}: {error.strerror}; sampling goes on in memory")
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _csv_lines(rows: list[dict[str, object]]) -> bytes:
+    text = io.StringIO()
+    csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,129 @@
+"""What the host and the trainer's processes use: CPU, memory and disk, read through psutil and /proc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+HOST_NAMES = ("cpu_pct", "memory_used_bytes", "disk_read_bytes", "disk_write_bytes")
+TREE_NAMES = ("cpu_pct", "rss_bytes", "processes")
+
+
+class Host:
+    """The whole machine. CPU is the share of all cores' time since the call before; disk bytes count up."""
+
+    def __init__(self) -> None:
+        self._busy_total: tuple[float, float] | None = None
+
+    def read(self) -> dict[str, float | None]:
+        """`cpu_pct` (0..100 of all cores; None at first), `memory_used_bytes`, `disk_read_bytes`, `disk_write_bytes`."""
+        read_bytes, write_bytes = _disk_bytes()
+        return {
+            "cpu_pct": self._cpu_pct(),
+            "memory_used_bytes": psutil.virtual_memory().used,
+            "disk_read_bytes": read_bytes,
+            "disk_write_bytes": write_bytes,
+        }
+
+    def _cpu_pct(self) -> float | None:
+        times = psutil.cpu_times()
+        # Linux counts guest time into user time already.
+        total = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)
+        busy = total - times.idle - getattr(times, "iowait", 0)
+        before, self._busy_total = self._busy_total, (busy, total)
+        if before is None or total <= before[1]:
+            return None
+        return min(100.0, max(0.0, 100 * (busy - before[0]) / (total - before[1])))
+
+
+def _disk_bytes() -> tuple[int | None, int | None]:
+    try:
+        disks = psutil.disk_io_counters(perdisk=True, nowrap=True)
+    except (OSError, RuntimeError, ValueError, NotImplementedError):
+        return None, None
+    # Only what has hardware behind it: partitions, RAID and mapped devices would count the same bytes again.
+    physical = [counters for name, counters in disks.items() if Path(f"/sys/block/{name}/device").exists()]
+    if not physical:
+        return None, None
+    return sum(disk.read_bytes for disk in physical), sum(disk.write_bytes for disk in physical)
+
+
+class ProcessTree:
+    """A process and all its descendants, which come and go.
+
+    CPU time is summed from each process's own growth; what a process used between the last look and its end is not
+    seen, at most one interval of each. Memory is the sum of resident sets, so shared pages count once per process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._root = pid
+        self._processes: dict[int, psutil.Process] = {}
+        self._cpu_s: dict[int, float] = {}
+        self._last_s: float | None = None
+
+    def read(self, now_s: float) -> dict[str, float | None]:
+        """`cpu_pct` (of one core; None at first), `rss_bytes`, `processes`; all None once the root has ended."""
+        seen: dict[int, float] = {}
+        rss_bytes = 0
+        for pid in _tree(self._root):
+            try:
+                process = self._processes.get(pid) or psutil.Process(pid)
+                with process.oneshot():
+                    times, memory = process.cpu_times(), process.memory_info()
+            except psutil.Error:
+                self._processes.pop(pid, None)
+                continue
+            if memory.rss == 0:  # a zombie: it has ended, and only waits to be collected
+                continue
+            self._processes[pid] = process
+            seen[pid] = times.user + times.system
+            rss_bytes += memory.rss
+        before, self._cpu_s = self._cpu_s, seen
+        before_s, self._last_s = self._last_s, now_s
+        self._processes = {pid: process for pid, process in self._processes.items() if pid in seen}
+        if self._root not in seen:
+            self._last_s = None
+            return dict.fromkeys(TREE_NAMES)
+        cpu_pct = None
+        if before_s is not None and now_s > before_s:
+            # A process that is new, or whose number was taken over by another one, brings all its time with it.
+            used_s = sum(
+                cpu_s - before.get(pid, 0.0) if cpu_s >= before.get(pid, 0.0) else cpu_s for pid, cpu_s in seen.items()
+            )
+            cpu_pct = 100 * used_s / (now_s - before_s)
+        return {"cpu_pct": cpu_pct, "rss_bytes": rss_bytes, "processes": len(seen)}
+
+
+def _tree(root: int) -> list[int]:
+    """The numbers of a process and its descendants; zombies and processes that end meanwhile may be among them."""
+    found = [root]
+    try:
+        for pid in found:  # grows while we walk
+            found += _children(pid)
+    except FileNotFoundError:
+        # A kernel without CONFIG_PROC_CHILDREN: psutil looks through every process of the machine instead.
+        try:
+            return [root, *(child.pid for child in psutil.Process(root).children(recursive=True))]
+        except psutil.Error:
+            return [root]
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    """The children of one process, from the kernel's own lists: one small file for each of its threads."""
+    children: list[int] = []
+    tasks = Path(f"/proc/{pid}/task")
+    try:
+        threads = list(tasks.iterdir())
+    except OSError:
+        return children
+    for thread in threads:
+        try:
+            children += map(int, (thread / "children").read_bytes().split())
+        except FileNotFoundError:
+            if thread.exists():
+                raise
+        except OSError:
+            continue
+    return children

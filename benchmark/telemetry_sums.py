@@ -1,0 +1,227 @@
+"""Time integrals of telemetry in bounded memory, and the summary that is made of them.
+
+A run may last a week, so samples are not kept: each device keeps running sums in blocks of time, and neighbouring blocks
+are merged when there are too many. Blocks that touch a mark (the run's start, say) are not merged, so the summary of the
+timed region is as sharp as the sampling itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Kind = Literal["level", "rate", "counter"]
+"""How a series fills the time between two samples: a `level` is read at an instant (trapezoids), a `rate` is a mean over
+the time since the sample before (rectangles), a `counter` counts up and only its differences mean anything."""
+
+MAX_BLOCKS = 2048
+MAX_MARKS = 256
+
+
+@dataclass(frozen=True)
+class Totals:
+    """One series over a region: its integral (unit x s; a counter's growth), the seconds it was known, and its peak."""
+
+    integral: float
+    known_s: float
+    peak: float | None
+
+
+class Integrals:
+    """Running time integrals of several series that are sampled together; see Kind. Times are monotonic seconds."""
+
+    def __init__(self, kinds: Mapping[str, Kind], max_blocks: int = MAX_BLOCKS) -> None:
+        self.names = tuple(kinds)
+        self._counter = np.array([kind == "counter" for kind in kinds.values()])
+        self._level = np.array([kind == "level" for kind in kinds.values()])
+        self._start_s = np.empty(max_blocks)
+        self._end_s = np.empty(max_blocks)
+        self._samples = np.empty(max_blocks)
+        # (integral, known seconds, peak) x blocks x series; the peak of nothing is NaN, inside this class only.
+        self._sums = np.empty((3, max_blocks, len(kinds)))
+        self._blocks = 0
+        self._marks: list[float] = []
+        self._last: np.ndarray | None = None
+        self._last_s = 0.0
+        self._known = np.full(len(kinds), np.nan)
+        self._known_s = np.full(len(kinds), np.nan)
+
+    def add(self, time_s: float, values: Mapping[str, float | None]) -> None:
+        """One sample of all series at `time_s`; a series that is None or absent was not measured."""
+        now = np.array([np.nan if (value := values.get(name)) is None else value for name in self.names], float)
+        if self._last is not None and time_s > self._last_s:
+            self._add_block(time_s, now)
+        self._last, self._last_s = now, time_s
+        measured = ~np.isnan(now)
+        self._known = np.where(measured, now, self._known)
+        self._known_s = np.where(measured, time_s, self._known_s)
+
+    def mark(self, time_s: float) -> None:
+        """Keep the time around `time_s` sharp."""
+        if len(self._marks) < MAX_MARKS:
+            self._marks.append(time_s)
+
+    def _add_block(self, time_s: float, now: np.ndarray) -> None:
+        if self._blocks == len(self._start_s):
+            self._merge_blocks()
+        assert self._last is not None
+        seconds = time_s - self._last_s
+        before = np.where(self._level & ~np.isnan(self._last), self._last, now)
+        integral = (now + before) / 2 * seconds
+        known_s = np.where(np.isnan(now), 0.0, seconds)
+        # A counter that was unreadable for a while catches up; one that falls was reset, and that stretch is unknown.
+        growth = now - self._known
+        grew = growth >= 0
+        integral = np.where(self._counter, np.where(grew, growth, np.nan), integral)
+        known_s = np.where(self._counter, np.where(grew, time_s - self._known_s, 0.0), known_s)
+        block = self._blocks
+        self._start_s[block], self._end_s[block], self._samples[block] = self._last_s, time_s, 1
+        self._sums[:, block] = np.nan_to_num(integral), known_s, np.where(self._counter, np.nan, now)
+        self._blocks += 1
+
+    def _merge_blocks(self) -> None:
+        kept = 0
+        block = 0
+        while block < self._blocks:
+            pair = block + 1 < self._blocks and not any(
+                self._start_s[block] <= mark <= self._end_s[block + 1] for mark in self._marks
+            )
+            last = block + 1 if pair else block
+            self._start_s[kept], self._end_s[kept] = self._start_s[block], self._end_s[last]
+            self._samples[kept] = self._samples[block : last + 1].sum()
+            self._sums[:2, kept] = self._sums[:2, block : last + 1].sum(axis=1)
+            self._sums[2, kept] = np.fmax.reduce(self._sums[2, block : last + 1], axis=0)
+            kept += 1
+            block = last + 1
+        self._blocks = kept
+
+    def over(self, from_s: float, to_s: float) -> tuple[dict[str, Totals], int]:
+        """Each series' totals between two times, and how many samples lie there.
+
+        A block that lies partly in the region counts with that share: a counter is interpolated in a straight line.
+        """
+        start_s, end_s = self._start_s[: self._blocks], self._end_s[: self._blocks]
+        share = np.clip(np.minimum(end_s, to_s) - np.maximum(start_s, from_s), 0, None) / (end_s - start_s)
+        # A block's peak was read at its end, so a block that ends after the region has its peak outside it.
+        inside = (share > 0) & (end_s <= to_s)
+        peaks = self._sums[2, : self._blocks][inside if inside.any() else share > 0]
+        peak = np.fmax.reduce(peaks, axis=0) if len(peaks) else np.full(len(self.names), np.nan)
+        integral, known_s = (share[:, None] * self._sums[:2, : self._blocks]).sum(axis=1)
+        totals = {
+            name: Totals(float(integral[i]), float(known_s[i]), None if np.isnan(peak[i]) else float(peak[i]))
+            for i, name in enumerate(self.names)
+        }
+        return totals, round(float((share * self._samples[: self._blocks])[inside].sum()))
+
+
+@dataclass(frozen=True)
+class Stat:
+    """The time-weighted mean and the peak of one series, in the series' unit."""
+
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True)
+class GpuSummary:
+    """One GPU over the region; None where not measured.
+
+    `used` says whether the run used this GPU. `energy_source` is `counter` (the GPU's own) or `integrated_power`.
+    `event_reasons` gives, for each reason that held the clocks down, its share of the time (0..1). `lost_at_s` counts
+    seconds from the region's start to the moment the GPU was found to be lost.
+    """
+
+    index: int
+    uuid: str | None
+    name: str | None
+    used: bool
+    utilization_pct: Stat | None
+    memory_used_bytes: Stat | None
+    memory_total_bytes: int | None
+    power_w: Stat | None
+    power_instant_w: Stat | None
+    power_limit_w: float | None
+    energy_j: float | None
+    energy_source: Literal["counter", "integrated_power"] | None
+    temperature_c: Stat | None
+    sm_clock_mhz: Stat | None
+    memory_clock_mhz: Stat | None
+    sm_active_pct: Stat | None
+    sm_occupancy_pct: Stat | None
+    tensor_active_pct: Stat | None
+    dram_active_pct: Stat | None
+    pcie_tx_bytes_per_s: Stat | None
+    pcie_rx_bytes_per_s: Stat | None
+    event_reasons: dict[str, float] | None
+    lost_at_s: float | None
+
+
+@dataclass(frozen=True)
+class HostSummary:
+    """The whole machine over the region: CPU in percent of all cores, memory in use, bytes moved by its disks."""
+
+    cpu_pct: Stat | None
+    memory_used_bytes: Stat | None
+    disk_read_bytes: int | None
+    disk_write_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The peak of a count."""
+
+    max: int
+
+
+@dataclass(frozen=True)
+class TrainerSummary:
+    """The trainer's process tree over the region: CPU in percent of one core, memory summed over its processes."""
+
+    cpu_pct: Stat | None
+    rss_bytes: Stat | None
+    processes: Peak | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Telemetry over a region of `region_s` seconds; `skipped` counts the samples that came too late to be taken."""
+
+    interval_s: float
+    samples: int
+    skipped: int
+    region_s: float
+    gpus: tuple[GpuSummary, ...]
+    host: HostSummary
+    trainer: TrainerSummary
+    notices: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary as it stands in the record and in the log: plain dicts and lists, null where not measured."""
+        tree = dataclasses.asdict(self)
+        return tree | {"gpus": list(tree["gpus"]), "notices": list(tree["notices"])}
+
+
+def stat(totals: Totals) -> Stat | None:
+    """Mean and peak over the time that the series was known; None where it never was."""
+    if totals.known_s <= 0 or totals.peak is None:
+        return None
+    return Stat(totals.integral / totals.known_s, totals.peak)
+
+
+def stats(totals: Mapping[str, Totals], names: Sequence[str]) -> dict[str, Stat | None]:
+    """The Stat of each named series."""
+    return {name: stat(totals[name]) for name in names}
+
+
+def whole(totals: Totals, region_s: float, interval_s: float) -> float | None:
+    """An amount (energy, bytes) over the region; None unless the series was known all through.
+
+    The edges may lack one interval, or 1 % of a long region: an amount with a hole in it would look like a small one.
+    """
+    if totals.known_s <= 0 or region_s - totals.known_s > max(interval_s, region_s / 100):
+        return None
+    return totals.integral
