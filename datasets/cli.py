@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-COMMANDS: tuple = ()
+from . import synthetic
+
+COMMANDS = (synthetic,)
 
 EXAMPLES = """examples:
   python -m datasets synthesise mini

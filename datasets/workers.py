@@ -1,0 +1,85 @@
+"""Each task in a fresh process of its own, several at a time: for work whose outcome must not depend on what ran before."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import TypeVar
+
+from .errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def each_in_fresh_process(
+    function: Callable[[Task], Result], tasks: Iterable[Task], processes: int, preload: str
+) -> Iterator[Result]:
+    """Yield `function(task)` for each task, in the order in which they finish.
+
+    `function` must be importable; `preload` names the module to import before the processes are forked, which makes a
+    fresh process a matter of milliseconds. An exception in a process is raised here; a process that dies (killed, out of
+    memory) is a UserError. Whatever is still running when this ends early is terminated.
+    """
+    # A fork server, not a plain fork: the caller may have threads or libraries with state.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    waiting, running = iter(tasks), {}
+    exhausted = False
+    try:
+        while True:
+            while not exhausted and len(running) < processes:
+                try:
+                    task = next(waiting)
+                except StopIteration:
+                    exhausted = True
+                    break
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_serve, args=(sender, function, task), daemon=True)
+                process.start()
+                sender.close()
+                running[receiver] = process
+            if not running:
+                return
+            for receiver in wait(list(running)):
+                process = running[receiver]
+                result = _receive(receiver)
+                process.join()
+                del running[receiver]
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+    finally:
+        for process in running.values():
+            process.terminate()
+        for receiver, process in running.items():
+            process.join()
+            receiver.close()
+
+
+def _receive(receiver: Connection) -> object:
+    try:
+        return receiver.recv()
+    except EOFError:
+        return UserError(
+            "a worker process died",
+            remedy="the machine may be out of memory: close other programs, or use fewer processes",
+        )
+    finally:
+        receiver.close()
+
+
+def _serve(sender: Connection, function: Callable, task: object) -> None:
+    # Ctrl-C reaches the whole group: the parent alone answers it, and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        result = function(task)
+    except Exception as error:
+        result = error
+    try:
+        sender.send(result)
+    except BrokenPipeError:
+        # The parent is gone; there is nobody left to tell.
+        return
