@@ -1,0 +1,34 @@
+"""`python -m results COMMAND`: what the runs on disk say. Each command is a module of this package."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from datasets.errors import COULD_NOT, HELD, run_door
+
+COMMANDS = {
+    "compare": ("results.compare", "one table over runs, machines and published MLPerf packages"),
+    "report": ("results.report", "the same as one self-contained HTML page with plots"),
+    "package": ("results.package", "a submission package from runs"),
+    "score": ("results.score", "the score of a series of runs"),
+    "verify-dataset": ("results.verify", "the dataset's checksum against its reference"),
+}
+
+
+def main() -> int:
+    """Find the command and hand it the rest of the arguments."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] not in COMMANDS:
+        asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")
+        out = sys.stdout if asked_for_help else sys.stderr
+        print("usage: python -m results COMMAND ...", file=out)
+        for name, (_, help_text) in COMMANDS.items():
+            print(f"  {name:<15} {help_text}", file=out)
+        return HELD if asked_for_help else COULD_NOT
+    module = importlib.import_module(COMMANDS[arguments[0]][0])
+    return module.main(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))

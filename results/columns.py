@@ -1,0 +1,106 @@
+"""The columns of the tables that people read: header, cell, width and importance. Unknown is blank, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from datasets.errors import one_line
+from results.rows import Row
+
+
+@dataclass(frozen=True)
+class Column:
+    """`cell` gives a row's text ("" for unknown). Columns of low `importance` number are kept in narrow tables;
+    `fold` is the least width of a column whose text may be broken over lines, None for one that may not.
+    """
+
+    header: str
+    cell: Callable[[Row], str]
+    importance: int
+    right: bool = True
+    fold: int | None = None
+
+
+def minutes_text(value: float | None) -> str:
+    """Minutes to about four digits: 0.512, 34.24, 112.5."""
+    return "" if value is None else f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f}"
+
+
+def figure(value: float | None) -> str:
+    """A figure to three digits without exponent: 0.0123, 4.56, 78.9, 123, 4567."""
+    if value is None:
+        return ""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def accelerator_text(row: Row) -> str:
+    """`8 x NVIDIA A100`; for a run on CPU the processor."""
+    if row.accelerators == 0 or (row.accelerators is None and row.accelerator is None):
+        return one_line(f"CPU: {row.processor}" if row.processor else "CPU") if row.accelerators == 0 else ""
+    many = "" if row.accelerators is None else f"{row.accelerators} x "
+    return one_line(many + (row.accelerator or "accelerator"))
+
+
+def speedup_text(row: Row) -> str:
+    """`1.52x (1.48-1.57)`; `baseline` for the baseline itself."""
+    if row.baseline:
+        return "baseline"
+    if row.speedup is None:
+        return ""
+    bounds = "" if row.speedup_low is None else f" ({row.speedup_low:.2f}-{row.speedup_high:.2f})"
+    return f"{row.speedup:.2f}x{bounds}"
+
+
+def range_text(row: Row) -> str:
+    """Fastest and slowest converged run in minutes."""
+    if row.minutes_min is None or row.converged < 2:
+        return ""
+    return f"{minutes_text(row.minutes_min)}-{minutes_text(row.minutes_max)}"
+
+
+def name_text(row: Row) -> str:
+    """Submitter and system, control characters made visible."""
+    return one_line(row.name)
+
+
+def _rank(row: Row) -> str:
+    return "" if row.rank is None else str(row.rank)
+
+
+def _whole(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _scaled(value: float | None, unit: float) -> str:
+    return "" if value is None else figure(value / unit)
+
+
+COLUMNS = (
+    Column("#", _rank, 0),
+    Column("system", name_text, 0, right=False, fold=18),
+    Column("accelerator", accelerator_text, 2, right=False, fold=14),
+    Column("nodes", lambda row: _whole(row.nodes), 7),
+    Column("runs", lambda row: f"{row.converged}/{row.runs}", 0),
+    Column("minutes", lambda row: minutes_text(row.score.minutes), 0),
+    Column("rule", lambda row: row.score.kind, 0, right=False),
+    Column("min-max", range_text, 3),
+    Column("speed-up", speedup_text, 1),
+    Column("epochs", lambda row: figure(row.epochs_to_target), 4),
+    Column("WER %", lambda row: "" if row.best_wer_pct is None else f"{row.best_wer_pct:.2f}", 5),
+    Column("samples/s", lambda row: figure(row.samples_per_s), 6),
+    Column("audio s/s", lambda row: figure(row.audio_s_per_s), 12),
+    Column("GPU %", lambda row: figure(row.gpu_utilization_pct), 8),
+    Column("SM %", lambda row: figure(row.sm_active_pct), 10),
+    Column("tensor %", lambda row: figure(row.tensor_active_pct), 11),
+    Column("mem GB", lambda row: _scaled(row.peak_memory_bytes, 1e9), 9),
+    Column("W", lambda row: figure(row.power_w), 13),
+    Column("kWh", lambda row: figure(row.energy_kwh), 9),
+)
+
+
+def filled_columns(rows: list[Row]) -> list[Column]:
+    """The columns that say something about at least one row."""
+    return [column for column in COLUMNS if any(column.cell(row) for row in rows)]

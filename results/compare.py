@@ -1,0 +1,65 @@
+"""`python -m results compare PATH...`: one table over run folders, single logs and published MLPerf repositories.
+
+Reads only; comparing twice gives the same answer. Exit 0: compared; 2: nothing could be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from datasets.errors import COULD_NOT, HELD, one_line
+from results.comparison import SORTS, Comparison, compare_runs
+from results.discover import find_sources
+from results.export import render_csv, render_json, render_markdown
+from results.load import Run, read_run
+from results.table import render_text
+
+
+def load_runs(paths: Sequence[Path]) -> Iterator[Run]:
+    """The runs under `paths`, one at a time, without their curves."""
+    return (read_run(source).slim() for source in find_sources(paths))
+
+
+def report_problems(problems: Sequence[str]) -> None:
+    """Every problem as a line on stderr."""
+    for problem in problems:
+        print(f"warning: {one_line(problem)}", file=sys.stderr)
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `compare` and `report` share."""
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="run folder, folder of runs, log, or MLPerf repository"
+    )
+    parser.add_argument("--benchmark", metavar="NAME", help="only this benchmark or variant")
+    parser.add_argument("--baseline", metavar="SYSTEM", help="print speed-ups over this system")
+    parser.add_argument("--sort", choices=["score", *SORTS], default="score", help="order of the rows in a group")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The door; `argv` without the command's name."""
+    parser = argparse.ArgumentParser(prog="python -m results compare", description=__doc__.split("\n\n")[0])
+    add_choices(parser)
+    parser.add_argument("--format", choices=["text", "markdown", "csv", "json"], default="text")
+    parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the text table; default: the terminal's")
+    options = parser.parse_args(argv)
+    comparison = compare_runs(
+        load_runs(options.paths), benchmark=options.benchmark, baseline=options.baseline, sort=options.sort
+    )
+    report_problems(comparison.problems)
+    sys.stdout.write(render(comparison, options.format, options.width))
+    if not comparison.rows:
+        print("error: no run could be compared", file=sys.stderr)
+        return COULD_NOT
+    return HELD
+
+
+def render(comparison: Comparison, form: str, width: int | None = None) -> str:
+    """The comparison in one of the formats."""
+    if form == "text":
+        return render_text(comparison, width or shutil.get_terminal_size((80, 24)).columns)
+    return {"markdown": render_markdown, "csv": render_csv, "json": render_json}[form](comparison)

@@ -1,0 +1,194 @@
+"""Rows become groups that may be ranked, and each group says why it stands apart; speed-ups over a named baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets.errors import UserError
+from results.discover import natural_key
+from results.load import Run
+from results.rows import ASPECTS, SUCCESS, Aspects, Row, aspects_of, machine_of, row_of
+from results.score_rules import RunTimes, speedup
+
+
+@dataclass
+class Group:
+    """Rows that may be ranked together, best first; `reason` says why they are not ranked with earlier groups."""
+
+    number: int
+    aspects: Aspects
+    reason: str | None
+    rows: list[Row] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    """All groups, and what was wrong with any source (`file: what`)."""
+
+    groups: list[Group]
+    problems: list[str]
+    baseline: str | None
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows in the order of their groups."""
+        return [row for group in self.groups for row in group.rows]
+
+
+def compare_runs(
+    runs: Iterable[Run], *, benchmark: str | None = None, baseline: str | None = None, sort: str = "score"
+) -> Comparison:
+    """Put runs into rows and groups. `benchmark` keeps one benchmark or variant, `baseline` names a system."""
+    problems: list[str] = []
+    buckets: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        problems += [f"{run.log}: {problem}" for problem in run.problems]
+        if run.benchmark is None:
+            # A file without any readable log line is no run of anything.
+            continue
+        if benchmark is None or benchmark in (run.benchmark, run.variant):
+            buckets.setdefault((aspects_of(run), *machine_of(run)), []).append(run)
+    rows = [row_of(aspects, members) for (aspects, *_), members in buckets.items()]
+    groups = _groups(rows, sort)
+    if baseline is not None:
+        _speedups(groups, baseline)
+    return Comparison(groups, problems, baseline)
+
+
+def _groups(rows: list[Row], sort: str) -> list[Group]:
+    groups: dict[Aspects, Group] = {}
+    for row in sorted(rows, key=lambda row: _aspect_order(row.aspects)):
+        if row.aspects not in groups:
+            reason = _reason(row, list(groups.values()))
+            groups[row.aspects] = Group(len(groups) + 1, row.aspects, reason)
+        groups[row.aspects].rows.append(row)
+        row.group = groups[row.aspects].number
+    for group in groups.values():
+        group.rows.sort(key=lambda row: (row.score.minutes is None, row.score.minutes or 0.0, natural_key(row.name)))
+        for place, row in enumerate((row for row in group.rows if row.score.minutes is not None), 1):
+            row.rank = place
+        if sort != "score":
+            group.rows.sort(key=lambda row: sort_key(row, sort))
+    return list(groups.values())
+
+
+def _aspect_order(aspects: Aspects) -> tuple[str, ...]:
+    return tuple(str(getattr(aspects, name) or "") for name in ASPECTS)
+
+
+SORTS = {
+    "score": "score",
+    "system": "name",
+    "accelerators": "accelerators",
+    "epochs": "epochs_to_target",
+    "wer": "best_wer_pct",
+    "throughput": "samples_per_s",
+    "energy": "energy_kwh",
+    "power": "power_w",
+}
+"""What `--sort` takes besides `score`, and the field of a row behind it; best first, unknown last."""
+
+
+def sort_key(row: Row, sort: str) -> tuple[Any, ...]:
+    """Order of a row under `--sort`."""
+    value = getattr(row, SORTS[sort])
+    if isinstance(value, str):
+        return (False, natural_key(value))
+    biggest_first = sort == "throughput"
+    return (value is None, -(value or 0) if biggest_first else value or 0, natural_key(row.name))
+
+
+def _reason(row: Row, earlier: list[Group]) -> str | None:
+    """Why `row` is not ranked with the nearest earlier group."""
+    if not earlier:
+        return None
+    nearest = min(earlier, key=lambda group: len(differences(row.aspects, group.aspects)))
+    differing = differences(row.aspects, nearest.aspects)
+    # The benchmark's or the division's own rules differ in everything else too: naming the first says it all.
+    if "benchmark" in differing:
+        differing = ["benchmark"]
+    told = "; ".join(_difference(name, row, nearest.rows[0]) for name in differing)
+    return f"not ranked with group {nearest.number}: {told}"
+
+
+def differences(one: Aspects, other: Aspects) -> list[str]:
+    """The names of ASPECTS in which two rows differ."""
+    return [name for name in ASPECTS if getattr(one, name) != getattr(other, name)]
+
+
+def _difference(name: str, row: Row, other: Row) -> str:
+    mine, theirs = (shown(getattr(r.aspects, name), name) for r in (row, other))
+    if name == "params_sha256":
+        changed = changed_parameters(row.members[0].hyperparameters, other.members[0].hyperparameters)
+        if changed:
+            return "other parameters (" + ", ".join(changed) + ")"
+    return f"other {ASPECTS[name]} ({mine}, not {theirs})"
+
+
+def changed_parameters(mine: dict[str, Any], theirs: dict[str, Any], most: int = 4) -> list[str]:
+    """The hyperparameters in which two runs differ: `key mine, not theirs`, at most `most` of them."""
+    keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)] if mine and theirs else []
+    told = [f"{key} {mine.get(key)}, not {theirs.get(key)}" for key in keys[:most]]
+    return told + ([f"{len(keys) - most} more"] if len(keys) > most else [])
+
+
+def shown(value: object, name: str = "") -> str:
+    """An aspect's value for people: digests by their first eight digits."""
+    if value is None:
+        return "unknown"
+    return str(value)[:8] if name.endswith("sha256") else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def describe(aspects: Aspects) -> str:
+    """A group's title: what its rows share, as far as it is known."""
+    known = {name: shown(getattr(aspects, name), name) for name in ASPECTS if getattr(aspects, name) is not None}
+    title = " ".join(known.pop(name) for name in ("benchmark", "variant") if name in known)
+    rest = [f"round {known['round']}"] if "round" in known else []
+    rest += [known[name] for name in ("scaling_kind", "division") if name in known]
+    rest += [
+        f"{ASPECTS[name]} {known[name]}" for name in ("target_wer", "params_sha256", "dataset_sha256") if name in known
+    ]
+    return ", ".join([title, *rest])
+
+
+def _speedups(groups: list[Group], wanted: str) -> None:
+    """Fill in the speed-ups of every group that holds the baseline."""
+    matches = _matching(groups, wanted)
+    if not matches:
+        names = sorted({row.name for group in groups for row in group.rows})
+        raise UserError(f"no system is called {wanted!r}", where="--baseline", remedy=f"one of: {'; '.join(names)}")
+    for group in groups:
+        found = [row for row in matches if row in group.rows]
+        if len(found) > 1:
+            rows = "; ".join(f"{row.name} ({row.accelerators} x {row.accelerator})" for row in found)
+            raise UserError(f"{wanted!r} names {len(found)} rows of group {group.number}: {rows}", where="--baseline")
+        for row in group.rows if found else []:
+            _speedup(found[0], row)
+
+
+def _matching(groups: list[Group], wanted: str) -> list[Row]:
+    """Rows by exact name first (`SUBMITTER/SYSTEM` or `SYSTEM`), else by a part of it, whatever the case."""
+    rows = [row for group in groups for row in group.rows]
+    folded = wanted.casefold().replace(" / ", "/")
+
+    def full(row: Row) -> str:
+        return row.name.casefold().replace(" / ", "/")
+
+    exact = [row for row in rows if folded in (full(row), (row.system or "").casefold())]
+    return exact or [row for row in rows if folded in full(row)]
+
+
+def _speedup(base: Row, row: Row) -> None:
+    def times(of: Row) -> RunTimes:
+        good = [run.minutes for run in of.members if run.verdict == SUCCESS and run.minutes is not None]
+        return RunTimes(of.score, good, of.runs - len(good))
+
+    row.baseline = row is base
+    result = speedup(row.aspects.benchmark, times(base), times(row))
+    if result is None:
+        return
+    row.speedup, row.speedup_method = result.ratio, result.method
+    if row is not base:
+        row.speedup_low, row.speedup_high = result.low, result.high

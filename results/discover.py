@@ -1,0 +1,128 @@
+"""Where the logs are: run folders, folders of runs, single logs and published MLPerf repositories, found by their shape.
+
+Nothing is opened here but directories, and nothing is written anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.errors import UserError
+
+LOG_NAME, RECORD_NAME = "result.txt", "record.json"
+_NUMBERED_LOG = re.compile(r"result_(.+)\.txt\Z")
+_LOG_SUFFIXES = {".txt", ".log", ".out", ""}
+_ROUND = re.compile(r"(?:results?|submissions?)[_-](?:v|round[_-]?)?(\d+\.\d+)\Z", re.IGNORECASE)
+_SCALING_KINDS = ("strong", "weak")
+_LEFT_OUT = {"checkpoints", "__pycache__", "node_modules"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One log and what lies beside it; None where there is none.
+
+    `submitter`, `system` and `benchmark` are the folders' names in an MLPerf tree; `round` is MLPerf's, from the
+    repository's name (`training_results_v1.1` gives "1.1"); `scaling_kind` is HPC's `strong` or `weak`.
+    """
+
+    log: Path
+    record: Path | None = None
+    description: Path | None = None
+    scaling: Path | None = None
+    submitter: str | None = None
+    system: str | None = None
+    benchmark: str | None = None
+    round: str | None = None
+    scaling_kind: str | None = None
+
+    @property
+    def published(self) -> bool:
+        """Whether the log lies in an MLPerf tree (`ORG/results/SYSTEM/BENCHMARK/result_N.txt`)."""
+        return self.system is not None
+
+
+def natural_key(text: object) -> list[tuple[int, int, str]]:
+    """Sorts `result_10` after `result_9`."""
+    parts = re.split(r"(\d+)", str(text))
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
+
+
+def find_sources(paths: Iterable[Path]) -> list[Source]:
+    """Every log under `paths`, each once, in a fixed order: the paths' order, then natural order of names.
+
+    Raises UserError for a path that does not exist or holds no log at all.
+    """
+    found: dict[Path, Source] = {}
+    for path in paths:
+        if not path.exists():
+            raise UserError("no such file or folder", where=path)
+        sources = [_source_of(path)] if path.is_file() else _walk(path)
+        if not sources:
+            raise UserError(
+                "no result log found",
+                where=path,
+                remedy="give a run folder, a folder of runs, a log, or an MLPerf results repository",
+            )
+        for source in sources:
+            found.setdefault(source.log.resolve(), source)
+    return list(found.values())
+
+
+def _walk(top: Path) -> list[Source]:
+    sources: list[Source] = []
+    for folder, subfolders, files in os.walk(top):
+        here = Path(folder)
+        names = set(files)
+        if names & {LOG_NAME, RECORD_NAME}:
+            # A run folder; its log may be missing (a run that died early), which the reader reports.
+            sources.append(_source_of(here / LOG_NAME))
+            subfolders.clear()
+            continue
+        sources.extend(_source_of(here / name) for name in files if _NUMBERED_LOG.match(name))
+        if {"systems", "results"} <= set(subfolders):
+            # A submitter's folder: its code folders may hold sample logs, which are no results.
+            subfolders[:] = ["results"]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in _LEFT_OUT]
+    if not sources:
+        plain = [entry for entry in top.iterdir() if entry.is_file() and entry.suffix in _LOG_SUFFIXES]
+        sources = [_source_of(entry) for entry in plain]
+    return sorted(sources, key=lambda source: natural_key(source.log))
+
+
+def _source_of(log: Path) -> Source:
+    """The log with its surroundings, read off its path."""
+    numbered = _NUMBERED_LOG.match(log.name)
+    record = log.with_name(f"record_{numbered[1]}.json" if numbered else RECORD_NAME)
+    known = record if record.is_file() and (numbered or log.name == LOG_NAME) else None
+    if not numbered:
+        return Source(log, known)
+    folder = Path(os.path.abspath(log)).parent
+    kind = folder.parent.name if folder.parent.name in _SCALING_KINDS else None
+    system = folder.parents[1] if kind else folder.parent
+    if system.parent.name != "results":
+        return Source(log, known)
+    organisation = system.parent.parent
+    description = organisation / "systems" / f"{system.name}.json"
+    scaling = folder / "scaling.json"
+    return Source(
+        log,
+        known,
+        description=description if description.is_file() else None,
+        scaling=scaling if scaling.is_file() else None,
+        submitter=organisation.name,
+        system=system.name,
+        benchmark=folder.name,
+        round=_round_of(organisation),
+        scaling_kind=kind,
+    )
+
+
+def _round_of(organisation: Path) -> str | None:
+    for folder in list(organisation.parents)[:2]:
+        if match := _ROUND.search(folder.name):
+            return match[1]
+    return None

@@ -1,0 +1,88 @@
+"""What a run's telemetry summary and record say of the hardware, and the small readers of values nobody vouches for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """One run's hardware figures over the timed region. Percentages are means over time and over the GPUs used; power
+    and energy are sums over the GPUs used; peak memory is that of the fullest GPU, or of the trainer on a CPU.
+    """
+
+    gpu_utilization_pct: float | None = None
+    sm_active_pct: float | None = None
+    tensor_active_pct: float | None = None
+    cpu_pct: float | None = None
+    peak_memory_bytes: float | None = None
+    power_w: float | None = None
+    energy_kwh: float | None = None
+
+
+def number(value: object) -> float | None:
+    """`value` where it is a finite number, or a text that spells one (system descriptions do); else None."""
+    if isinstance(value, str):
+        try:
+            value = float(value.strip())
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def count(value: object) -> int | None:
+    """A whole number that is not negative, else None."""
+    found = number(value)
+    return int(found) if found is not None and found >= 0 and found == int(found) else None
+
+
+def text(value: object) -> str | None:
+    """A non-empty text, else None."""
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def measures_of(telemetry: object, record: object) -> Measures:
+    """Read a telemetry summary and a record; whatever is missing, or of another type than promised, is None."""
+    summary = telemetry if isinstance(telemetry, dict) else {}
+    listed = summary.get("gpus")
+    gpus = [gpu for gpu in listed if isinstance(gpu, dict) and gpu.get("used")] if isinstance(listed, list) else []
+    trainer = summary.get("trainer")
+    energies = [number(gpu.get("energy_j")) for gpu in gpus]
+    memory = [number(_part(gpu, "memory_used_bytes", "max")) for gpu in gpus]
+    peak = max((value for value in memory if value is not None), default=None)
+    if peak is None and not gpus:
+        peak = number(_part(record, "run", "peak_memory_bytes")) or number(_part(trainer, "rss_bytes", "max"))
+    return Measures(
+        gpu_utilization_pct=_mean_over(gpus, "utilization_pct"),
+        sm_active_pct=_mean_over(gpus, "sm_active_pct"),
+        tensor_active_pct=_mean_over(gpus, "tensor_active_pct"),
+        cpu_pct=number(_part(summary, "host", "cpu_pct", "mean")),
+        peak_memory_bytes=peak,
+        power_w=_total([number(_part(gpu, "power_w", "mean")) for gpu in gpus]),
+        energy_kwh=None if (joules := _total(energies)) is None else joules / 3.6e6,
+    )
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Mean of what is known, None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _part(tree: object, *keys: str) -> object:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _mean_over(gpus: list[dict[str, Any]], key: str) -> float | None:
+    return mean([number(_part(gpu, key, "mean")) for gpu in gpus])
+
+
+def _total(values: list[float | None]) -> float | None:
+    """The sum where every part is known: a sum over some of the GPUs would read as too little."""
+    return sum(value for value in values if value is not None) if values and None not in values else None

@@ -1,0 +1,157 @@
+"""How runs become one score, and how two scores become a speed-up with its uncertainty.
+
+The MLPerf rule: a benchmark wants a fixed number of runs; the fastest and the slowest are dropped (four of each for
+unet3d), the rest is averaged; a run that did not converge counts as slowest, and when more runs failed than may be
+dropped there is no score. The counts are mlperf-logging's own table. Scores here are never verified by MLCommons.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlperf_logging.benchmark_meta import get_result_file_counts
+
+from benchmark.mllog import BENCHMARK
+
+UNVERIFIED = "MLPerf-style, not verified by MLCommons"
+RUNS_WANTED = {**get_result_file_counts("hpc"), **get_result_file_counts("training"), BENCHMARK: 10}
+"""Runs of one submission by benchmark; DS2 was never in a round, its ten are the speech benchmark's (rnnt)."""
+DROPPED_EACH_SIDE = {"unet3d": 4}
+"""All other benchmarks drop one run at each side."""
+ALIASES = {"mask": "maskrcnn"}
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score in minutes (None: there is none) and, in words, the rule that gave it.
+
+    `kind` is `olympic`, `median` or `none`. `scaling_factor` is the review committee's (scaling.json), already applied.
+    """
+
+    minutes: float | None
+    kind: str
+    rule: str
+    scaling_factor: float | None = None
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster than the baseline; `low` and `high` bound it, None where the runs are too few to say."""
+
+    ratio: float
+    low: float | None
+    high: float | None
+    method: str
+
+
+def runs_wanted(benchmark: str | None) -> int | None:
+    """The MLPerf number of runs of a benchmark, None for one that mlperf-logging does not know."""
+    return RUNS_WANTED.get(ALIASES.get(benchmark or "", benchmark or ""))
+
+
+def dropped_each_side(benchmark: str | None) -> int:
+    """How many runs the olympic mean drops at either end."""
+    return DROPPED_EACH_SIDE.get(benchmark or "", 1)
+
+
+def olympic_mean(minutes: Sequence[float], failed: int, dropped: int) -> float | None:
+    """Mean of the converged runs' `minutes` without the `dropped` fastest and slowest; `failed` runs are the slowest.
+
+    None when more runs failed than may be dropped or nothing is left. Source: mlperf_logging.result_summarizer,
+    `_compute_olympic_average`; the sum runs over sorted values, so that the result is equal to the last bit.
+    """
+    if failed > dropped:
+        return None
+    ordered = sorted(minutes)
+    counted = ordered[dropped : len(ordered) - (dropped - failed)]
+    return sum(counted) / len(counted) if counted else None
+
+
+def score_runs(benchmark: str | None, minutes: Sequence[float], failed: int, scaling: float | None = None) -> Score:
+    """The score of a set of runs: `minutes` of those that converged, and the number of those that did not."""
+    total, wanted, dropped = len(minutes) + failed, runs_wanted(benchmark), dropped_each_side(benchmark)
+    if not total:
+        return Score(None, "none", "no run")
+    if wanted is not None and total >= wanted:
+        value = olympic_mean(minutes, failed, dropped)
+        more = "" if total == wanted else f" (MLPerf wants exactly {wanted})"
+        if value is None:
+            return Score(None, "none", f"no score: {failed} of {total} runs failed, at most {dropped} may{more}")
+        return _scaled(value, "olympic", f"olympic mean of {total} runs{more}", scaling)
+    fewer = "no MLPerf count known" if wanted is None else f"MLPerf wants {wanted}"
+    # A failed run is slower than any that converged, so it sorts last; a median that falls on it is no number.
+    value = statistics.median([*minutes, *[math.inf] * failed])
+    if math.isinf(value):
+        return Score(None, "none", f"no score: {failed} of {total} runs failed ({fewer})")
+    what = "single run" if total == 1 else f"median of {total} runs"
+    return _scaled(value, "median", f"{what} ({fewer})", scaling)
+
+
+def _scaled(minutes: float, kind: str, rule: str, scaling: float | None) -> Score:
+    if scaling is None or scaling == 1:
+        return Score(minutes, kind, rule, scaling)
+    return Score(minutes * scaling, kind, f"{rule} x {scaling:.6g} (scaling.json)", scaling)
+
+
+def speedup(benchmark: str | None, baseline: RunTimes, other: RunTimes) -> Speedup | None:
+    """How many times faster `other` is than `baseline`, from their scores; None where either has none.
+
+    Two olympic means: a 95 % interval for the ratio of trimmed means, on the logarithm, with standard errors from
+    winsorised variances (Tukey and McLaughlin 1963) and Welch's degrees of freedom, as in Yuen's test (1974); failed
+    runs stand as the slowest converged one, which is what winsorising does with them. Otherwise, with at least two
+    converged runs on a side: the range over all pairs of single runs, which is no confidence interval.
+    """
+    if baseline.score.minutes is None or other.score.minutes is None:
+        return None
+    ratio = baseline.score.minutes / other.score.minutes
+    scales = (baseline.score.scaling_factor or 1.0, other.score.scaling_factor or 1.0)
+    if baseline.score.kind == other.score.kind == "olympic":
+        dropped = dropped_each_side(benchmark)
+        errors = [_relative_error(side, dropped) for side in (baseline, other)]
+        if all(degrees > 0 for _, degrees in errors):
+            return _yuen(ratio, errors)
+    if len(baseline.minutes) < 2 and len(other.minutes) < 2:
+        return Speedup(ratio, None, None, "single runs: no uncertainty known")
+    low = min(baseline.minutes) * scales[0] / (max(other.minutes) * scales[1])
+    high = max(baseline.minutes) * scales[0] / (min(other.minutes) * scales[1])
+    return Speedup(ratio, low, high, "range over single runs")
+
+
+@dataclass(frozen=True)
+class RunTimes:
+    """What a speed-up needs of one side: its score, its converged runs' minutes and its number of failed runs."""
+
+    score: Score
+    minutes: Sequence[float]
+    failed: int
+
+
+def _relative_error(side: RunTimes, dropped: int) -> tuple[float, int]:
+    """Standard error of the trimmed mean as a share of it, and its degrees of freedom."""
+    ordered = sorted(side.minutes)
+    ordered += ordered[-1:] * side.failed
+    count = len(ordered)
+    degrees = count - 2 * dropped - 1
+    if degrees <= 0:
+        return 0.0, degrees
+    low, high = ordered[dropped], ordered[count - dropped - 1]
+    winsorised = [min(max(value, low), high) for value in ordered]
+    mean = statistics.fmean(ordered[dropped : count - dropped])
+    error = statistics.stdev(winsorised) / ((1 - 2 * dropped / count) * math.sqrt(count))
+    return error / mean, degrees
+
+
+def _yuen(ratio: float, errors: Sequence[tuple[float, int]]) -> Speedup:
+    from scipy.special import stdtrit
+
+    method = f"{CONFIDENCE:.0%} interval (Yuen)"
+    variance = sum(error**2 for error, _ in errors)
+    if variance == 0:
+        return Speedup(ratio, ratio, ratio, method)
+    degrees = variance**2 / sum(error**4 / count for error, count in errors)
+    width = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
+    return Speedup(ratio, ratio * math.exp(-width), ratio * math.exp(width), method)
