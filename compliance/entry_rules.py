@@ -1,0 +1,214 @@
+"""Rules of a log as an entry: what a closed entry may not change, what an open one keeps, and what must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from benchmark import mllog
+from benchmark.params import Params, load_variant, params_from_dict, variant_names
+from datasets.errors import UserError
+
+from .corpora import CORPORA, MAX_TARGET_WER, SYNTHESISED
+from .findings import WARNING, Fault, Rule, shown
+from .log import Log
+from .log_rules import is_digest, is_number, is_text, is_whole
+
+LOGGED_TWICE = {
+    mllog.GLOBAL_BATCH_SIZE: "train.batch_size",
+    mllog.TARGET_WER: "train.target_wer",
+    "opt_name": "optimizer.name",
+    "opt_base_learning_rate": "optimizer.learning_rate",
+    "opt_momentum": "optimizer.momentum",
+    "opt_weight_decay": "optimizer.weight_decay",
+    "opt_gradient_clip_norm": "optimizer.clip_norm",
+}
+"""Keys that repeat a parameter under the name that MLPerf gives it."""
+
+
+@cache
+def variant(name: object) -> Params | None:
+    """The committed parameters of a variant, or None where the benchmark has no such variant."""
+    return load_variant(name) if isinstance(name, str) and name in variant_names() else None
+
+
+def logged_params(log: Log) -> Params | None:
+    """The logged hyperparameters as checked Params; None where they are none."""
+    flat = log.value(mllog.HYPERPARAMETERS)
+    if not isinstance(flat, dict):
+        return None
+    try:
+        return params_from_dict(nested(flat), log.path)
+    except UserError:
+        return None
+
+
+def nested(flat: dict[str, object]) -> dict[str, object]:
+    """Dotted names as nested objects: the inverse of Params.flat."""
+    tree: dict = {}
+    for name, value in flat.items():
+        room, _, inner = name.rpartition(".")
+        if room and not isinstance(tree.setdefault(room, {}), dict):
+            # Two names that contradict each other ("a" and "a.b"): kept apart, so that the key shows up as unknown.
+            tree[name] = value
+        else:
+            (tree[room] if room else tree)[inner] = value
+    return tree
+
+
+def is_closed(log: Log) -> bool:
+    """Whether the log claims to be a closed entry."""
+    return log.value(mllog.SUBMISSION_DIVISION) == "closed"
+
+
+def _line(log: Log, key: str) -> int | None:
+    event = log.first(key)
+    return event.line if event else None
+
+
+def entry_variant(log: Log) -> Iterator[Fault]:
+    """A closed entry runs a closed variant; the parameters carry the same name."""
+    name = log.value(mllog.VARIANT)
+    if not is_text(name):
+        return
+    known = variant(name)
+    if is_closed(log) and (known is None or known.division != "closed"):
+        closed = ", ".join(n for n in variant_names() if load_variant(n).division == "closed")
+        remedy = "run a closed variant, or submit to the open division"
+        yield Fault(f"a closed variant: {closed}", shown(name), remedy, _line(log, mllog.VARIANT))
+    own = log.parameter("variant")
+    if own is not None and own != name:
+        line = _line(log, mllog.HYPERPARAMETERS)
+        yield Fault(f"hyperparameters of {shown(name)}", shown(own), "log the run's own parameters", line)
+
+
+def entry_hyperparameters(log: Log) -> Iterator[Fault]:
+    """Closed: the variant's committed parameters, value by value. Open: any that are complete and valid."""
+    event = log.first(mllog.HYPERPARAMETERS)
+    if event is None or not isinstance(event.value, dict):
+        return
+    known = variant(log.value(mllog.VARIANT))
+    if is_closed(log) and known is not None:
+        flat = known.flat()
+        remedy = "run the variant's own parameters, or submit to the open division"
+        for name in [*flat, *(name for name in event.value if name not in flat)]:
+            if name not in flat:
+                yield Fault("the variant's parameters alone", f"also {shown(name)}", remedy, event.line)
+            elif name not in event.value:
+                yield Fault(f"{name} = {shown(flat[name])}", "it is missing", remedy, event.line)
+            elif not _same(flat[name], event.value[name]):
+                yield Fault(f"{name} = {shown(flat[name])}", shown(event.value[name]), remedy, event.line)
+        return
+    try:
+        params_from_dict(nested(event.value), "hyperparameters")
+    except UserError as error:
+        yield Fault("parameters that are complete and valid", str(error), "log the run's own parameters", event.line)
+
+
+def _same(one: object, other: object) -> bool:
+    # 1, 1.0 and true are equal in Python; a parameter's kind is part of it.
+    return type(one) is type(other) and one == other
+
+
+def entry_params_hash(log: Log) -> Iterator[Fault]:
+    """params_sha256 is the hash of the logged hyperparameters."""
+    params, logged = logged_params(log), log.value(mllog.PARAMS_SHA256)
+    if params is not None and is_digest(logged) and params.sha256 != logged:
+        remedy = "log the run's own parameters, unedited"
+        yield Fault(f"{params.sha256} (of the hyperparameters)", logged, remedy, _line(log, mllog.PARAMS_SHA256))
+
+
+def entry_agreement(log: Log) -> Iterator[Fault]:
+    """A value that is logged twice is the same twice."""
+    for key, name in LOGGED_TWICE.items():
+        event, own = log.first(key), log.parameter(name)
+        if event is not None and own is not None and event.value != own:
+            yield Fault(f"{name} = {shown(own)}", shown(event.value), "log the run's own value", event.line)
+
+
+def entry_target(log: Log) -> Iterator[Fault]:
+    """No entry makes the target easier."""
+    event = log.first(mllog.TARGET_WER)
+    if event is not None and is_number(event.value) and event.value > MAX_TARGET_WER:
+        remedy = "train to the benchmark's target"
+        yield Fault(f"a target of at most {MAX_TARGET_WER:g} %", shown(event.value), remedy, event.line)
+
+
+def entry_samples(log: Log) -> Iterator[Fault]:
+    """Closed entries train on the whole training set; all entries evaluate on the whole evaluation set."""
+    corpus = CORPORA.get(log.parameter("data.folder") or "") if is_text(log.parameter("data.folder")) else None
+    if corpus is None:
+        return
+    wanted = [(mllog.EVAL_SAMPLES, corpus.eval_samples)]
+    if is_closed(log):
+        wanted.append((mllog.TRAIN_SAMPLES, corpus.train_samples))
+    for key, samples in wanted:
+        event = log.first(key)
+        if event is not None and samples is not None and event.value != samples:
+            remedy = "prepare the whole corpus and make the run again"
+            yield Fault(f"{samples} utterances", shown(event.value), remedy, event.line)
+    samples = log.value(mllog.EVAL_SAMPLES)
+    for event in log.all(mllog.EVAL_ACCURACY):
+        counted = event.metadata.get("utterances")
+        if counted is not None and is_whole(samples) and counted != samples:
+            yield Fault(f"{samples} utterances evaluated", shown(counted), "evaluate each one once", event.line)
+
+
+def entry_dataset(log: Log) -> Iterator[Fault]:
+    """The data set was verified before the run."""
+    event = log.first(mllog.DATASET)
+    if event is None or not isinstance(event.value, dict):
+        return
+    verified_at = event.value.get("verified_at")
+    if verified_at is None:
+        found, remedy = "not verified", "run `sh verify_dataset.sh` before the timed run"
+        yield Fault("a data set verified before the run", found, remedy, event.line, WARNING)
+    elif not is_text(verified_at):
+        yield Fault("verified_at: a time or null", shown(verified_at), "log what was verified", event.line)
+
+
+def entry_cache_clear(log: Log) -> Iterator[Fault]:
+    """The system's file caches were emptied before the run."""
+    event = log.first(mllog.CACHE_CLEAR)
+    if event is None or event.value is not False:
+        return
+    mild = not is_closed(log) or log.parameter("data.folder") in SYNTHESISED
+    remedy = "run as root outside a container, or empty the caches by hand and say so in the description"
+    found = "they were not (cache_clear false)"
+    yield Fault("file caches emptied before the run", found, remedy, event.line, WARNING if mild else "error")
+
+
+def entry_accelerators(log: Log) -> Iterator[Fault]:
+    """Each process names its accelerator, each accelerator once."""
+    event, processes = log.first(mllog.ACCELERATORS), log.value(mllog.NUMBER_OF_PROCESSES)
+    if event is None or not isinstance(event.value, list) or not is_whole(processes, 1):
+        return
+    items = [item if isinstance(item, dict) else {} for item in event.value]
+    ranks = [item.get("rank") for item in items]
+    if ranks != list(range(len(ranks))) or len(ranks) != processes:
+        remedy = "log each process's accelerator, by rank"
+        yield Fault(f"ranks 0 to {processes - 1}", shown(ranks), remedy, event.line)
+    uuids = [item["uuid"] for item in items if is_text(item.get("uuid"))]
+    if len(set(uuids)) != len(uuids):
+        yield Fault("one accelerator a process", "one of them twice", "give each process its own GPU", event.line)
+
+
+ENTRY_RULES = [
+    Rule("entry-variant", "A closed entry runs a closed variant, and its parameters are that variant's.", entry_variant),
+    Rule(
+        "entry-hyperparameters",
+        "A closed entry's hyperparameters equal the variant's committed file; an open one's are complete and valid.",
+        entry_hyperparameters,
+    ),
+    Rule("entry-params-hash", "params_sha256 is the hash of the logged hyperparameters.", entry_params_hash),
+    Rule("entry-agreement", "Batch size, target and opt_* keys agree with the hyperparameters.", entry_agreement),
+    Rule("entry-target", f"The target word error rate is {MAX_TARGET_WER:g} % or less.", entry_target),
+    Rule("entry-samples", "The corpus has its full size: training set when closed, evaluation set always.", entry_samples),
+    Rule("entry-dataset", "The data set was verified before the run (warning).", entry_dataset),
+    Rule(
+        "entry-cache-clear",
+        "File caches were emptied (an error in closed entries on LibriSpeech, else a warning).",
+        entry_cache_clear,
+    ),
+    Rule("entry-accelerators", "accelerators lists each process once, each accelerator once.", entry_accelerators),
+]

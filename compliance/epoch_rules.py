@@ -1,0 +1,186 @@
+"""Rules of the timed part: epochs and evaluations in pairs, counted from 1, and the end at the first that passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmark import mllog
+from benchmark.mllog import Event
+from benchmark.params import MAX_EPOCHS_CAP
+
+from .findings import Fault, Rule, shown
+from .log import Log
+from .log_rules import is_number, is_whole
+
+CYCLE = (
+    mllog.EPOCH_START,
+    mllog.EPOCH_STOP,
+    mllog.TRACKED_STATS,
+    mllog.EVAL_START,
+    mllog.EVAL_ACCURACY,
+    mllog.EVAL_STOP,
+)
+WER_TOLERANCE = 1e-6
+"""Percent: the logged rate must be the ratio of the logged counts."""
+
+
+def _cycle_events(log: Log) -> list[Event]:
+    return [event for event in log.events if event.key in CYCLE]
+
+
+def _scores(log: Log) -> list[Event]:
+    return [event for event in log.all(mllog.EVAL_ACCURACY) if is_number(event.value)]
+
+
+def _target(log: Log) -> float | None:
+    target = log.value(mllog.TARGET_WER)
+    return target if is_number(target) else None
+
+
+def _first_passing(log: Log) -> Event | None:
+    target = _target(log)
+    return None if target is None else next((event for event in _scores(log) if event.value <= target), None)
+
+
+def epoch_pairs(log: Log) -> Iterator[Fault]:
+    """Each epoch is: start, stop, statistics, evaluation start, score, evaluation stop; nothing left out or doubled."""
+    place = 0
+    events = _cycle_events(log)
+    for event in events:
+        if event.key != CYCLE[place]:
+            remedy = "log each epoch's six events in order, once each"
+            yield Fault(f"{CYCLE[place]} next", event.key, remedy, event.line)
+            # Go on from here, so that one missing line is one finding.
+            place = CYCLE.index(event.key)
+        place = (place + 1) % len(CYCLE)
+    if events and place:
+        remedy = "the log was cut, or the run broke off in mid-epoch: make the run again"
+        yield Fault(f"{CYCLE[place]} before the end", f"the last is {events[-1].key}", remedy, events[-1].line)
+
+
+def epoch_numbers(log: Log) -> Iterator[Fault]:
+    """Epochs count from 1 without a gap, and all events of an epoch name it."""
+    current = 0
+    for event in _cycle_events(log):
+        epoch = event.metadata.get(mllog.EPOCH_NUM)
+        expected = current + 1 if event.key == mllog.EPOCH_START else max(current, 1)
+        if not is_whole(epoch, 1) or epoch != expected:
+            found = f"epoch_num {shown(epoch)}" if mllog.EPOCH_NUM in event.metadata else "no epoch_num"
+            yield Fault(f"{event.key} with epoch_num {expected}", found, "count epochs from 1, one by one", event.line)
+        if event.key == mllog.EPOCH_START:
+            current = epoch if is_whole(epoch, 1) else expected
+    for key in (mllog.TRAINED_SAMPLES, mllog.RUN_STOP):
+        for event in log.all(key):
+            epoch = event.metadata.get(mllog.EPOCH_NUM, current)
+            if not is_whole(epoch) or epoch != current:
+                found = f"epoch_num {shown(epoch)}"
+                yield Fault(f"{key} with epoch_num {current}", found, "log the last epoch's number", event.line)
+
+
+def epoch_cap(log: Log) -> Iterator[Fault]:
+    """No run trains longer than its parameters and the benchmark allow."""
+    own = log.parameter("train.max_epochs")
+    cap = min(own, MAX_EPOCHS_CAP) if is_whole(own, 1) else MAX_EPOCHS_CAP
+    for number, event in enumerate(log.all(mllog.EPOCH_START), 1):
+        if number > cap:
+            yield Fault(f"at most {cap} epochs", f"epoch {number}", "end the run at the cap, as aborted", event.line)
+
+
+def eval_score(log: Log) -> Iterator[Fault]:
+    """The score is the ratio of the counts beside it, on the same words each time."""
+    words: object = None
+    for event in _scores(log):
+        edits, now = event.metadata.get("word_edits"), event.metadata.get("words")
+        if not is_whole(edits) or not is_whole(now, 1):
+            found = f"word_edits {shown(edits)}, words {shown(now)}"
+            yield Fault("the counts word_edits and words", found, "log the counts beside the rate", event.line)
+            continue
+        wer = 100.0 * edits / now
+        if abs(wer - event.value) > WER_TOLERANCE:
+            found = shown(event.value)
+            remedy = "log all word edits over all reference words, in percent"
+            yield Fault(f"100 x {edits} / {now} = {wer:.6f}", found, remedy, event.line)
+        if words is not None and now != words:
+            yield Fault(f"{words} words each time", str(now), "evaluate the same set after each epoch", event.line)
+        words = now if words is None else words
+
+
+def target_stop(log: Log) -> Iterator[Fault]:
+    """Training ends with the first evaluation that passes."""
+    passing = _first_passing(log)
+    if passing is None:
+        return
+    for event in log.all(mllog.EPOCH_START):
+        if event.line > passing.line:
+            found = f"an epoch that starts after {shown(passing.value)} passed in line {passing.line}"
+            yield Fault("no training after the target", found, "stop at the first passing evaluation", event.line)
+
+
+def run_status(log: Log) -> Iterator[Fault]:
+    """The run says that it succeeded; an aborted run is an honest outcome, but no entry."""
+    for event in log.all(mllog.RUN_STOP):
+        status = event.metadata.get(mllog.STATUS)
+        reason = log.value(mllog.RUN_ABORTED_REASON)
+        if status == mllog.SUCCESS and reason is not None:
+            found = f"{mllog.RUN_ABORTED_REASON} {shown(reason)}"
+            yield Fault("no reason for an abortion in a run that succeeded", found, "log how the run ended", event.line)
+        elif status == mllog.ABORTED:
+            found = f"aborted ({shown(reason)})" if reason else "aborted"
+            remedy = "a run that missed the target counts as the slowest; replace it, if more than one did"
+            yield Fault("status success", found, remedy, event.line)
+        elif status != mllog.SUCCESS:
+            yield Fault("status success or aborted", shown(status), "log how the run ended", event.line)
+
+
+def target_reached(log: Log) -> Iterator[Fault]:
+    """What run_stop says agrees with the scores."""
+    stop, target, passing = log.first(mllog.RUN_STOP), _target(log), _first_passing(log)
+    if stop is None or target is None:
+        return
+    status = stop.metadata.get(mllog.STATUS)
+    if status == mllog.SUCCESS and passing is None:
+        best = min((event.value for event in _scores(log)), default=None)
+        found = "no evaluation" if best is None else f"{best:.4f} at best"
+        yield Fault(f"a word error rate of at most {target:g} %", found, "such a run is aborted", stop.line)
+    if status == mllog.ABORTED and passing is not None:
+        found = f"aborted, though line {passing.line} passed with {passing.value:.4f}"
+        yield Fault("success where the target was reached", found, "log how the run ended", stop.line)
+
+
+def trained_samples(log: Log) -> Iterator[Fault]:
+    """Every epoch trained on the whole training set once; the sum is logged when all epochs are over."""
+    samples, epochs = log.value(mllog.TRAIN_SAMPLES), len(log.all(mllog.EPOCH_START))
+    event = log.first(mllog.TRAINED_SAMPLES)
+    if event and is_whole(samples, 1) and is_whole(event.value) and event.value != samples * epochs:
+        expected = f"{samples} x {epochs} epochs = {samples * epochs}"
+        yield Fault(expected, shown(event.value), "train on each utterance once an epoch", event.line)
+    for later in _cycle_events(log):
+        if event and later.line > event.line:
+            remedy = "log the sum once, when all epochs are over"
+            yield Fault("trained_samples after the last epoch", f"{later.key} after it", remedy, event.line)
+            break
+
+
+def resumed(log: Log) -> Iterator[Fault]:
+    """A resumed run goes on after a whole epoch, and says which."""
+    current, whole = 0, True
+    for event in log.events:
+        if event.key in CYCLE:
+            whole = event.key == mllog.EVAL_STOP
+            current += whole
+        elif event.key == mllog.RESUMED and (event.value != current or not whole):
+            found = shown(event.value) if whole else "in mid-epoch"
+            yield Fault(f"resumed after epoch {current}", found, "cut the log back to the last whole epoch", event.line)
+
+
+EPOCH_RULES = [
+    Rule("epoch-pairs", "Each epoch logs its start, stop, statistics, evaluation start, score and stop, in order.", epoch_pairs),
+    Rule("epoch-numbers", "Epochs count from 1 without a gap; every event of an epoch carries its epoch_num.", epoch_numbers),
+    Rule("epoch-cap", "A run trains at most train.max_epochs epochs, and never more than ten.", epoch_cap),
+    Rule("eval-score", "A score is 100 x word_edits / words, over the same words each time.", eval_score),
+    Rule("target-stop", "No epoch starts after the first evaluation that reaches the target.", target_stop),
+    Rule("target-reached", "Status success means that the target was reached, aborted that it was not.", target_reached),
+    Rule("run-status", "The run's status is success; aborted is honest, but no entry.", run_status),
+    Rule("trained-samples", "trained_samples is train_samples times the epochs.", trained_samples),
+    Rule("resumed", "A resumed run goes on after a whole epoch.", resumed),
+]

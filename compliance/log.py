@@ -1,0 +1,177 @@
+"""One log file as the rules see it: its events by key, and what is wrong with it as a file.
+
+The file is read twice in pieces: once for its bytes (encoding, line lengths, what stands before the token), once by
+the benchmark's own reader. Neither holds a long line in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from benchmark import mllog
+from benchmark.mllog import BadLine, Event
+
+from .findings import WARNING, Fault, Rule, shown
+
+MAX_EVENTS = 1_000_000
+"""No run logs more; a file that does is not read further."""
+MAX_BYTE_FAULTS = 100
+"""After so many faults of its bytes a file is no log, and more of the same would tell nobody more."""
+
+
+@dataclass
+class Log:
+    """A log file's events in order, its unreadable lines, and the faults of its bytes."""
+
+    path: Path
+    events: list[Event]
+    bad: list[BadLine]
+    byte_faults: dict[str, list[Fault]] = field(default_factory=dict)
+    sha256: str = ""
+
+    @cached_property
+    def by_key(self) -> dict[str, list[Event]]:
+        """The events of each key, in order."""
+        found: dict[str, list[Event]] = {}
+        for event in self.events:
+            found.setdefault(event.key, []).append(event)
+        return found
+
+    def all(self, key: str) -> list[Event]:
+        """The events of one key."""
+        return self.by_key.get(key, [])
+
+    def first(self, key: str) -> Event | None:
+        """The first event of a key."""
+        found = self.by_key.get(key)
+        return found[0] if found else None
+
+    def value(self, key: str) -> Any:
+        """The value of a key's first event; None where the key is absent."""
+        event = self.first(key)
+        return None if event is None else event.value
+
+    @property
+    def benchmark(self) -> str | None:
+        """The name that submission_benchmark gives, or None."""
+        name = self.value(mllog.SUBMISSION_BENCHMARK)
+        return name if isinstance(name, str) else None
+
+    @property
+    def last_line(self) -> int | None:
+        """Where the log ends."""
+        return self.events[-1].line if self.events else None
+
+    def parameter(self, name: str) -> Any:
+        """One value of the logged hyperparameters, by its dotted name; None where it is not there."""
+        flat = self.value(mllog.HYPERPARAMETERS)
+        return flat.get(name) if isinstance(flat, dict) else None
+
+
+def read(path: Path) -> Log:
+    """Read a log; OSError where the file cannot be read."""
+    with open(path, "rb") as file:
+        byte_faults = _scan(file)
+        file.seek(0)
+        events: list[Event] = []
+        bad: list[BadLine] = []
+        for parsed in mllog.read_lines(file):
+            if isinstance(parsed, Event):
+                events.append(parsed)
+            else:
+                bad.append(parsed)
+            if len(events) + len(bad) > MAX_EVENTS:
+                fault = Fault(
+                    f"at most {MAX_EVENTS:,} events",
+                    "more; the rest was not read",
+                    "give the log of one run",
+                    parsed.line,
+                )
+                byte_faults.setdefault("log-size", []).append(fault)
+                break
+    return Log(Path(path), events, bad, byte_faults)
+
+
+def _scan(file: BinaryIO) -> dict[str, list[Fault]]:
+    """The faults of a file's bytes, by rule."""
+    faults: dict[str, list[Fault]] = {}
+    if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+        remedy = "save the log as UTF-8 (a shell's `>` on Windows writes UTF-16)"
+        return {"log-encoding": [Fault("text in UTF-8", "a UTF-16 byte order mark", remedy, 1)]}
+    file.seek(0)
+    number, whole_line, raw = 0, True, b""
+    while raw := file.readline(mllog.MAX_LINE_BYTES):
+        if not whole_line:
+            # The rest of a line that is too long, already reported.
+            whole_line = raw.endswith(b"\n")
+            continue
+        number += 1
+        whole_line = raw.endswith(b"\n")
+        for rule, fault in _scan_line(raw, number, whole_line):
+            faults.setdefault(rule, []).append(fault)
+        if sum(map(len, faults.values())) > MAX_BYTE_FAULTS:
+            break
+    return faults
+
+
+def _scan_line(raw: bytes, number: int, whole_line: bool) -> Iterator[tuple[str, Fault]]:
+    if not whole_line and len(raw) == mllog.MAX_LINE_BYTES:
+        expected = f"lines of at most {mllog.MAX_LINE_BYTES:,} bytes"
+        yield "log-line-length", Fault(expected, "a longer one", "give the log as the run printed it", number)
+        return
+    if not whole_line:
+        remedy = "give the whole file: it may have been cut while it was written"
+        yield "log-last-line", Fault("a line break at the end", "none", remedy, number, WARNING)
+    if b"\0" in raw:
+        yield "log-encoding", Fault("text in UTF-8", "NUL bytes", "give the log as the run printed it", number)
+    else:
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{raw[error.start]:02x} at column {error.start + 1}"
+            yield "log-encoding", Fault("text in UTF-8", found, "give the log as the run printed it", number)
+    tokens = raw.count(mllog.TOKEN)
+    if tokens > 1:
+        remedy = "let one process print the log, one event a line"
+        yield "log-line-parse", Fault("one event a line", f"{tokens} in one line", remedy, number)
+    elif tokens and not raw.startswith(mllog.TOKEN):
+        prefix = raw[: raw.find(mllog.TOKEN)].decode("utf-8", "replace")
+        remedy = "harmless; give the log without what a launcher set before it"
+        yield "log-prefix", Fault("lines that begin with :::MLLOG", shown(prefix), remedy, number, WARNING)
+
+
+def _byte_rule(name: str):
+    def check(log: Log) -> list[Fault]:
+        return log.byte_faults.get(name, [])
+
+    return check
+
+
+def _line_parse(log: Log) -> Iterator[Fault]:
+    yield from log.byte_faults.get("log-line-parse", [])
+    for bad in log.bad:
+        # An overlong line is reported once, by its own rule.
+        if "longer than" not in bad.reason:
+            expected = "one JSON object with time_ms, key, value and metadata"
+            yield Fault(expected, bad.reason, "restore the line as it was printed", bad.line)
+
+
+def _has_events(log: Log) -> Iterator[Fault]:
+    if not log.events:
+        remedy = "give the log of a run: its lines begin with :::MLLOG"
+        yield Fault("log lines (:::MLLOG ...)", "none", remedy)
+
+
+FILE_RULES = [
+    Rule("log-encoding", "A log is text in UTF-8.", _byte_rule("log-encoding")),
+    Rule("log-line-length", "No line of a log is longer than 1 MiB.", _byte_rule("log-line-length")),
+    Rule("log-size", "A log holds at most a million events.", _byte_rule("log-size")),
+    Rule("log-line-parse", "Each line with `:::MLLOG` holds exactly one event, a JSON object.", _line_parse),
+    Rule("log-last-line", "The last line ends in a line break (warning).", _byte_rule("log-last-line")),
+    Rule("log-prefix", "Log lines begin with `:::MLLOG` (warning: what stands before is ignored).", _byte_rule("log-prefix")),
+    Rule("log-events", "A log holds events.", _has_events),
+]

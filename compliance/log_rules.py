@@ -1,0 +1,234 @@
+"""Rules of one log's skeleton: which keys it holds, how often, with what values, in which order and on which clock."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from benchmark import mllog
+from benchmark.mllog import Event
+
+from .findings import WARNING, Fault, Rule, shown
+from .log import Log
+
+STATUSES = ("cloud", "onprem", "preview", "research")
+MAX_INIT_S = 30 * 60
+RANK_SKEW_MS = 1000
+"""By how much the clocks of a run's several processes may differ; one process's clock may not go back at all."""
+EARLIEST_MS, LATEST_MS = 1.26e12, 4.1e12
+"""2010 and 2099: times outside are not Unix milliseconds (seconds or microseconds, mostly)."""
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number (true and false are none)."""
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def is_whole(value: object, low: int = 0) -> bool:
+    """Whether a value is a whole number of at least `low`."""
+    return type(value) is int and value >= low  # type: ignore[operator]
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is text that says something."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def is_digest(value: object) -> bool:
+    """Whether a value is a SHA-256 in lower-case hexadecimal."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_dataset(value: object) -> bool:
+    return isinstance(value, dict) and is_text(value.get("name")) and is_digest(value.get("tree_sha256"))
+
+
+def _is_score(value: object) -> bool:
+    return is_number(value) and value >= 0  # type: ignore[operator]
+
+
+def _any(value: object) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a run: the stretch of the log it belongs to, what its value must be, and whether each epoch has its own."""
+
+    name: str
+    stretch: str
+    holds: Callable[[object], bool] = _any
+    expected: str = "any value"
+    each_epoch: bool = False
+    required: bool = True
+
+
+HEAD, INIT, RUN, TAIL = "before init_start", "between init_start and init_stop", "in the run", "after run_stop"
+EDGE = ""
+
+KEYS = [
+    Key(mllog.SUBMISSION_BENCHMARK, HEAD, lambda v: v == mllog.BENCHMARK, mllog.BENCHMARK),
+    Key(mllog.SUBMISSION_ORG, HEAD, is_text, "the submitter's name"),
+    Key(mllog.SUBMISSION_DIVISION, HEAD, lambda v: v in ("closed", "open"), "closed or open"),
+    Key(mllog.SUBMISSION_STATUS, HEAD, lambda v: v in STATUSES, f"one of {', '.join(STATUSES)}"),
+    Key(mllog.SUBMISSION_PLATFORM, HEAD, is_text, "the system's name"),
+    Key(mllog.VARIANT, HEAD, is_text, "the variant's name"),
+    Key(mllog.DATASET, HEAD, _is_dataset, "an object with name and tree_sha256 (64 hexadecimal digits)"),
+    Key(mllog.PARAMS_SHA256, HEAD, is_digest, "64 hexadecimal digits"),
+    Key(mllog.CACHE_CLEAR, HEAD, lambda v: type(v) is bool, "true or false"),
+    Key(mllog.INIT_START, EDGE),
+    Key(mllog.SEED, INIT, is_whole, "a whole number from 0"),
+    Key(mllog.NUMBER_OF_PROCESSES, INIT, lambda v: is_whole(v, 1), "a whole number from 1"),
+    Key(mllog.GLOBAL_BATCH_SIZE, INIT, lambda v: is_whole(v, 1), "a whole number from 1"),
+    Key(mllog.GRADIENT_ACCUMULATION_STEPS, INIT, lambda v: is_whole(v, 1), "a whole number from 1"),
+    Key(mllog.TRAIN_SAMPLES, INIT, lambda v: is_whole(v, 1), "a whole number from 1"),
+    Key(mllog.EVAL_SAMPLES, INIT, lambda v: is_whole(v, 1), "a whole number from 1"),
+    Key("opt_name", INIT, is_text, "the optimiser's name"),
+    Key("opt_base_learning_rate", INIT, is_number, "a number"),
+    Key(mllog.HYPERPARAMETERS, INIT, lambda v: isinstance(v, dict), "an object of dotted names"),
+    Key(mllog.TARGET_WER, INIT, _is_score, "a word error rate in percent"),
+    Key(mllog.ACCELERATORS, INIT, lambda v: isinstance(v, list) and bool(v), "a list, one item for each process"),
+    Key(mllog.INIT_STOP, EDGE),
+    Key(mllog.RUN_START, EDGE),
+    Key(mllog.EPOCH_START, RUN, each_epoch=True),
+    Key(mllog.EPOCH_STOP, RUN, each_epoch=True),
+    Key(mllog.TRACKED_STATS, RUN, lambda v: isinstance(v, dict), "an object", each_epoch=True),
+    Key(mllog.EVAL_START, RUN, each_epoch=True),
+    Key(mllog.EVAL_ACCURACY, RUN, _is_score, "a word error rate in percent, finite, from 0", each_epoch=True),
+    Key(mllog.EVAL_STOP, RUN, each_epoch=True),
+    Key(mllog.RESUMED, RUN, lambda v: is_whole(v, 1), "the last epoch kept", each_epoch=True, required=False),
+    Key(mllog.TRAINED_SAMPLES, RUN, lambda v: is_whole(v, 1), "a whole number from 1"),
+    Key(mllog.RUN_ABORTED_REASON, RUN, is_text, "why the run ended", required=False),
+    Key(mllog.RUN_STOP, EDGE),
+    Key(mllog.TELEMETRY_SUMMARY, TAIL, lambda v: isinstance(v, dict), "an object"),
+]
+KEY_OF = {key.name: key for key in KEYS}
+ONCE = [key.name for key in KEYS if key.required and not key.each_epoch]
+BEGINS = {mllog.INIT_START, mllog.RUN_START, mllog.EPOCH_START, mllog.EVAL_START}
+ENDS = {mllog.INIT_STOP, mllog.RUN_STOP, mllog.EPOCH_STOP, mllog.EVAL_STOP}
+
+
+def is_ours(key: str) -> bool:
+    """Whether the rules speak about a key; others may stand anywhere."""
+    return key in KEY_OF or key.startswith("opt_")
+
+
+def key_present(log: Log) -> Iterator[Fault]:
+    """Every key of a run occurs."""
+    for key in KEYS:
+        if key.required and not log.all(key.name):
+            place = key.stretch or "in the log"
+            remedy = "log the whole run; a log cut short cannot be mended: make the run again"
+            yield Fault(f"{key.name}, {place}", "no such event", remedy, log.last_line)
+
+
+def key_once(log: Log) -> Iterator[Fault]:
+    """What may occur once occurs once; equal values are no excuse."""
+    processes = log.value(mllog.NUMBER_OF_PROCESSES)
+    for name, events in log.by_key.items():
+        if not is_ours(name) or (name in KEY_OF and KEY_OF[name].each_epoch):
+            continue
+        # Several processes that each say when they began are harmless, if untidy.
+        tolerated = is_whole(processes, 2) and name == mllog.INIT_START and len(events) <= processes
+        for event in events[1:]:
+            found = f"again, after line {events[0].line}"
+            remedy = "let rank 0 alone log; two runs in one file are two files"
+            yield Fault(f"{name} once", found, remedy, event.line, WARNING if tolerated else "error")
+
+
+def key_value(log: Log) -> Iterator[Fault]:
+    """Each value is of its kind."""
+    for key in KEYS:
+        for event in log.all(key.name):
+            if not key.holds(event.value):
+                remedy = "log the run's own value"
+                yield Fault(f"{key.name}: {key.expected}", shown(event.value), remedy, event.line)
+
+
+def key_order(log: Log) -> Iterator[Fault]:
+    """Each key stands in its stretch of the log, and the edges come in order."""
+    edges = [mllog.INIT_START, mllog.INIT_STOP, mllog.RUN_START, mllog.RUN_STOP]
+    index = {id(event): number for number, event in enumerate(log.events)}
+    place = {name: index[id(log.all(name)[0])] for name in edges if log.all(name)}
+    for earlier, later in zip(edges, edges[1:], strict=False):
+        if earlier in place and later in place and place[earlier] > place[later]:
+            line = log.all(later)[0].line
+            yield Fault(f"{later} after {earlier}", f"{later} first", "log the events as they happen", line)
+    start, stop = -1, len(log.events)
+    span = {
+        HEAD: (start, place.get(mllog.INIT_START, stop)),
+        INIT: (place.get(mllog.INIT_START, start), place.get(mllog.INIT_STOP, stop)),
+        RUN: (place.get(mllog.RUN_START, start), place.get(mllog.RUN_STOP, stop)),
+        TAIL: (place.get(mllog.RUN_STOP, start), stop),
+    }
+    for event in log.events:
+        stretch = KEY_OF[event.key].stretch if event.key in KEY_OF else INIT
+        if is_ours(event.key) and stretch:
+            low, high = span[stretch]
+            if not low < index[id(event)] < high:
+                yield Fault(f"{event.key} {stretch}", "it stands elsewhere", "log the events as they happen", event.line)
+
+
+def event_type(log: Log) -> Iterator[Fault]:
+    """Starts, stops and points are logged as such."""
+    for event in log.events:
+        if is_ours(event.key):
+            kind = "INTERVAL_START" if event.key in BEGINS else "INTERVAL_END" if event.key in ENDS else "POINT_IN_TIME"
+            if event.event_type != kind:
+                yield Fault(f"{event.key}: {kind}", shown(event.event_type), "log it by mlperf-logging", event.line)
+
+
+def clock_plausible(log: Log) -> Iterator[Fault]:
+    """Times are milliseconds since 1970."""
+    for event in log.events:
+        if not (is_number(event.time_ms) and EARLIEST_MS < event.time_ms < LATEST_MS):
+            found, remedy = shown(event.time_ms), "log Unix time in milliseconds, with the clock set"
+            yield Fault("time_ms between 2010 and 2099", found, remedy, event.line)
+
+
+def clock_order(log: Log) -> Iterator[Fault]:
+    """The clock does not go back; between several processes, a little skew is only warned of."""
+    several = is_whole(log.value(mllog.NUMBER_OF_PROCESSES), 2)
+    before: Event | None = None
+    for event in log.events:
+        if before is not None and is_number(event.time_ms) and is_number(before.time_ms):
+            back_ms = before.time_ms - event.time_ms
+            if back_ms > 0:
+                small = several and back_ms <= RANK_SKEW_MS
+                found = f"{back_ms:g} ms earlier than line {before.line}"
+                remedy = "run with a clock that is not set back, and restore the lines' order"
+                yield Fault("times that never go back", found, remedy, event.line, WARNING if small else "error")
+        before = event
+
+
+def init_time(log: Log) -> Iterator[Fault]:
+    """Set-up before the clock has 30 minutes."""
+    start, stop = log.first(mllog.INIT_START), log.first(mllog.INIT_STOP)
+    if start and stop and is_number(start.time_ms) and is_number(stop.time_ms):
+        init_s = (stop.time_ms - start.time_ms) / 1000
+        if init_s > MAX_INIT_S:
+            remedy = "prepare data before the run; only set-up of the model belongs here"
+            yield Fault(f"init_stop within {MAX_INIT_S} s of init_start", f"{init_s:.0f} s", remedy, stop.line)
+
+
+def run_time(log: Log) -> Iterator[Fault]:
+    """The timed part takes time."""
+    start, stop = log.first(mllog.RUN_START), log.first(mllog.RUN_STOP)
+    if start and stop and is_number(start.time_ms) and is_number(stop.time_ms) and stop.time_ms <= start.time_ms:
+        found = f"{stop.time_ms - start.time_ms:g} ms"
+        yield Fault("run_stop later than run_start", found, "make the run again", stop.line)
+
+
+SKELETON_RULES = [
+    Rule("key-present", "Every key of a run occurs.", key_present),
+    Rule("key-once", "Keys other than those of an epoch occur once, even with equal values.", key_once),
+    Rule("key-value", "Each value is of its kind and in its range.", key_value),
+    Rule("key-order", "Each key stands in its stretch of the log: head, initialisation, run, tail.", key_order),
+    Rule("event-type", "Starts are INTERVAL_START, stops INTERVAL_END, all else POINT_IN_TIME.", event_type),
+    Rule("clock-plausible", "Times are Unix milliseconds.", clock_plausible),
+    Rule("clock-order", "Times never go back (a warning up to 1 s between several processes).", clock_order),
+    Rule("init-time", "Initialisation takes at most 30 minutes.", init_time),
+    Rule("run-time", "run_stop is later than run_start.", run_time),
+]

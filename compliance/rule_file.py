@@ -1,0 +1,52 @@
+"""Keeps the rule file for mlperf_logging's checker in step: `python -m compliance.rule_file` rewrites its closed table.
+
+The rule file must stand alone, so it holds each closed variant's parameters as their hash; whoever changes a variant
+or a corpus runs this, and a test fails until they did.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmark.params import load_variant, variant_names
+from datasets.errors import HELD, UserError, run_door
+from datasets.manifest import write_atomically
+
+from .corpora import CORPORA
+
+RULE_FILE = Path(__file__).parent / "rules" / "deepspeech2.yaml"
+_BEGIN, _END = "      # closed-begin\n", "      # closed-end\n"
+
+
+def in_step(text: str) -> str:
+    """`text` of a rule file with its table of closed values as the variants and corpora have them now."""
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise UserError("the marks of the closed table are gone", where=RULE_FILE, remedy="restore the file from git")
+    return before + begin + _table() + end + after
+
+
+def _table() -> str:
+    lines = ["CLOSED = {"]
+    for name in variant_names():
+        params = load_variant(name)
+        corpus = CORPORA[params.data.folder]
+        if params.division == "closed":
+            lines.append(f"    {name!r}: ({params.sha256!r}, {corpus.train_samples}),")
+    lines += ["}", "EVAL_SAMPLES = {"]
+    lines += [f"    {folder!r}: {corpus.eval_samples}," for folder, corpus in CORPORA.items()]
+    lines += ["}"]
+    return "".join(f"      {line}\n" for line in lines)
+
+
+def main() -> int:
+    """Rewrite the rule file's table."""
+    text = RULE_FILE.read_text(encoding="utf-8")
+    write_atomically(RULE_FILE, in_step(text).encode())
+    return HELD
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))
