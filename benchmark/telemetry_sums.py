@@ -209,7 +209,7 @@ def stat(totals: Totals) -> Stat | None:
     """Mean and peak over the time that the series was known; None where it never was."""
     if totals.known_s <= 0 or totals.peak is None:
         return None
-    return Stat(totals.integral / totals.known_s, totals.peak)
+    return Stat(min(totals.integral / totals.known_s, totals.peak), totals.peak)
 
 
 def stats(totals: Mapping[str, Totals], names: Sequence[str]) -> dict[str, Stat | None]:

@@ -1,0 +1,264 @@
+"""The system description that MLPerf asks for, as far as the machine can tell, and the versions that made a result.
+
+The 33 fields are those of mlperf_logging.system_desc_checker (training). A field that only a person knows stays empty;
+`missing` lists those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from . import hardware
+from .nvml import Gpu, Nvml, NvmlUnavailable
+
+FIELDS = (
+    "submitter",
+    "division",
+    "status",
+    "system_name",
+    "number_of_nodes",
+    "host_processors_per_node",
+    "host_processor_model_name",
+    "host_processor_core_count",
+    "host_processor_vcpu_count",
+    "host_processor_frequency",
+    "host_processor_caches",
+    "host_processor_interconnect",
+    "host_memory_capacity",
+    "host_storage_type",
+    "host_storage_capacity",
+    "host_networking",
+    "host_networking_topology",
+    "host_memory_configuration",
+    "accelerators_per_node",
+    "accelerator_model_name",
+    "accelerator_host_interconnect",
+    "accelerator_frequency",
+    "accelerator_on-chip_memories",
+    "accelerator_memory_configuration",
+    "accelerator_memory_capacity",
+    "accelerator_interconnect",
+    "accelerator_interconnect_topology",
+    "cooling",
+    "hw_notes",
+    "framework",
+    "other_software_stack",
+    "operating_system",
+    "sw_notes",
+)
+NOT_APPLICABLE = "N/A"
+_MAY_BE_EMPTY = {"hw_notes", "sw_notes"}
+
+PACKAGES = {
+    "torch": ("torch",),
+    "torchaudio": ("torchaudio",),
+    "cuda_runtime": ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"),
+    "cublas": ("nvidia-cublas", "nvidia-cublas-cu12"),
+    "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
+    "cufft": ("nvidia-cufft", "nvidia-cufft-cu12"),
+    "nccl": ("nvidia-nccl-cu13", "nvidia-nccl-cu12"),
+    "triton": ("triton",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "numpy": ("numpy",),
+    "mlperf_logging": ("mlperf-logging",),
+    "nvidia_ml_py": ("nvidia-ml-py",),
+    "soundfile": ("soundfile",),
+    "espeakng_loader": ("espeakng-loader",),
+}
+"""Our name of a piece of software, and the distributions that may bring it; asked by metadata, so nothing is imported."""
+
+
+def describe(number_of_nodes: int = 1) -> dict[str, Any]:
+    """The system description: each of FIELDS as text (`other_software_stack` as a dict), "" where a person must say."""
+    with _OpenNvml() as nvml:
+        versions = _versions(nvml)
+        return {field: "" for field in FIELDS} | _host() | _accelerators(_whole_gpus(nvml)) | _software_fields(versions) | {
+            "number_of_nodes": str(number_of_nodes),
+            "system_name": _system_name(_whole_gpus(nvml)),
+        }  # fmt: skip
+
+
+def missing(description: dict[str, Any]) -> list[str]:
+    """The fields that a person has yet to fill: those that are absent or empty, notes aside."""
+    return [field for field in FIELDS if field not in _MAY_BE_EMPTY and not description.get(field)]
+
+
+def software() -> dict[str, str | None]:
+    """The version of everything that can change a result; None where it is not installed or not found."""
+    with _OpenNvml() as nvml:
+        return _versions(nvml)
+
+
+def code_version(root: Path) -> dict[str, Any]:
+    """`{"commit", "clean"}` of the checkout at `root`; both None where git or a repository of its own is missing.
+
+    Clean means that no tracked file was changed and no code or parameter file was added; a log left there is no change.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    commit = _git(root, "rev-parse", "HEAD")
+    status = _git(root, "status", "--porcelain", "--untracked-files=all")
+    if top is None or commit is None or status is None or Path(top.strip()).resolve() != Path(root).resolve():
+        return {"commit": None, "clean": None}
+    changed = [line for line in status.splitlines() if not line.startswith("??") or _is_code(line)]
+    return {"commit": commit.strip(), "clean": not changed}
+
+
+def lock_sha256(root: Path) -> str | None:
+    """The SHA-256 of `root`/requirements.lock, which names every installed file's hash; None where there is none."""
+    try:
+        return hashlib.sha256((Path(root) / "requirements.lock").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def gpu_label() -> str:
+    """A short name of this machine's first NVIDIA GPU for folder names (`h200`, `rtx-4090`); `cpu` where there is none.
+
+    NVML sees what CUDA_VISIBLE_DEVICES hides: for a run on the CPU, do not ask.
+    """
+    with _OpenNvml() as nvml:
+        gpus = _whole_gpus(nvml)
+        return label(gpus[0].info.name or "gpu") if gpus else "cpu"
+
+
+def label(name: str) -> str:
+    """A device's name made fit for a folder's: `NVIDIA A100-SXM4-80GB` becomes `a100-sxm4-80gb`."""
+    plain = re.sub(r"\b(nvidia|geforce|tesla|quadro)\b", " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "gpu"
+
+
+class _OpenNvml:
+    """`with _OpenNvml() as nvml`: NVML, or None on a machine without it."""
+
+    def __enter__(self) -> Nvml | None:
+        try:
+            self._nvml: Nvml | None = Nvml()
+        except NvmlUnavailable:
+            self._nvml = None
+        return self._nvml
+
+    def __exit__(self, *_: object) -> None:
+        if self._nvml is not None:
+            self._nvml.close()
+
+
+def _whole_gpus(nvml: Nvml | None) -> list[Gpu]:
+    return [gpu for gpu in nvml.gpus if gpu.info.mig_parent_uuid is None] if nvml else []
+
+
+def _system_name(gpus: list[Gpu]) -> str:
+    machine = hardware.product()
+    accelerators = hardware.counted(label(gpu.info.name or "gpu").upper() for gpu in gpus)
+    return " ".join(part for part in (machine, accelerators) if part)
+
+
+def _host() -> dict[str, str]:
+    cpu, disks = hardware.processor(), hardware.disks()
+    notes = {
+        "cpu governor": cpu.governor,
+        "virtual machine": "yes" if hardware.virtual_machine() else None,
+        "usable cores": f"{hardware.usable_cores():g}",
+    }
+    return {
+        "host_processors_per_node": str(cpu.sockets or ""),
+        "host_processor_model_name": cpu.model or "",
+        "host_processor_core_count": str(cpu.cores or ""),
+        "host_processor_vcpu_count": str(cpu.threads or ""),
+        "host_processor_frequency": f"{cpu.frequency_mhz:.0f} MHz" if cpu.frequency_mhz else "",
+        "host_processor_caches": cpu.caches or "",
+        "host_processor_interconnect": NOT_APPLICABLE if cpu.sockets == 1 else "",
+        "host_memory_capacity": _gib(hardware.memory_limit_bytes()),
+        "host_memory_configuration": hardware.memory_modules() or "",
+        "host_storage_type": " + ".join(dict.fromkeys(disk.kind for disk in disks)),
+        "host_storage_capacity": hardware.counted(f"{disk.capacity_bytes / 1e9:.0f} GB {disk.kind}" for disk in disks),
+        "host_networking": hardware.counted(hardware.network()),
+        "hw_notes": _notes(notes),
+    }
+
+
+def _accelerators(gpus: list[Gpu]) -> dict[str, str]:
+    if not gpus:
+        fields = [field for field in FIELDS if field.startswith("accelerator")]
+        return dict.fromkeys(fields, NOT_APPLICABLE) | {"accelerators_per_node": "0"}
+    first = gpus[0].info
+    kind = re.search(r"HBM\w*|GDDR\w*", first.name or "")
+    memory = [kind.group() if kind else "", f"{first.memory_bus_bits}-bit" if first.memory_bus_bits else ""]
+    link = f"NVLink {first.nvlink_version or ''} x{first.nvlink_links}".replace("  ", " ") if first.nvlink_links else ""
+    alone = NOT_APPLICABLE if len(gpus) == 1 else ""
+    pcie = f"PCIe {first.pcie_generation}.0 x{first.pcie_width}" if first.pcie_generation and first.pcie_width else ""
+    return {
+        "accelerators_per_node": str(len(gpus)),
+        "accelerator_model_name": hardware.counted(gpu.info.name or "unknown GPU" for gpu in gpus)
+        if len({gpu.info.name for gpu in gpus}) > 1
+        else first.name or "",
+        "accelerator_host_interconnect": pcie,
+        "accelerator_frequency": f"{first.sm_clock_max_mhz:.0f} MHz" if first.sm_clock_max_mhz else "",
+        "accelerator_memory_configuration": ", ".join(part for part in memory if part),
+        "accelerator_memory_capacity": _gib(first.memory_total_bytes) if first.memory_total_bytes else "",
+        "accelerator_interconnect": link or alone,
+        "accelerator_interconnect_topology": alone,
+    }
+
+
+def _software_fields(versions: dict[str, str | None]) -> dict[str, Any]:
+    elsewhere = ("torch", "operating_system", "container")
+    return {
+        "framework": f"PyTorch {versions['torch']}" if versions["torch"] else "",
+        "other_software_stack": {
+            name: version for name, version in versions.items() if version and name not in elsewhere
+        },
+        "operating_system": hardware.operating_system(),
+        "sw_notes": _notes({"container": hardware.container()}),
+    }
+
+
+def _versions(nvml: Nvml | None) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    versions |= {name: _installed(distributions) for name, distributions in PACKAGES.items()}
+    return versions | {
+        "driver": nvml.driver_version if nvml else None,
+        "cuda_driver": nvml.cuda_driver_version if nvml else None,
+        "nvml": nvml.nvml_version if nvml else None,
+        "operating_system": hardware.operating_system(),
+        "container": hardware.container(),
+    }
+
+
+def _installed(distributions: tuple[str, ...]) -> str | None:
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1024**3:.0f} GiB"
+
+
+def _notes(notes: dict[str, str | None]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in notes.items() if value)
+
+
+def _is_code(status_line: str) -> bool:
+    return status_line.strip('" ').endswith((".py", ".sh", ".yaml", ".lock"))
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    # A container's checkout belongs to somebody else, which git refuses by default; and the caller's own GIT_DIR (in a
+    # hook, say) must not answer for this folder.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(root), "-c", "safe.directory=*", "-c", "core.fsmonitor=false", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
