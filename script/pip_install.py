@@ -167,10 +167,11 @@ def explain(output: list[str], otherwise: str) -> NoReturn:
         )
     if found := NO_BUILD.search(text):
         version = ".".join(map(str, sys.version_info[:2]))
+        unreachable = ", or it cannot be reached" if "from versions: none" in text else ""
         raise UserError(
-            f"the package index has no {found[1]} for Python {version} on {sys.platform}",
+            f"the package index has no {found[1]} for Python {version} on {sys.platform}{unreachable}",
             where=log,
-            remedy=f"use another Python 3.11 to 3.14 or another index (PIP_INDEX_URL), {OWN_PYTHON}",
+            remedy=f"check the network, use another Python 3.11 to 3.14 or another index (PIP_INDEX_URL), {OWN_PYTHON}",
         )
     errors = [line for line in output if line.startswith("ERROR:")] or [line for line in output if line.strip()]
     raise UserError(

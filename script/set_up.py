@@ -92,11 +92,11 @@ def make_environment(test: bool) -> None:
     try:
         STATE.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise UserError(
                 f"the environment cannot be made: {error.strerror}",
                 where=VENV,
-                remedy=f"make the checkout writable once, {OWN_PYTHON}",
+                remedy=f"make it a folder that can be written, {OWN_PYTHON}",
             ) from error
         raise
     with _full_disk_explained(), _one_at_a_time() as lock:
