@@ -1,0 +1,160 @@
+"""What training does to audio: tempo, gain and noise on the waveform, masks on the features.
+
+Every draw comes from a generator that is seeded by the run's seed, the epoch and the utterance's number, so that an
+utterance is altered the same way whichever process or worker reads it, and again after a resume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.params import AugmentParams
+from datasets.errors import UserError
+
+# The defaults of sox's `tempo` effect, which the reference calls: WSOLA with segments of 82 ms, searched for within
+# 14.68 ms, cross-faded over 12 ms (sox(1)); in samples at 16 kHz.
+SEGMENT, SEARCH, OVERLAP = 1312, 235, 192
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What one utterance undergoes in one epoch: `tempo` (1.1 is a tenth faster), `gain_db`, and the noise's level or None."""
+
+    tempo: float
+    gain_db: float
+    noise_level: float | None
+    noise_seed: int
+
+
+def draw(params: AugmentParams, seed: int, epoch: int, index: int) -> Draw:
+    """The alteration of utterance `index` in `epoch`."""
+    rng = np.random.default_rng((seed, epoch, index))
+    tempo, gain_db, chance, level = rng.random(4)
+    noisy = params.noise_dir is not None and chance < params.noise_probability
+    return Draw(
+        tempo=params.tempo_min + tempo * (params.tempo_max - params.tempo_min),
+        gain_db=params.gain_min_db + gain_db * (params.gain_max_db - params.gain_min_db),
+        noise_level=params.noise_level_min + level * (params.noise_level_max - params.noise_level_min)
+        if noisy
+        else None,
+        noise_seed=int(rng.integers(1 << 31)),
+    )
+
+
+def samples_after(samples: int, tempo: float) -> int:
+    """Length in samples of an utterance of `samples` samples after a change of tempo."""
+    return round(samples / tempo)
+
+
+def alter(waveform: np.ndarray, drawn: Draw, noise_files: tuple[Path, ...] = ()) -> np.ndarray:
+    """Apply tempo, gain and noise to a float32 waveform in [-1, 1]; the result is clipped to the same range."""
+    if drawn.tempo != 1.0:
+        waveform = change_tempo(waveform, drawn.tempo)
+    waveform = waveform * np.float32(10 ** (drawn.gain_db / 20))
+    if drawn.noise_level is not None:
+        waveform = add_noise(waveform, drawn.noise_level, noise_files, drawn.noise_seed)
+    return np.clip(waveform, -1.0, 1.0, out=waveform)
+
+
+def change_tempo(waveform: np.ndarray, tempo: float) -> np.ndarray:
+    """Play `waveform` (samples,) `tempo` times as fast at the same pitch; returns round(samples / tempo) samples.
+
+    WSOLA (Verhelst and Roelands 1993): segments are taken from the input at `tempo` times the pace at which they are laid
+    down, each shifted by up to SEARCH samples to where it best continues the one before, and cross-faded over OVERLAP.
+    """
+    length = samples_after(len(waveform), tempo)
+    step = SEGMENT - OVERLAP
+    steps = -(-length // step)
+    padded = np.concatenate([waveform, np.zeros(round(step * tempo) + SEGMENT + SEARCH + step, waveform.dtype)])
+    out = np.empty(steps * step + OVERLAP, waveform.dtype)
+    out[: step + OVERLAP] = padded[:SEGMENT]
+    fade_in = np.linspace(0, 1, OVERLAP, endpoint=False, dtype=waveform.dtype)
+    fade_out = 1 - fade_in
+    for number in range(1, steps):
+        at = max(0, round(number * step * tempo) - SEARCH // 2)
+        laid = number * step
+        tail = out[laid : laid + OVERLAP]
+        region = padded[at : at + SEARCH + OVERLAP - 1]
+        energy = np.cumsum(np.concatenate([[0.0], region.astype(np.float64) ** 2]))
+        energy = np.sqrt(energy[OVERLAP:] - energy[:-OVERLAP]) + 1e-9
+        shift = int((np.correlate(region, tail) / energy).argmax())
+        segment = padded[at + shift : at + shift + SEGMENT]
+        out[laid : laid + OVERLAP] = tail * fade_out + segment[:OVERLAP] * fade_in
+        out[laid + OVERLAP : laid + SEGMENT] = segment[OVERLAP:]
+    return out[:length]
+
+
+def find_noise(params: AugmentParams) -> tuple[Path, ...]:
+    """The noise recordings (FLAC or WAV at 16 kHz) in `noise_dir`, sorted; empty when noise is off."""
+    if params.noise_dir is None:
+        return ()
+    files = tuple(
+        sorted(path for path in Path(params.noise_dir).rglob("*") if path.suffix.lower() in {".wav", ".flac"})
+    )
+    if not files:
+        raise UserError(
+            "no noise recordings (.wav, .flac) lie here", where=params.noise_dir, remedy="mend augment.noise_dir"
+        )
+    return files
+
+
+def add_noise(waveform: np.ndarray, level: float, noise_files: tuple[Path, ...], seed: int) -> np.ndarray:
+    """Add a random piece of a random noise file, at `level` times the speech's own RMS (the reference's NoiseInjection)."""
+    import soundfile
+
+    rng = np.random.default_rng(seed)
+    path = noise_files[rng.integers(len(noise_files))]
+    try:
+        with soundfile.SoundFile(path) as file:
+            frames, rate_hz, channels = file.frames, file.samplerate, file.channels
+            if rate_hz != 16_000 or channels != 1 or frames < len(waveform):
+                raise UserError(
+                    f"a noise recording must be mono, at 16 kHz and at least as long as the speech "
+                    f"({len(waveform) / 16_000:.1f} s); this one has {channels} channels, {rate_hz} Hz, {frames / rate_hz:.1f} s",
+                    where=path,
+                    remedy="convert it, or take it out of augment.noise_dir",
+                )
+            file.seek(int(rng.integers(frames - len(waveform) + 1)))
+            noise = file.read(len(waveform), dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"cannot read the noise recording ({error})", where=path) from None
+    noise_rms = float(np.sqrt(np.mean(noise.astype(np.float64) ** 2)))
+    if noise_rms == 0:
+        return waveform
+    speech_rms = float(np.sqrt(np.mean(waveform.astype(np.float64) ** 2)))
+    return waveform + noise * np.float32(level * speech_rms / noise_rms)
+
+
+def mask_uniforms(params: AugmentParams, seed: int, epoch: int, index: int) -> np.ndarray:
+    """Uniform draws (2, masks) in [0, 1) for `spec_augment`: a width and a start for each stripe, frequency stripes first."""
+    masks = params.spec_freq_masks + params.spec_time_masks
+    return np.random.default_rng((seed, epoch, index, 1)).random((2, masks), np.float32)
+
+
+def spec_augment(features: Tensor, frames: Tensor, params: AugmentParams, hop_s: float, uniforms: Tensor) -> Tensor:
+    """Set random stripes of `features` (batch, bins, frames) to zero, their mean (SpecAugment, Park et al. 2019).
+
+    Each utterance gets `spec_freq_masks` stripes of up to `spec_freq_width_max` bins and `spec_time_masks` stripes of up to
+    `spec_time_width_max_s` seconds, but never of more than a fifth of its length. `uniforms` (batch, 2, masks) decide them.
+    """
+    bins, longest = features.shape[1:]
+    widths, starts = uniforms.unbind(1)
+    in_frequency = params.spec_freq_masks
+    widest_bins = torch.full_like(frames, min(params.spec_freq_width_max, bins))
+    widest_frames = (frames // 5).clamp_max(round(params.spec_time_width_max_s / hop_s))
+
+    def dropped(chosen: slice, widest: Tensor, extent: Tensor, positions: int) -> Tensor:
+        """(batch, positions): whether any of the chosen stripes covers the position."""
+        width = (widths[:, chosen] * (widest + 1)[:, None]).floor()
+        start = (starts[:, chosen] * (extent[:, None] - width + 1)).floor()
+        position = torch.arange(positions, device=features.device)
+        return ((position >= start[:, :, None]) & (position < (start + width)[:, :, None])).any(1)
+
+    bin_mask = dropped(slice(0, in_frequency), widest_bins, torch.full_like(frames, bins), bins)
+    frame_mask = dropped(slice(in_frequency, None), widest_frames, frames, longest)
+    return features.masked_fill(bin_mask[:, :, None] | frame_mask[:, None, :], 0.0)

@@ -1,0 +1,28 @@
+"""Greedy decoding: the best label of each frame, repeats merged, blanks dropped."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from .alphabet import BLANK, LABELS
+
+_CODES = np.frombuffer(LABELS.encode("ascii"), np.uint8)
+
+
+def greedy(logits: Tensor, frames: Tensor) -> list[str]:
+    """Texts of `logits` (frames, batch, labels), of which utterance i owns the first frames[i]."""
+    return greedy_from_labels(logits.argmax(2).cpu().numpy(), frames.cpu().numpy())
+
+
+def greedy_from_labels(best: np.ndarray, frames: np.ndarray) -> list[str]:
+    """Texts of the best labels `best` (frames, batch) integers; all utterances at once, without a loop over frames."""
+    best = best.T
+    keep = np.empty(best.shape, bool)
+    keep[:, :1] = True
+    np.not_equal(best[:, 1:], best[:, :-1], out=keep[:, 1:])
+    keep &= best != BLANK
+    keep &= np.arange(best.shape[1]) < frames[:, None]
+    text = _CODES[best[keep]].tobytes().decode("ascii")
+    ends = np.cumsum(keep.sum(1)).tolist()
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,64 @@
+"""Several trainer processes: the only reader of RANK and WORLD_SIZE, and the few collective operations that we need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place: `rank` of `size` processes, `local_rank` on its machine. Rank 0 alone writes the log."""
+
+    rank: int
+    local_rank: int
+    size: int
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the log, the checkpoints and the progress."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums of `values` over all processes, in float64, so that counts stay exact."""
+        if self.size == 1:
+            return list(values)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def gather(self, value: object) -> list:
+        """`value` of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+
+def join(device: torch.device) -> World:
+    """Find this process's place from the environment that torchrun sets, and meet the others where there are any."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    world = World(rank=rank, local_rank=int(os.environ.get("LOCAL_RANK", "0")), size=size)
+    if size > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(world.local_rank)
+            dist.init_process_group("nccl", timeout=TIMEOUT, device_id=torch.device("cuda", world.local_rank))
+        else:
+            dist.init_process_group("gloo", timeout=TIMEOUT)
+    return world
+
+
+def leave() -> None:
+    """Part from the other processes, where there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,49 @@
+"""The error rates of a model over a set of utterances, each scored exactly once, whatever the number of processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from benchmark.score import Score, score_of
+
+from .data import Batch
+from .decode import greedy
+from .distributed import World
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    features: nn.Module,
+    batches: Iterable[Batch],
+    texts: list[str],
+    device: torch.device,
+    world: World,
+    autocast: Callable[[], AbstractContextManager],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Score:
+    """Score greedy decoding of this process's `batches` against `texts` (by position in the manifest), summed over processes.
+
+    `progress` is called with the number of utterances that this process has done.
+    """
+    was_training = model.training
+    model.eval()
+    score = Score()
+    for batch in batches:
+        values, frames = features(batch.waveforms.to(device, non_blocking=True), batch.samples.to(device))
+        with autocast():
+            logits, frames = model(values, frames)
+        hypotheses = greedy(logits.float(), frames)
+        score += score_of(
+            (texts[index], hypothesis) for index, hypothesis in zip(batch.indices, hypotheses, strict=True)
+        )
+        progress(score.utterances)
+    model.train(was_training)
+    *counts, mean_wer_sum = world.sum([float(value) for value in dataclasses.astuple(score)])
+    utterances, word_edits, words, char_edits, chars = map(int, counts)
+    return Score(utterances, word_edits, words, char_edits, chars, mean_wer_sum)

@@ -1,0 +1,101 @@
+"""Waveforms to features, in batches, on whatever device the waveforms are.
+
+The reference's features, computed there by librosa: STFT of 320 samples (20 ms) every 160 (10 ms), symmetric Hamming
+window, frames centred on their hop with edges reflected, magnitude, log1p, then (x - mean) / std over the utterance with
+the unbiased std. An utterance's features are the same alone and in any batch: its edges are reflected at its own end, its
+mean and std are its own, and the padding after it is zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.params import FeatureParams
+
+MFCC_MEL_BANDS = 40
+"""Mel bands before the cosine transform: torchaudio's transform asks for a number, the reference's text names none."""
+
+
+class Features(nn.Module):
+    """Turns (batch, samples) waveforms into (batch, bins, frames) features.
+
+    `bins` is 161 for a 20 ms window at 16 kHz, or the number of MFCC coefficients.
+    """
+
+    window: Tensor
+
+    def __init__(self, params: FeatureParams) -> None:
+        super().__init__()
+        self.window_size = round(params.window_s * params.sample_rate_hz)
+        self.hop = round(params.hop_s * params.sample_rate_hz)
+        self.register_buffer("window", torch.hamming_window(self.window_size, periodic=False), persistent=False)
+        self.mfcc = _mfcc(params, self.window_size, self.hop) if params.kind == "mfcc" else None
+        self.bins = params.mfcc_coefficients if self.mfcc else self.window_size // 2 + 1
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Number of frames of utterances of `samples` samples: 1 + samples // hop."""
+        return 1 + samples // self.hop
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of `waveforms` (batch, longest; float32 in [-1, 1], what lies past an utterance's end is ignored).
+
+        `samples` (batch,) are the utterances' lengths. Returns (batch, bins, frames) float32, zero where an utterance has
+        no frame, and (batch,) the utterances' own numbers of frames.
+        """
+        padded = reflect_edges(waveforms, samples, self.window_size // 2, self.hop)
+        if self.mfcc:
+            values = self.mfcc(padded)
+        else:
+            spectrum = torch.stft(
+                padded, self.window_size, self.hop, window=self.window, center=False, return_complex=True
+            )
+            values = torch.log1p(spectrum.abs())
+        frames = self.frames(samples)
+        return normalise(values, frames), frames
+
+
+def reflect_edges(waveforms: Tensor, samples: Tensor, width: int, hop: int) -> Tensor:
+    """Pad each of (batch, longest) waveforms by `width` samples on both sides, mirrored at its own first and last sample.
+
+    Utterance i of n = samples[i] samples occupies positions 0 .. n + 2 * width of row i; later positions are arbitrary.
+    As in librosa (0.10 and later, `librosa.stft`), the end is mirrored within the piece of the signal that its last frames
+    cover: where that piece is a sample too short (n a multiple of `hop`), the very last sample is mirrored a second time.
+    """
+    position = torch.arange(-width, waveforms.shape[1] + width, device=waveforms.device).abs()
+    samples = samples[:, None]
+    tail = (((samples - width) // hop + 1) * hop - width).clamp_min(0)
+    period = 2 * (samples - tail - 1).clamp_min(1)
+    beyond = (position - tail) % period
+    mirrored = tail + torch.minimum(beyond, period - beyond)
+    return waveforms.gather(1, torch.where(position < samples, position, mirrored).clamp_max(samples - 1))
+
+
+def normalise(values: Tensor, frames: Tensor) -> Tensor:
+    """(x - mean) / std of each utterance over its own frames of `values` (batch, bins, frames); zero past its end."""
+    valid = torch.arange(values.shape[2], device=values.device) < frames[:, None, None]
+    count = frames[:, None, None] * values.shape[1]
+    values = torch.where(valid, values, 0.0)
+    mean = values.sum((1, 2), keepdim=True) / count
+    centred = torch.where(valid, values - mean, 0.0)
+    variance = centred.square().sum((1, 2), keepdim=True) / (count - 1)
+    # Digital silence has no spread: its features are zero, not NaN.
+    return centred / variance.sqrt().clamp_min(torch.finfo(values.dtype).tiny)
+
+
+def _mfcc(params: FeatureParams, window_size: int, hop: int) -> nn.Module:
+    from torchaudio.transforms import MFCC
+
+    return MFCC(
+        sample_rate=params.sample_rate_hz,
+        n_mfcc=params.mfcc_coefficients,
+        melkwargs={
+            "n_fft": window_size,
+            "hop_length": hop,
+            "n_mels": max(MFCC_MEL_BANDS, params.mfcc_coefficients),
+            "window_fn": torch.hamming_window,
+            "wkwargs": {"periodic": False},
+            "center": False,
+        },
+    )

@@ -1,0 +1,51 @@
+"""The optimiser of a variant and its learning rate at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from benchmark.params import OptimizerParams
+
+
+def build_optimizer(params: OptimizerParams, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD (nesterov as asked) or AdamW over `parameters`, in PyTorch's fused form."""
+    if params.name == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=params.learning_rate,
+            momentum=params.momentum,
+            nesterov=params.nesterov,
+            weight_decay=params.weight_decay,
+            fused=True,
+        )
+    return torch.optim.AdamW(
+        parameters,
+        lr=params.learning_rate,
+        betas=(params.beta1, params.beta2),
+        eps=params.epsilon,
+        weight_decay=params.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(params: OptimizerParams, epoch: int, step: int, last_step: int) -> float:
+    """The rate at `step` (from 0 over the whole run) in `epoch` (from 1); `last_step` ends the schedule.
+
+    `anneal`: base / anneal ** (epoch - 1), the reference's. `warmup_linear`: rises to the base over `warmup_steps`, then falls
+    in a straight line to `final_share` of the base at `last_step`.
+    """
+    if params.schedule == "anneal":
+        return params.learning_rate / params.anneal ** (epoch - 1)
+    if step < params.warmup_steps:
+        return params.learning_rate * (step + 1) / params.warmup_steps
+    done = (step - params.warmup_steps) / max(1, last_step - params.warmup_steps)
+    return params.learning_rate * (1 - (1 - params.final_share) * min(1.0, done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use `rate` from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

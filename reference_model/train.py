@@ -1,0 +1,460 @@
+"""The reference trainer: one variant, from scratch or from a checkpoint, until the target or the last epoch.
+
+    python -m reference_model.train --params benchmark/variants/mini.yaml --data data/mini --run-dir runs/try --seed 1
+    python -m torch.distributed.run --nproc-per-node 2 -m reference_model.train ...
+
+Log lines go to stdout (from the first process alone), progress and errors to stderr. Exit status: 0 target reached, 1 not
+reached, 2 could not. The benchmark's harness (`benchmark.run`) starts this as a process and times it from its log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmark import mllog
+from benchmark.params import Params, load_params
+from datasets.dataset import read_dataset
+from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, run_door
+from datasets.manifest import Manifest
+
+from . import distributed
+from .alphabet import BLANK, ctc_frames_needed, encode
+from .augment import samples_after, spec_augment
+from .checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from .data import Batch, Order, Recordings, evaluation_order, loader, training_order
+from .evaluate import evaluate
+from .features import Features
+from .model import DeepSpeech2, output_frames
+from .optim import build_optimizer, learning_rate, set_learning_rate
+from .report import print_line, progress_of
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The trainer's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reference_model.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--params", type=Path, required=True, help="a variant's parameter file")
+    parser.add_argument("--data", type=Path, required=True, help="a prepared data set's folder")
+    parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints/ goes")
+    parser.add_argument("--seed", type=int, required=True, help="decides the initial weights, orders and augmentation")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    parser.add_argument("--resume", type=Path, help="go on from this checkpoint")
+    parser.add_argument(
+        "--workers", type=int, help="loader processes per trainer process (default: by device and cores)"
+    )
+    parser.add_argument("--progress", choices=("auto", "events"), default="auto", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train as the command line says; returns the exit status."""
+    args = parse_arguments(argv)
+    if args.progress == "events":
+        _die_with_parent()
+    params = load_params(args.params)
+    device = choose_device(args.device)
+    world = distributed.join(device)
+    if device.type == "cuda":
+        device = torch.device("cuda", world.local_rank)
+    log = mllog.LogWriter(print_line if world.leads else lambda line: None)
+    try:
+        return _train(args, params, device, world, log)
+    finally:
+        distributed.leave()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One training, top to bottom
+
+
+def _train(
+    args: argparse.Namespace, params: Params, device: torch.device, world: distributed.World, log: mllog.LogWriter
+) -> int:
+    resumed = load_checkpoint(args.resume) if args.resume else None
+    if resumed:
+        _check_resume(resumed, params, args.seed, args.resume)
+    else:
+        log.start(mllog.INIT_START)
+
+    # Everything up to run_start is set-up: it reads the manifests, but no audio.
+    set_precision(params.train.precision)
+    torch.manual_seed(args.seed)
+    dataset = read_dataset(args.data)
+    train_set, eval_set = dataset.manifest(params.data.train_split), dataset.manifest(params.data.eval_split)
+    _check_lengths(params, train_set)
+    workers = args.workers if args.workers is not None else default_workers(device)
+    features = Features(params.features).to(device)
+    network = DeepSpeech2(params.model, features.bins).to(device)
+    optimizer = build_optimizer(params.optimizer, network.parameters())
+    if resumed:
+        network.load_state_dict(resumed.model)
+        optimizer.load_state_dict(resumed.optimizer)
+    wrapped = (
+        DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+        if world.size > 1
+        else network
+    )
+
+    recordings = Recordings(train_set, params.augment, args.seed)
+    order, eval_order = Order(), Order()
+    train_batches = loader(recordings, order, workers, device.type == "cuda")
+    eval_batches = loader(Recordings(eval_set, None, args.seed), eval_order, workers, device.type == "cuda")
+    eval_order.set(0, evaluation_order(len(eval_set), params.train.eval_batch_size, world.rank, world.size))
+    texts = [utterance.text for utterance in eval_set]
+
+    trainer = _Step(params, wrapped, features, optimizer, device, world)
+    state = _State(step=resumed.step, trained=resumed.trained_samples) if resumed else _State()
+    epoch, wer = (resumed.epoch, resumed.wer) if resumed else (0, None)
+
+    accelerators = world.gather(_accelerator(world.rank, device))
+    if resumed:
+        log.event(mllog.RESUMED, resumed.epoch)
+    else:
+        log_parameters(log, params, args.seed, world.size, len(train_set), len(eval_set), accelerators)
+        log.end(mllog.INIT_STOP)
+        log.start(mllog.RUN_START)
+
+    # From here on the clock runs, and never pauses.
+    try:
+        while not (wer is not None and wer <= params.train.target_wer) and epoch < params.train.max_epochs:
+            epoch += 1
+            log.start(mllog.EPOCH_START, epoch_num=epoch)
+            batches = training_order(params, recordings.samples, args.seed, epoch)
+            order.set(epoch, batches, world.rank, world.size)
+            with progress_of(args.progress, world.leads, "train", epoch, len(train_set)) as progress:
+                stats = train_epoch(trainer, train_batches, epoch, len(order), state, progress.update)
+            log.end(mllog.EPOCH_STOP, epoch_num=epoch)
+            log.event(mllog.TRACKED_STATS, stats, epoch_num=epoch)
+
+            log.start(mllog.EVAL_START, epoch_num=epoch)
+            with progress_of(args.progress, world.leads, "eval", epoch, len(eval_set)) as progress:
+                score = evaluate(
+                    network,
+                    features,
+                    _received(eval_batches),
+                    texts,
+                    device,
+                    world,
+                    trainer.autocast,
+                    progress.update,
+                )
+            wer = score.wer
+            assert wer is not None, "a manifest is never empty"
+            log.event(mllog.EVAL_ACCURACY, wer, epoch_num=epoch, **_score_details(score))
+            log.end(mllog.EVAL_STOP, epoch_num=epoch)
+            if world.leads:
+                kept = Checkpoint(
+                    params=params.as_dict(),
+                    params_sha256=params.sha256,
+                    seed=args.seed,
+                    epoch=epoch,
+                    step=state.step,
+                    trained_samples=state.trained,
+                    wer=wer,
+                    model=_on_cpu(network.state_dict()),
+                    optimizer=_on_cpu(optimizer.state_dict()),
+                )
+                save_checkpoint(kept, checkpoint_path(args.run_dir, epoch))
+    except BaseException as error:
+        log.event(mllog.RUN_ABORTED_REASON, _reason(error), epoch_num=epoch)
+        log.end(mllog.RUN_STOP, status=mllog.ABORTED, epoch_num=epoch)
+        raise
+
+    reached = wer is not None and wer <= params.train.target_wer
+    log.event(mllog.TRAINED_SAMPLES, state.trained, epoch_num=epoch)
+    log.end(mllog.RUN_STOP, status=mllog.SUCCESS if reached else mllog.ABORTED, epoch_num=epoch)
+    return HELD if reached else DID_NOT_HOLD
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One epoch, one step
+
+
+@dataclass
+class _State:
+    """What counts on from epoch to epoch: optimiser steps, and utterances trained on over all processes."""
+
+    step: int = 0
+    trained: int = 0
+
+
+class _Step:
+    """Forward, loss, backward and update for one batch. Holds what stays the same from step to step."""
+
+    def __init__(
+        self,
+        params: Params,
+        network: nn.Module,
+        features: Features,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        world: distributed.World,
+    ) -> None:
+        self.params, self.network, self.features, self.optimizer = params, network, features, optimizer
+        self.device, self.world = device, world
+        self._weights = list(network.parameters())
+
+    def autocast(self) -> AbstractContextManager:
+        """bf16 where the variant asks for it, full precision otherwise."""
+        if self.params.train.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def __call__(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+        """Train on `batch` at learning rate `rate`; returns the share's summed loss and whether all was finite (on the device).
+
+        The loss is CTC's negative log-likelihood summed over the global batch and divided by its size. A loss or gradient
+        that is not finite leaves the weights as they are: the fused optimisers skip a step whose `found_inf` is set,
+        without waiting for the device.
+        """
+        samples = batch.samples.to(self.device, non_blocking=True)
+        values, frames = self.features(batch.waveforms.to(self.device, non_blocking=True), samples)
+        augment = self.params.augment
+        if augment.spec_time_masks or augment.spec_freq_masks:
+            uniforms = batch.mask_uniforms.to(self.device, non_blocking=True)
+            values = spec_augment(values, frames, augment, self.params.features.hop_s, uniforms)
+        with self.autocast():
+            logits, frames = self.network(values, frames)
+        log_probabilities = functional.log_softmax(logits.float(), 2)
+        labels = batch.labels.to(self.device, non_blocking=True)
+        loss = functional.ctc_loss(log_probabilities, labels, frames, batch.label_lengths, BLANK, reduction="sum")
+        # DistributedDataParallel averages gradients over the processes: times their number, it is the sum again.
+        (loss * (self.world.size / batch.global_utterances)).backward()
+        norm = nn.utils.clip_grad_norm_(self._weights, self.params.optimizer.clip_norm)
+        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach(), finite
+
+
+def train_epoch(
+    step: _Step,
+    batches: Iterable[Batch],
+    epoch: int,
+    steps: int,
+    state: _State,
+    progress: Callable[[int, str], None],
+) -> dict[str, float]:
+    """Train on every batch of an epoch of `steps` steps; returns the epoch's statistics over all processes.
+
+    `train_loss` is the mean CTC loss per utterance in nats; `data_wait_s` the time this process waited for the loader.
+    """
+    step.network.train()
+    optimizer = step.params.optimizer
+    last_step = steps * step.params.train.max_epochs
+    started_s = time.perf_counter()
+    loss_sum = torch.zeros((), dtype=torch.float64, device=step.device)
+    utterances = trained = 0
+    audio_s = data_wait_s = 0.0
+    before: tuple[Tensor, Tensor] | None = None
+    received = _received(batches)
+    while True:
+        waiting_since_s = time.perf_counter()
+        batch = next(received, None)
+        data_wait_s += time.perf_counter() - waiting_since_s
+        if batch is None:
+            break
+        loss, finite = step(batch, learning_rate(optimizer, epoch, state.step, last_step))
+        # The step before is checked only now, so that the device always has work queued.
+        _check_finite(before, epoch, state.step)
+        before = loss, finite
+        loss_sum += loss
+        state.step += 1
+        utterances += len(batch.indices)
+        trained += batch.global_utterances
+        audio_s += batch.audio_s
+        progress(trained, "")
+    _check_finite(before, epoch, state.step)
+    state.trained += trained
+    train_s = time.perf_counter() - started_s
+    loss_total, utterances_total, audio_total_s = step.world.sum([loss_sum.item(), utterances, audio_s])
+    return {
+        "train_loss": loss_total / utterances_total,
+        "train_s": round(train_s, 3),
+        "utterances_per_s": round(utterances_total / train_s, 3),
+        "audio_s_per_s": round(audio_total_s / train_s, 3),
+        "data_wait_s": round(data_wait_s, 3),
+        "steps": steps,
+        "learning_rate": step.optimizer.param_groups[0]["lr"],
+    }
+
+
+def _check_finite(result: tuple[Tensor, Tensor] | None, epoch: int, step: int) -> None:
+    if result is not None and not result[1].item():
+        raise UserError(
+            f"the loss or its gradient is not finite (loss {result[0].item():g}); the weights were not updated",
+            where=f"epoch {epoch}, step {step}",
+            remedy="look for damaged audio or transcripts, or lower the learning rate in a parameter file of your own",
+        )
+
+
+def _received(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
+    """The loader's batches, with what went wrong in its workers raised here, whole."""
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a loader process died ({str(error).splitlines()[0]})",
+            remedy="it may have run out of memory or of shared memory: use fewer --workers, or raise the limits",
+        ) from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Set-up, checks and what the log says of them
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `auto`, `cuda` or `cpu` means here."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "PyTorch sees no GPU here",
+            where="DEVICE=cuda",
+            remedy="check `nvidia-smi` and the driver, or use DEVICE=cpu",
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def set_precision(precision: str) -> None:
+    """Let TF32 be used exactly where the variant says so: PyTorch allows it in convolutions and GRUs unless told not to."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def default_workers(device: torch.device) -> int:
+    """Loader processes per trainer process: on a CPU the training itself needs the cores."""
+    if device.type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(16, cores // max(1, torch.cuda.device_count()) - 1))
+
+
+def log_parameters(
+    log: mllog.LogWriter,
+    params: Params,
+    seed: int,
+    size: int,
+    train_samples: int,
+    eval_samples: int,
+    accelerators: list[dict],
+) -> None:
+    """Everything that decides the run's mathematics, under MLPerf's names where it has them, and whole under ours."""
+    optimizer, train = params.optimizer, params.train
+    log.event(mllog.SEED, seed)
+    log.event(mllog.NUMBER_OF_PROCESSES, size)
+    log.event(mllog.GLOBAL_BATCH_SIZE, train.batch_size)
+    log.event(mllog.GRADIENT_ACCUMULATION_STEPS, 1)
+    log.event(mllog.TRAIN_SAMPLES, train_samples)
+    log.event(mllog.EVAL_SAMPLES, eval_samples)
+    log.event("opt_name", optimizer.name)
+    log.event("opt_base_learning_rate", optimizer.learning_rate)
+    log.event("opt_weight_decay", optimizer.weight_decay)
+    log.event("opt_gradient_clip_norm", optimizer.clip_norm)
+    log.event("opt_learning_rate_warmup_steps", optimizer.warmup_steps)
+    log.event(mllog.HYPERPARAMETERS, params.flat())
+    log.event(mllog.TARGET_WER, train.target_wer)
+    log.event(mllog.ACCELERATORS, accelerators)
+
+
+def _accelerator(rank: int, device: torch.device) -> dict[str, object]:
+    if device.type == "cpu":
+        return {"rank": rank, "device": "cpu", "name": f"CPU, {torch.get_num_threads()} threads", "uuid": None}
+    properties = torch.cuda.get_device_properties(device)
+    return {"rank": rank, "device": str(device), "name": properties.name, "uuid": f"GPU-{properties.uuid}"}
+
+
+def _check_lengths(params: Params, manifest: Manifest) -> None:
+    """Refuse an utterance too short for its transcript: its loss would be infinite (CTC has no path for it)."""
+    hop = round(params.features.hop_s * params.features.sample_rate_hz)
+    for utterance in manifest:
+        samples = round(utterance.duration_s * params.features.sample_rate_hz)
+        frames = output_frames(1 + samples_after(samples, params.augment.tempo_max) // hop)
+        needed = max(1, ctc_frames_needed(encode(utterance.text)))
+        if frames < needed:
+            raise UserError(
+                f"utterance {utterance.id!r} lasts {utterance.duration_s:.2f} s, too short for its {len(utterance.text)} "
+                f"characters: the network sees {max(0, frames)} frames, CTC needs {needed}",
+                where=manifest.root,
+                remedy="leave it out of the training set",
+            )
+
+
+def _check_resume(checkpoint: Checkpoint, params: Params, seed: int, path: Path) -> None:
+    if checkpoint.params_sha256 != params.sha256:
+        raise UserError(
+            "the checkpoint was made with other parameters", where=path, remedy="resume with the run's params.yaml"
+        )
+    if checkpoint.seed != seed:
+        raise UserError(
+            f"the checkpoint was made with seed {checkpoint.seed}", where=path, remedy=f"use --seed {checkpoint.seed}"
+        )
+
+
+def _score_details(score) -> dict[str, object]:  # noqa: ANN001
+    counts = {name: getattr(score, name) for name in ("utterances", "word_edits", "words", "char_edits", "chars")}
+    return {"cer": score.cer, "mean_wer": score.mean_wer, **counts}
+
+
+def _on_cpu(tree: Any) -> Any:
+    """A copy of nested state with every tensor on the CPU."""
+    if isinstance(tree, Tensor):
+        return tree.detach().cpu()
+    if isinstance(tree, dict):
+        return {key: _on_cpu(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_on_cpu(value) for value in tree]
+    return tree
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends (prctl(2), PR_SET_PDEATHSIG): the harness leaves no orphan."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _door() -> int:
+    try:
+        return main()
+    except torch.OutOfMemoryError as error:
+        print(
+            f"error: out of GPU memory ({_reason(error)}) - free the GPU, or use one with more memory", file=sys.stderr
+        )
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        print(
+            f"error: out of memory ({_reason(error)}) - close other programs, or use a larger machine", file=sys.stderr
+        )
+    return COULD_NOT
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(_door))
