@@ -73,7 +73,7 @@ class Telemetry:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._start_s = 0.0
+        self._start_s = time.monotonic()
 
     def start(self) -> None:
         """Open NVML and the file, take the first sample and begin."""

@@ -1,0 +1,46 @@
+"""Builds fake_nvml.c into libnvidia-ml.so.1 and runs Python beside it, as if this machine had NVIDIA's driver."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+UUIDS = [f"GPU-00000000-0000-0000-0000-00000000000{index}" for index in range(2)]
+
+
+def build(folder: Path, *flags: str) -> Path:
+    """The folder that holds the compiled library; skips the test where there is no C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler to build the library that poses as NVML")
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / "libnvidia-ml.so.1"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-Wall", *flags, "-o", library, HERE / "fake_nvml.c"], check=True
+    )
+    return folder
+
+
+def environment(folder: Path, **settings: object) -> dict[str, str]:
+    """The environment in which NVML is the library in `folder`; settings become FAKE_NVML_<NAME>."""
+    path = f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":")
+    switches = {f"FAKE_NVML_{name.upper()}": str(value) for name, value in settings.items()}
+    return os.environ | {"LD_LIBRARY_PATH": path, "PYTHONPATH": str(HERE.parent)} | switches
+
+
+def run_python(code: str, folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a new Python with the posing library; a failure shows what it wrote to stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(folder, **settings),
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done

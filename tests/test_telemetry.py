@@ -1,0 +1,336 @@
+"""Telemetry of real processes, against a C library that poses as NVML, and with faults of every kind."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pandas as pd
+import pytest
+from fake_nvml import UUIDS, build, environment, run_python
+
+from benchmark import telemetry as module
+from benchmark.telemetry import Telemetry
+from benchmark.telemetry_csv import CSV_COLUMNS
+from benchmark.telemetry_host import Host, ProcessTree
+
+RUN = """
+import json, sys, time
+from pathlib import Path
+from benchmark.telemetry import Telemetry
+telemetry = Telemetry(Path(sys.argv[1]) if len(sys.argv) > 1 else None, interval_s=0.15)
+telemetry.use([None, {uuid!r}])
+telemetry.start()
+time.sleep(0.3)
+begin = time.time()
+telemetry.mark("run_start", begin)
+time.sleep(1.5)
+end = time.time()
+telemetry.mark("run_stop", end)
+telemetry.stop()
+print(json.dumps(telemetry.summary(begin, end).as_dict()))
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+def run_beside(driver, csv_path, **settings):
+    code = RUN.format(uuid=UUIDS[1].removeprefix("GPU-").upper())
+    code = code.replace("sys.argv[1]", repr(str(csv_path))).replace("if len(sys.argv) > 1 else None", "")
+    done = run_python(code, driver, **settings)
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture(scope="module")
+def healthy(driver, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "telemetry.csv"
+    summary, stderr = run_beside(driver, path)
+    return summary, stderr, path
+
+
+def test_two_gpus_are_summed_up_rightly(healthy):
+    summary, stderr, _ = healthy
+    first, second = summary["gpus"]
+    region_s = summary["region_s"]
+    assert 1.4 < region_s < 10
+    assert summary["samples"] >= 5
+    assert first["power_w"] == {"mean": 300, "max": 300}
+    assert first["energy_j"] == pytest.approx(300 * region_s, rel=0.03)
+    assert second["energy_j"] == pytest.approx(200 * region_s, rel=0.03)
+    assert first["energy_source"] == "counter"
+    assert first["utilization_pct"]["max"] == 60
+    assert 40 < first["utilization_pct"]["mean"] < 60
+    assert first["sm_active_pct"] == {"mean": 40, "max": 40}
+    assert first["event_reasons"] == {"sw_power_cap": pytest.approx(1)}
+    assert second["event_reasons"] == {}
+    assert first["memory_total_bytes"] == 140 * 1024**3
+    assert [gpu["used"] for gpu in (first, second)] == [False, True], "told apart by UUID, not by index"
+    assert stderr == ""
+
+
+def test_an_unsupported_value_is_null_alone(healthy):
+    first, second = healthy[0]["gpus"]
+    assert second["temperature_c"] is None
+    assert second["tensor_active_pct"] is None
+    assert {name for name in second if second[name] is None} == {"temperature_c", "tensor_active_pct", "lost_at_s"}
+    assert first["temperature_c"] == {"mean": 55, "max": 55}
+
+
+def test_pandas_reads_every_gpu_and_every_mark(healthy):
+    table = pd.read_csv(healthy[2])
+    assert set(table.device) == {"host", "gpu0", "gpu1", "mark"}
+    assert list(table.mark.dropna()) == ["run_start", "run_stop"]
+    one = table[table.device == "gpu1"]
+    assert (one.power_w == 200).all()
+    assert one.temperature_c.isna().all()
+    assert (one.uuid == UUIDS[1]).all()
+    assert one.elapsed_s.is_monotonic_increasing
+    assert (table[table.device == "gpu0"].event_reasons == "sw_power_cap").all()
+    assert (table[table.device == "host"].memory_used_bytes > 0).all()
+    assert abs(table.time_unix_s.iloc[-1] - time.time()) < 600
+
+
+def test_a_gpu_lost_in_mid_run_is_said_once_and_the_rest_goes_on(driver, tmp_path):
+    summary, stderr = run_beside(driver, tmp_path / "t.csv", lost_after=6)
+    first, second = summary["gpus"]
+    assert 0 < second["lost_at_s"] < summary["region_s"]
+    assert second["power_w"] == {"mean": 200, "max": 200}, "what was measured before the loss is kept"
+    assert second["energy_j"] is None, "half a run's energy is not the run's energy"
+    assert first["lost_at_s"] is None
+    assert first["energy_j"] == pytest.approx(300 * summary["region_s"], rel=0.03)
+    assert stderr.count("lost") == 1
+    assert len(summary["notices"]) == 1
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table[table.device == "gpu1"].power_w.iloc[-1] != 200
+    assert len(table[table.device == "gpu0"]) == len(table[table.device == "gpu1"])
+
+
+def test_a_driver_that_vanishes_leaves_the_host_figures(driver, tmp_path):
+    summary, _ = run_beside(driver, tmp_path / "t.csv", vanish_after=4)
+    assert summary["gpus"][0]["energy_j"] is None
+    assert summary["host"]["cpu_pct"] is not None
+    assert summary["samples"] >= 5
+
+
+def test_an_old_driver_gets_its_power_integrated_and_says_so(tmp_path):
+    summary, _ = run_beside(build(tmp_path / "old", "-DOLD_DRIVER"), tmp_path / "t.csv")
+    first = summary["gpus"][0]
+    assert first["energy_source"] == "integrated_power"
+    assert first["energy_j"] == pytest.approx(300 * summary["region_s"], rel=0.03)
+    assert first["sm_active_pct"] is None
+
+
+def test_without_a_gpu_there_are_host_figures_and_one_remark(driver, tmp_path):
+    summary, stderr = run_beside(driver, tmp_path / "t.csv", gpus=0)
+    assert summary["gpus"] == []
+    assert summary["host"]["memory_used_bytes"]["mean"] > 1e6
+    assert stderr.count("\n") == 1
+    assert "host figures only" in stderr
+
+
+def wait_until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.02)
+
+
+def sampled(path, at_least):
+    """Whether the file holds that many samples."""
+    return path.exists() and path.read_text().count(",host,") >= at_least
+
+
+def run_here(path, interval_s=0.05, samples=4, **options):
+    """A short telemetry without remarks on stderr; returns it stopped, with the times it was marked with."""
+    said = []
+    telemetry = Telemetry(path, interval_s, say=said.append, **options)
+    begin = time.time()
+    with telemetry:
+        telemetry.mark("begin", begin)
+        wait_until(lambda: telemetry._host_sums._blocks >= samples)
+        end = time.time()
+        telemetry.mark("end", end)
+    return telemetry, said, begin, end
+
+
+def test_the_trainer_and_its_children_are_summed_as_they_come_and_go(tmp_path):
+    code = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time\\nwhile True: pass"])
+print("up", flush=True)
+sys.stdin.readline()
+child.kill()
+child.wait()
+print("down", flush=True)
+sys.stdin.readline()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as parent:
+        try:
+            tree = ProcessTree(parent.pid)
+            assert parent.stdout.readline() == "up\n"
+            first = tree.read(time.monotonic())
+            time.sleep(0.5)
+            second = tree.read(time.monotonic())
+            assert first["processes"] == second["processes"] == 2
+            assert first["cpu_pct"] is None
+            assert second["cpu_pct"] > 5, "the child is busy"
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            assert parent.stdout.readline() == "down\n"
+            time.sleep(0.05)
+            third = tree.read(time.monotonic())
+            assert third["processes"] == 1
+            assert third["cpu_pct"] >= 0
+            assert third["rss_bytes"] < second["rss_bytes"]
+        finally:
+            parent.kill()
+    assert set(tree.read(time.monotonic()).values()) == {None}
+
+
+def test_a_kernel_without_lists_of_children_is_served_by_psutil(monkeypatch):
+    def no_list(pid):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("benchmark.telemetry_host._children", no_list)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        tree = ProcessTree(os.getpid())
+        assert tree.read(time.monotonic())["processes"] >= 2
+        child.communicate(b"\n")
+
+
+def test_the_host_tells_cpu_memory_and_disk():
+    host = Host()
+    assert host.read()["cpu_pct"] is None, "a share needs two looks"
+    sum(range(10**6))
+    time.sleep(0.05)
+    values = host.read()
+    assert 0 <= values["cpu_pct"] <= 100
+    assert values["memory_used_bytes"] > 0
+
+
+def test_a_watched_process_stands_in_the_summary(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        telemetry = Telemetry(tmp_path / "t.csv", 0.05, say=lambda text: None)
+        telemetry.start()
+        telemetry.watch(child.pid)
+        begin = time.time()
+        wait_until(lambda: (tmp_path / "t.csv").read_text().count(",trainer,") >= 4)
+        telemetry.stop()
+        child.kill()
+    trainer = telemetry.summary(begin, time.time()).as_dict()["trainer"]
+    assert trainer["processes"] == {"max": 1}
+    assert trainer["rss_bytes"]["mean"] > 1e6
+    assert trainer["cpu_pct"]["mean"] >= 0
+
+
+def test_a_killed_run_leaves_whole_rows(driver, tmp_path):
+    path = tmp_path / "telemetry.csv"
+    code = RUN.format(uuid="").replace("0.15", "0.02").replace("1.5", "60")
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], env=environment(driver), stderr=subprocess.PIPE)
+    try:
+        wait_until(lambda: sampled(path, 10))
+    finally:
+        process.kill()
+        process.communicate()
+    data = path.read_text()
+    assert data.endswith("\n")
+    rows = list(csv.reader(data.splitlines()))
+    assert {len(row) for row in rows} == {len(CSV_COLUMNS)}
+
+
+def test_a_disk_that_fills_in_mid_run_costs_the_file_only(driver, tmp_path):
+    path = tmp_path / "telemetry.csv"
+    # A limit on file sizes makes the kernel refuse the write, as a full disk does.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
+    code = limit + RUN.format(uuid=UUIDS[0])
+    code = code.replace("sys.argv[1]", repr(str(path))).replace("if len(sys.argv) > 1 else None", "")
+    done = run_python(code, driver)
+    summary = json.loads(done.stdout)
+    assert summary["samples"] >= 5
+    assert summary["gpus"][0]["energy_j"] is not None
+    assert done.stderr.count("sampling goes on in memory") == 1
+    assert path.read_bytes().endswith(b"\n"), "half a sample is cut off again"
+    assert len(pd.read_csv(path)) >= 3
+
+
+def test_a_file_that_cannot_be_opened_is_said_once(tmp_path):
+    telemetry, said, begin, end = run_here(tmp_path / "absent" / "t.csv")
+    assert sum("sampling goes on in memory" in line for line in said) == 1
+    assert telemetry.summary(begin, end).host.memory_used_bytes is not None
+
+
+def test_a_resumed_run_appends_below_one_header(tmp_path):
+    path = tmp_path / "t.csv"
+    run_here(path)
+    with open(path, "a") as file:
+        file.write("1,2,ho")  # as a crash of the machine may leave it
+    run_here(path)
+    table = pd.read_csv(path)
+    assert list(table.mark.dropna()) == ["begin", "end"] * 2
+    assert path.read_text().count("time_unix_s") == 1
+
+
+def test_a_clock_that_jumps_spoils_no_region(tmp_path, monkeypatch):
+    telemetry = Telemetry(tmp_path / "t.csv", 0.05, say=lambda text: None)
+    telemetry.start()
+    begin = time.time()
+    telemetry.mark("begin", begin)
+    wait_until(lambda: sampled(tmp_path / "t.csv", 5))
+    real = time.time
+    monkeypatch.setattr(module.time, "time", lambda: real() + 3600)
+    end = time.time()
+    telemetry.mark("end", end)
+    telemetry.stop()
+    summary = telemetry.summary(begin, end)
+    assert end - begin > 3600
+    assert 0 < summary.region_s < 600
+    assert summary.samples >= 3
+
+
+def test_late_samples_are_counted_and_the_grid_is_kept(monkeypatch):
+    telemetry = Telemetry(None, 0.05, say=lambda text: None)
+    read = telemetry._host.read
+    monkeypatch.setattr(telemetry._host, "read", lambda: (time.sleep(0.12), read())[1])
+    with telemetry:
+        wait_until(lambda: telemetry.skipped >= 2)
+    assert telemetry.summary(0, 1).skipped >= 2
+
+
+def test_a_reading_that_hangs_holds_nobody_up(monkeypatch):
+    telemetry = Telemetry(None, 0.05, say=lambda text: None)
+    release = threading.Event()
+    telemetry.start()
+    monkeypatch.setattr(module, "STOP_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(telemetry._host, "read", lambda: (release.wait(60), {})[1])
+    time.sleep(0.2)
+    telemetry.stop()
+    assert any("hangs" in notice for notice in telemetry.notices)
+    assert telemetry.summary(0, 1).as_dict()["gpus"] == []
+    release.set()
+
+
+def test_a_fault_of_the_sampler_is_said_and_ends_nothing(monkeypatch):
+    telemetry = Telemetry(None, 0.05, say=lambda text: None)
+
+    def broken():
+        raise ZeroDivisionError("a bug")
+
+    telemetry.start()
+    monkeypatch.setattr(telemetry._host, "read", broken)
+    wait_until(lambda: telemetry.notices and "ZeroDivisionError" in telemetry.notices[-1])
+    telemetry.stop()
+    telemetry.summary(0, 1)
+
+
+def test_stop_may_come_twice_and_without_a_start():
+    telemetry = Telemetry(None)
+    telemetry.stop()
+    with Telemetry(None, 0.05, say=lambda text: None) as running:
+        running.stop()

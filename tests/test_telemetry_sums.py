@@ -1,0 +1,109 @@
+"""Running sums against plain ones over all samples, and their bounded memory."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.telemetry_sums import Integrals, Stat, Totals, stat, whole
+
+KINDS = {"level": "level", "rate": "rate", "counter": "counter"}
+
+
+def test_levels_are_trapezoids_rates_are_rectangles_counters_are_differences():
+    sums = Integrals(KINDS)
+    sums.add(10, {"level": 0, "rate": 7, "counter": 100})
+    sums.add(12, {"level": 4, "rate": 3, "counter": 160})
+    totals, samples = sums.over(10, 12)
+    assert totals["level"] == Totals(4.0, 2.0, 4.0)
+    assert totals["rate"] == Totals(6.0, 2.0, 3.0)
+    assert totals["counter"].integral == 60
+    assert samples == 1
+
+
+def test_edges_between_samples_are_interpolated():
+    sums = Integrals({"energy": "counter"})
+    for second in range(11):
+        sums.add(second, {"energy": 1e6 + 300 * second})
+    totals, _ = sums.over(2.5, 7.25)
+    assert totals["energy"].integral == pytest.approx(300 * 4.75)
+
+
+def test_what_was_not_measured_counts_neither_as_zero_nor_as_time():
+    sums = Integrals({"power": "level", "never": "rate"})
+    for second in range(11):
+        sums.add(second, {"power": 100 if second < 5 else None})
+    totals, _ = sums.over(0, 10)
+    assert stat(totals["power"]) == Stat(100, 100)
+    assert totals["power"].known_s == 4
+    assert stat(totals["never"]) is None
+    assert whole(totals["power"], 10, 1) is None, "energy with a hole in it would look like little energy"
+
+
+def test_a_counter_catches_up_after_a_gap_and_a_reset_leaves_a_hole():
+    gap = Integrals({"bytes": "counter"})
+    for second, value in enumerate([0, 10, None, None, 40]):
+        gap.add(second, {"bytes": value})
+    assert gap.over(0, 4)[0]["bytes"].integral == 40
+    assert whole(gap.over(0, 4)[0]["bytes"], 4, 1) == 40
+    reset = Integrals({"bytes": "counter"})
+    for second, value in enumerate([100, 110, 3, 13]):
+        reset.add(second, {"bytes": value})
+    assert reset.over(0, 3)[0]["bytes"] == Totals(20, 2, None)
+
+
+def test_memory_stays_bounded_and_marks_stay_sharp():
+    sums = Integrals(KINDS, max_blocks=64)
+    values = random.Random(5)
+    exact = {"level": 0.0, "rate": 0.0}
+    energy, peak, before = 0.0, -math.inf, None
+    begin, end = 12_345.25, 40_000.75
+    for second in range(50_000):
+        level, rate = values.random(), values.random()
+        energy += rate
+        if second == 12_346:
+            sums.mark(begin)
+        if second == 40_001:
+            sums.mark(end)
+        sums.add(second, {"level": level, "rate": rate, "counter": energy})
+        share = max(0, min(second, end) - max(second - 1, begin))
+        if share and before is not None:
+            exact["level"] += share * (level + before) / 2
+            exact["rate"] += share * rate
+            peak = max(peak, rate) if second <= end else peak
+        before = level
+    totals, samples = sums.over(begin, end)
+    assert totals["level"].integral == pytest.approx(exact["level"], rel=1e-9)
+    assert totals["rate"].integral == pytest.approx(exact["rate"], rel=1e-9)
+    assert totals["counter"].integral == pytest.approx(exact["rate"], rel=1e-6)
+    assert totals["rate"].known_s == pytest.approx(end - begin)
+    assert totals["rate"].peak == peak
+    assert samples == pytest.approx(end - begin, abs=2)
+    assert sums._blocks <= 64
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 5), st.none() | st.floats(0, 1000)), min_size=2, max_size=80), st.data())
+def test_merging_changes_no_total(steps, data):
+    fine, coarse = Integrals(KINDS), Integrals(KINDS, max_blocks=8)
+    time_s = 0.0
+    for step_s, value in steps:
+        time_s += step_s
+        for sums in (fine, coarse):
+            sums.add(time_s, dict.fromkeys(KINDS, value))
+    whole_run = [sums.over(0, time_s)[0] for sums in (fine, coarse)]
+    for name in KINDS:
+        assert whole_run[1][name].integral == pytest.approx(whole_run[0][name].integral)
+        assert whole_run[1][name].known_s == pytest.approx(whole_run[0][name].known_s)
+        assert whole_run[1][name].peak == whole_run[0][name].peak
+
+
+def test_an_empty_region_has_nothing():
+    sums = Integrals(KINDS)
+    assert stat(sums.over(0, 10)[0]["level"]) is None
+    sums.add(0, {"level": 1})
+    sums.add(1, {"level": 1})
+    totals, samples = sums.over(5, 9)
+    assert (stat(totals["level"]), samples) == (None, 0)
