@@ -1,0 +1,130 @@
+"""The data a run trains on: which variant it calls for, made where it can be made, and found whole before the clock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datasets import tarball
+from datasets.dataset import Dataset, Stamp, is_prepared, read_dataset, read_stamp
+from datasets.errors import COULD_NOT, UserError
+
+from . import launch
+from .params import Params, load_params, load_variant
+from .settings import Settings
+
+LIBRISPEECH_FOLDER = "LibriSpeech_dataset"
+SYNTHESISED = ("mini", "synthetic")
+"""The corpora that are made on the spot when they are missing."""
+
+
+def choose_params(settings: Settings, say: Callable[[str], None]) -> Params:
+    """The run's parameters; where the user named none, LibriSpeech when it lies ready, else the embedded `mini`."""
+    if settings.params_file:
+        return load_params(settings.params_file)
+    if settings.variant:
+        return load_variant(settings.variant)
+    folder = settings.data_dir / LIBRISPEECH_FOLDER
+    if is_prepared(folder):
+        say(f"variant librispeech: VARIANT is not set, and a prepared LibriSpeech lies in {folder}")
+        return load_variant("librispeech")
+    say(f"variant mini: VARIANT is not set, and no prepared LibriSpeech lies in {folder}")
+    return load_variant("mini")
+
+
+def ready_dataset(params: Params, settings: Settings, say: Callable[[str], None]) -> Dataset:
+    """The whole data set that `params` names, synthesised first (untimed) where it is missing and can be.
+
+    Raises UserError where it is missing, half-made or damaged.
+    """
+    folder = settings.data_dir / params.data.folder
+    if params.data.folder in SYNTHESISED and not is_prepared(folder):
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with _alone(settings.data_dir / f".{folder.name}.lock", say):
+            # Another run may have made it while this one waited.
+            if not is_prepared(folder):
+                say(f"making the corpus {folder.name} in {settings.data_dir} (once; not part of the timed run)")
+                _synthesise(folder.name, settings.data_dir)
+    dataset = _read(folder)
+    check_whole(dataset, (params.data.train_split, params.data.eval_split))
+    return dataset
+
+
+def valid_stamp(dataset: Dataset) -> Stamp | None:
+    """The data set's last verification if it passed and was of this very content, else None."""
+    stamp = read_stamp(dataset.folder)
+    return stamp if stamp and stamp.passed and stamp.tree_sha256 == dataset.digest.tree_sha256 else None
+
+
+def check_whole(dataset: Dataset, splits: tuple[str, ...]) -> None:
+    """Raise UserError unless the data set's files are all there: names, sizes and counts, without reading the audio.
+
+    Damage inside a file is found by `sh verify_dataset.sh`, which reads them all.
+    """
+    remedy = _remedy(dataset.folder)
+    sizes = {os.fsdecode(m.path): m.size for m in tarball.members(dataset.folder) if not m.is_folder and m.link is None}
+    for name in splits:
+        manifest = dataset.manifest(name)
+        promised = dataset.splits[name].utterances
+        if len(manifest) != promised:
+            raise UserError(
+                f"{len(manifest)} utterances where the data set's description promises {promised}",
+                where=dataset.folder / dataset.splits[name].manifest,
+                remedy=remedy,
+            )
+        for utterance in manifest:
+            path = manifest.audio_path(utterance)
+            size = sizes.get(utterance.audio)
+            if size is None and not path.is_file():
+                raise UserError("an audio file of the manifest is missing", where=path, remedy=remedy)
+            if size == 0:
+                raise UserError("an audio file is empty", where=path, remedy=remedy)
+    length = tarball.tar_bytes(dataset.folder)
+    if length != dataset.digest.tar_bytes:
+        raise UserError(
+            f"its files make a tar of {length} bytes where the data set's description promises"
+            f" {dataset.digest.tar_bytes}",
+            where=dataset.folder,
+            remedy=f"`sh verify_dataset.sh` names the difference; {remedy}",
+        )
+
+
+def _read(folder: Path) -> Dataset:
+    try:
+        return read_dataset(folder)
+    except UserError as error:
+        raise UserError(error.what, where=error.where, remedy=_remedy(folder)) from None
+
+
+def _remedy(folder: Path) -> str:
+    if folder.name in SYNTHESISED:
+        return f"remove {folder} and start again: it is made anew"
+    if folder.name == LIBRISPEECH_FOLDER:
+        return "`sh script/download_dataset.sh all` fetches and prepares what is missing; DATA_DIR says where"
+    return "`python -m datasets import --help` tells how to bring a corpus in; DATA_DIR says where it is looked for"
+
+
+def _synthesise(name: str, data_dir: Path) -> None:
+    command = [sys.executable, "-m", "datasets", "synthesise", name, "--data-dir", str(data_dir)]
+    # Its stdout must not reach ours, which belongs to the log.
+    status = launch.run_to_the_end(command)
+    if status != 0:
+        what = "was killed" if status < 0 else f"ended with exit status {status}"
+        kept = "see its message above" if status == COULD_NOT else "see its output above"
+        raise UserError(f"the synthesis of the corpus {name} {what}", where=data_dir / name, remedy=kept)
+
+
+@contextmanager
+def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock file, so that two runs started at once make a corpus once; the kernel frees it whatever happens."""
+    with open(lock, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another run is making the corpus; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

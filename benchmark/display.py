@@ -1,0 +1,80 @@
+"""What the user sees on stderr while a run goes on: the trainer's progress, one line an epoch, messages."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import orjson
+
+from datasets.errors import one_line
+from datasets.progress import Progress, clock
+
+from .record import EpochFacts
+
+PROGRESS_TOKEN = b":::PROGRESS "
+"""Starts the trainer's lines about its progress: `{"phase", "epoch", "done", "total", "unit", "note"}`."""
+
+_PHASES = {"init": "setting up", "train": "training", "eval": "evaluating"}
+
+
+class Display:
+    """Draws on stderr; once stderr is gone (the terminal was closed), `lost` says so and all goes on in silence."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self._bar: Progress | None = None
+        self._key: tuple[object, object] | None = None
+
+    def say(self, text: str) -> None:
+        """Show one message, above the bar where there is one."""
+        try:
+            print(one_line(text), file=sys.stderr, flush=True)
+        except OSError:
+            self._lose()
+
+    def progress(self, raw: bytes) -> bool:
+        """Show one progress line of the trainer; False if it is none."""
+        try:
+            fields = orjson.loads(raw.removeprefix(PROGRESS_TOKEN))
+            key = (fields["phase"], fields["epoch"])
+            done, total = int(fields["done"]), int(fields["total"])
+            self._draw(key, done, total, str(fields.get("unit", "")), one_line(str(fields.get("note", ""))))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+        return True
+
+    def epoch(self, facts: EpochFacts, max_epochs: int, since_start_s: float) -> None:
+        """Show how an epoch went; `since_start_s` is the time on the run's clock."""
+        self.close()
+        loss = "" if facts.train_loss is None else f"  loss {facts.train_loss:.4g}"
+        speed = "" if facts.utterances_per_s is None else f"  {facts.utterances_per_s:,.0f} utterances/s"
+        place = f"epoch {facts.epoch_num} of {max_epochs}"
+        self.say(f"{place}: WER {facts.wer:.2f} %{loss}{speed}  {clock(since_start_s)} on the clock")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        bar, self._bar, self._key = self._bar, None, None
+        if bar is not None:
+            try:
+                # Given a kind of exception, a plain display keeps its closing line to itself: the epoch's line says it.
+                bar.__exit__(KeyboardInterrupt, None, None)
+            except OSError:
+                self._lose()
+
+    def _draw(self, key: tuple[object, object], done: int, total: int, unit: str, note: str) -> None:
+        try:
+            if key != self._key:
+                self.close()
+                phase, epoch = key
+                label = _PHASES.get(str(phase), one_line(str(phase))) + (f", epoch {epoch}" if epoch else "")
+                self._bar, self._key = Progress(label, total, unit).__enter__(), key
+            assert self._bar is not None
+            self._bar.update(done, note)
+        except OSError:
+            self._lose()
+
+    def _lose(self) -> None:
+        """Stderr takes nothing more: point it at nothing, so that every later writer finds something that does."""
+        self.lost = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

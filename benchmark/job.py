@@ -1,0 +1,139 @@
+"""What to run: decided, checked and made ready before the clock, and the record of it as it begins."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from datasets.dataset import Dataset
+from datasets.errors import UserError
+from datasets.manifest import write_atomically
+
+from . import corpus, launch, resume, system
+from .display import Display
+from .params import Params
+from .record import CodeVersion, DatasetFacts, RunFacts, RunRecord
+from .settings import ROOT, Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be done: `run_dir` is its folder and exists; `resumption` is None for a new run."""
+
+    settings: Settings
+    params: Params
+    dataset: Dataset
+    seed: int
+    run_dir: Path
+    resumption: resume.Resumption | None
+
+
+def decide(settings: Settings, display: Display) -> Job:
+    """Variant, data, seed and folder; makes the corpus where it is missing and can be made."""
+    resumption = resume.plan(settings.resume, settings) if settings.resume else None
+    params = resumption.params if resumption else corpus.choose_params(settings, display.say)
+    if settings.division == "closed" and params.division == "open":
+        raise UserError("the variant's own division is open: it cannot be closed", where="SUBMISSION_DIVISION")
+    dataset = corpus.ready_dataset(params, settings, display.say)
+    if resumption:
+        resume.check_dataset(resumption, dataset)
+        display.say(f"going on with {resumption.run_dir} after epoch {resumption.epoch}")
+        return Job(settings, params, dataset, resumption.record.seed, resumption.run_dir, resumption)
+    seed = settings.seed if settings.seed is not None else int.from_bytes(os.urandom(4), "big")
+    run_dir = _new_folder(settings, params, seed)
+    display.say(f"run folder: {run_dir}")
+    return Job(settings, params, dataset, seed, run_dir, None)
+
+
+def _new_folder(settings: Settings, params: Params, seed: int) -> Path:
+    """Make a folder that no other run has: `<results>/<variant>/<host>-<gpu or cpu>-<UTC time>-s<seed>`."""
+    device = system.gpu_label() if settings.device != "cpu" else "cpu"
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = f"{_plain(platform.node())}-{_plain(device)}-{now}-s{seed}"
+    if not settings.leads:
+        name += f"-node{settings.node_rank}"
+    parent = settings.results_dir / _plain(params.variant)
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 1000):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        write_atomically(folder / "params.yaml", params.dump().encode())
+        return folder
+    raise UserError("a thousand runs began here in this second", where=parent)
+
+
+def _plain(text: str) -> str:
+    """`text` as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "unnamed"
+
+
+def begin_record(job: Job) -> RunRecord:
+    """The record of a run that has just begun, or of one that goes on."""
+    settings, params, dataset = job.settings, job.params, job.dataset
+    command = launch.trainer_command(
+        settings,
+        params_file=job.run_dir / "params.yaml",
+        data=dataset.folder,
+        run_dir=job.run_dir,
+        seed=job.seed,
+        resume=job.resumption.checkpoint if job.resumption else None,
+    )
+    code = CodeVersion(**system.code_version(ROOT))
+    if job.resumption:
+        old = job.resumption.record
+        notes = old.notes
+        if code != old.code:
+            notes += (f"went on after epoch {job.resumption.epoch} with commit {code.commit}",)
+        run = replace(old.run, resumed_epochs=(*old.run.resumed_epochs, job.resumption.epoch))
+        return replace(
+            old, status="unfinished", reason=None, ended_at=None, command=tuple(command), run=run, notes=notes
+        )
+    return RunRecord(
+        status="unfinished",
+        reason=None,
+        variant=params.variant,
+        division=settings.division or params.division,
+        params=params.as_dict(),
+        params_sha256=params.sha256,
+        seed=job.seed,
+        started_at=utc_now(),
+        ended_at=None,
+        command=tuple(command),
+        code=code,
+        lock_sha256=system.lock_sha256(ROOT),
+        dataset=_dataset_facts(dataset, params),
+        system=system.describe(settings.nodes),
+        software=system.software(),
+        run=RunFacts(
+            nproc=settings.processes, nnodes=settings.nodes, device=settings.device, target_wer=params.train.target_wer
+        ),
+    )
+
+
+def _dataset_facts(dataset: Dataset, params: Params) -> DatasetFacts:
+    train, evaluation = dataset.splits[params.data.train_split], dataset.splits[params.data.eval_split]
+    stamp = corpus.valid_stamp(dataset)
+    return DatasetFacts(
+        name=dataset.name,
+        tree_sha256=dataset.digest.tree_sha256,
+        tar_cksum=dataset.digest.tar_cksum,
+        tar_bytes=dataset.digest.tar_bytes,
+        train_utterances=train.utterances,
+        train_hours=train.duration_s / 3600,
+        eval_utterances=evaluation.utterances,
+        eval_hours=evaluation.duration_s / 3600,
+        verified_at=stamp.verified_at if stamp else None,
+        verified=stamp is not None,
+    )
+
+
+def utc_now() -> str:
+    """Now, as records have it: UTC in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

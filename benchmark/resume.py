@@ -1,0 +1,87 @@
+"""Going on with a run that was interrupted: which epoch it can go on from, and whether it is still the same run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.dataset import Dataset
+from datasets.errors import UserError
+
+from . import mllog, run_log
+from .mllog import Event
+from .params import Params, load_params
+from .record import RunRecord, read_record
+from .settings import Settings
+
+FINISHED = {"success": "reached its target", "aborted": "ended at its last epoch without the target"}
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run to go on with: its old record, its parameters, and the last epoch that was kept.
+
+    `checkpoint` holds the state after `epoch`; the first `keep_bytes` of result.txt are the log up to there.
+    """
+
+    run_dir: Path
+    record: RunRecord
+    params: Params
+    epoch: int
+    checkpoint: Path
+    keep_bytes: int
+
+
+def plan(run_dir: Path, settings: Settings) -> Resumption:
+    """Find where the run in `run_dir` can go on; UserError where it cannot, or where the settings name another run."""
+    run_dir = run_dir.absolute()
+    record = read_record(run_dir)
+    if record.status in FINISHED:
+        raise UserError(f"this run {FINISHED[record.status]}: there is nothing to go on with", where=run_dir)
+    if settings.seed is not None and settings.seed != record.seed:
+        raise UserError(f"the run's seed is {record.seed}, not {settings.seed}", where="SEED", remedy="unset SEED")
+    params = load_params(run_dir / "params.yaml")
+    if params.sha256 != record.params_sha256:
+        raise UserError("the parameters are not those that the run began with", where=run_dir / "params.yaml")
+    epoch, keep_bytes = _last_whole_epoch(run_dir)
+    if epoch == 0:
+        raise UserError(
+            "no epoch was finished and kept, so there is nothing to go on from",
+            where=run_dir,
+            remedy="start a new run",
+        )
+    return Resumption(run_dir, record, params, epoch, _checkpoint(run_dir, epoch), keep_bytes)
+
+
+def check_dataset(resumption: Resumption, dataset: Dataset) -> None:
+    """Raise UserError unless the run began with this very data set."""
+    if dataset.digest.tree_sha256 != resumption.record.dataset.tree_sha256:
+        raise UserError(
+            "the data set is not the one that the run began with (its checksum differs)",
+            where=dataset.folder,
+            remedy="set DATA_DIR to where that one lies, or start a new run",
+        )
+
+
+def _checkpoint(run_dir: Path, epoch: int) -> Path:
+    return run_dir / "checkpoints" / f"epoch_{epoch:02d}.pt"
+
+
+def _last_whole_epoch(run_dir: Path) -> tuple[int, int]:
+    """The last epoch whose evaluation is logged and whose checkpoint lies there (0: none), and the log's length up to it."""
+    epoch = keep_bytes = at = 0
+    path = run_dir / run_log.FILE_NAME
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:
+        return 0, 0
+    with file:
+        for raw in file:
+            at += len(raw)
+            event = mllog.parse_line(raw)
+            if not isinstance(event, Event) or not raw.endswith(b"\n"):
+                continue
+            number = event.epoch_num
+            if event.key == mllog.EVAL_STOP and isinstance(number, int) and _checkpoint(run_dir, number).is_file():
+                epoch, keep_bytes = number, at
+    return epoch, keep_bytes

@@ -1,0 +1,141 @@
+"""The files of a run that is going on: its log, each line to result.txt and to stdout whole, and the trainer's stderr."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections import deque
+from pathlib import Path
+
+from datasets.errors import UserError, from_os_error
+
+from .mllog import Event, parse_line
+
+FILE_NAME = "result.txt"
+KEPT_ERROR_LINES = 400
+
+
+class RunLog:
+    """Writes log lines to `path` (appending) and to stdout, and keeps their events.
+
+    A reader of stdout that goes away is noted in `stdout_lost` and the file goes on. A file that cannot be written is
+    told in `failure`; its lines are kept and written by `retry` if there is room again. The file is locked, so that a
+    run that is still going on cannot be resumed beside itself; the kernel frees the lock whatever happens.
+    """
+
+    def __init__(self, path: Path, *, to_stdout: bool = True) -> None:
+        self.path = path
+        self.events: list[Event] = []
+        self.failure: str | None = None
+        self.stdout_lost = False
+        self._to_stdout = to_stdout
+        self._pending: list[bytes] = []
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise UserError("this run is still going on", where=path.parent, remedy="let it end, or end it") from None
+        self._size = os.fstat(self._fd).st_size
+
+    def write(self, line: bytes | str) -> Event | None:
+        """Write one line (without its line break) and return its event."""
+        raw = line.encode() if isinstance(line, str) else line
+        event = parse_line(raw)
+        if isinstance(event, Event):
+            self.events.append(event)
+        self._pending.append(raw + b"\n")
+        if self.failure is None:
+            self._flush()
+        if self._to_stdout:
+            self._print(raw + b"\n")
+        return event if isinstance(event, Event) else None
+
+    def replay(self, keep_bytes: int) -> None:
+        """Take over the first `keep_bytes` of the file (a resumed run), dropping the rest: print them, keep their events."""
+        os.ftruncate(self._fd, keep_bytes)
+        self._size = keep_bytes
+        with open(self.path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                event = parse_line(raw, number)
+                if isinstance(event, Event):
+                    self.events.append(event)
+                if self._to_stdout:
+                    self._print(raw)
+
+    def sink(self, line: str) -> None:
+        """`write` for a LogWriter."""
+        self.write(line)
+
+    def retry(self) -> None:
+        """Try again to write the lines that a failure held back."""
+        self.failure = None
+        self._flush()
+
+    def last(self, key: str) -> Event | None:
+        """The last event with this key, or None."""
+        return next((event for event in reversed(self.events) if event.key == key), None)
+
+    def first(self, key: str) -> Event | None:
+        """The first event with this key, or None."""
+        return next((event for event in self.events if event.key == key), None)
+
+    def close(self) -> None:
+        """Bring the file to the disk and close it."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            self.failure = self.failure or from_os_error(error).what
+        os.close(self._fd)
+
+    def _flush(self) -> None:
+        try:
+            while self._pending:
+                line = self._pending[0]
+                written = os.write(self._fd, line)
+                if written < len(line):
+                    # A disk that fills up takes a part first; the rest of the line then tells why.
+                    os.write(self._fd, line[written:])
+                self._size += len(line)
+                self._pending.pop(0)
+        except OSError as error:
+            self.failure = from_os_error(error).what
+            os.ftruncate(self._fd, self._size)
+
+    def _print(self, data: bytes) -> None:
+        if self.stdout_lost:
+            return
+        try:
+            while data:
+                data = data[os.write(1, data) :]
+        except OSError:
+            self.stdout_lost = True
+            # Later writers (the interpreter's last flush) must find something that takes their bytes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.stdout.flush()
+
+
+class ErrorLog:
+    """What the trainer says on stderr: each line to `path`, the last ones in `tail`. Never stops a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.tail: deque[str] = deque(maxlen=KEPT_ERROR_LINES)
+        self.failure: str | None = None
+        self._file = open(path, "ab", buffering=0)
+
+    def write(self, raw: bytes) -> str:
+        """Keep one line (without its line break); returns its text."""
+        # A progress bar of some library redraws itself with carriage returns: its last state is the line.
+        text = raw.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
+        self.tail.append(text)
+        if self.failure is None:
+            try:
+                self._file.write(raw + b"\n")
+            except OSError as error:
+                self.failure = from_os_error(error).what
+        return text
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

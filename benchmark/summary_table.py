@@ -1,0 +1,136 @@
+"""The closing summary of a run on stderr, from its record alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from datasets.progress import clock
+
+from .record import EpochFacts, RunRecord
+
+WIDTH = 80
+SCORE_NOTE = "MLPerf-style, unverified"
+
+
+def print_summary(record: RunRecord, run_dir: Path) -> None:
+    """Print result, epochs, time, throughput, telemetry, where the files lie and what to do next."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=sys.stderr, highlight=False)
+    console = Console(file=sys.stderr, highlight=False, width=min(WIDTH, console.width))
+    if record.epochs:
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in ("epoch", "WER %", "CER %", "loss", "train", "evaluate", "utterances/s", "audio s/s"):
+            table.add_column(column, justify="right")
+        for epoch in record.epochs:
+            table.add_row(*_epoch_cells(epoch))
+        console.print(table)
+    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in summary_rows(record, run_dir):
+        # Text, not a string: square brackets in a path are no markup.
+        table.add_row(name, Text(value))
+    console.print(table)
+
+
+def summary_rows(record: RunRecord, run_dir: Path) -> list[tuple[str, str]]:
+    """The summary as (name, value) pairs; what could not be measured is left out."""
+    run = record.run
+    rows = [("result", _result(record))]
+    if run.minutes is not None:
+        rows.append(("time", f"{run.minutes:.2f} minutes ({clock(run.minutes * 60)}), {SCORE_NOTE}"))
+    rows.append(("variant", f"{record.variant}, {record.division} division, seed {record.seed}"))
+    checked = f"verified {record.dataset.verified_at}" if record.dataset.verified else "not verified"
+    hours = f"{record.dataset.train_hours:.2f} h training, {record.dataset.eval_hours:.2f} h evaluation"
+    rows.append(("data set", f"{record.dataset.name}: {hours}; {checked}"))
+    if run.cache_cleared is not None:
+        rows.append(("caches", "cleared" if run.cache_cleared else "not cleared"))
+    rows += _telemetry_rows(record.telemetry)
+    if run.peak_memory_bytes is not None:
+        rows.append(("peak memory", f"{_gib(run.peak_memory_bytes)} (trainer, all processes)"))
+    rows += [("note", note) for note in record.notes]
+    rows.append(("files", str(run_dir)))
+    rows.append(("next", _next_step(record, run_dir)))
+    return rows
+
+
+def _result(record: RunRecord) -> str:
+    run = record.run
+    wer = f"WER {run.final_wer:.2f} % after epoch {run.epochs}" if run.final_wer is not None else "no epoch finished"
+    if record.status == "success":
+        return f"target reached: {wer} (target {run.target_wer:g} %)"
+    if record.status == "aborted":
+        return f"target missed: {wer} (target {run.target_wer:g} %)"
+    return f"{record.status}: {record.reason}; {wer}"
+
+
+def _epoch_cells(epoch: EpochFacts) -> list[str]:
+    return [
+        str(epoch.epoch_num),
+        f"{epoch.wer:.2f}",
+        _shown(epoch.cer, ".2f"),
+        _shown(epoch.train_loss, ".4g"),
+        "-" if epoch.train_s is None else clock(epoch.train_s),
+        "-" if epoch.eval_s is None else clock(epoch.eval_s),
+        _shown(epoch.utterances_per_s, ",.1f"),
+        _shown(epoch.audio_s_per_s, ",.1f"),
+    ]
+
+
+def _telemetry_rows(telemetry: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if not telemetry:
+        return []
+    rows = []
+    for gpu in telemetry.get("gpus") or []:
+        if gpu.get("used"):
+            parts = [
+                _reading(gpu, "utilization_pct", "mean", "busy {:.0f} %"),
+                _reading(gpu, "sm_active_pct", "mean", "SMs {:.0f} %"),
+                _reading(gpu, "tensor_active_pct", "mean", "tensor {:.0f} %"),
+                _reading(gpu, "power_w", "mean", "{:.0f} W"),
+                f"{gpu['energy_j'] / 1000:.1f} kJ" if gpu.get("energy_j") is not None else None,
+                _memory(gpu),
+            ]
+            rows.append((f"GPU {gpu.get('index')}", ", ".join([str(gpu.get("name")), *filter(None, parts)])))
+    host, trainer = telemetry.get("host") or {}, telemetry.get("trainer") or {}
+    cpu = [
+        _reading(host, "cpu_pct", "mean", "machine {:.0f} % busy"),
+        _reading(trainer, "cpu_pct", "mean", "trainer {:.0f} % of one core"),
+    ]
+    if any(cpu):
+        rows.append(("CPU", ", ".join(filter(None, cpu))))
+    return rows
+
+
+def _reading(readings: dict[str, Any], name: str, figure: str, form: str) -> str | None:
+    value = (readings.get(name) or {}).get(figure)
+    return None if value is None else form.format(value)
+
+
+def _memory(gpu: dict[str, Any]) -> str | None:
+    peak = (gpu.get("memory_used_bytes") or {}).get("max")
+    return None if peak is None else f"{_gib(peak)} at most"
+
+
+def _gib(value: float) -> str:
+    return f"{value / 2**30:.2f} GiB"
+
+
+def _next_step(record: RunRecord, run_dir: Path) -> str:
+    if record.status == "success":
+        return f"python -m results compare {run_dir}"
+    if record.status == "aborted":
+        return f"python -m results compare {run_dir} (a run that ends at its last epoch is a valid outcome)"
+    if record.epochs:
+        return f"sh run_and_time.sh --resume {run_dir} goes on after the last whole epoch"
+    return f"mend the cause (see {run_dir / 'trainer.err'}) and start again"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

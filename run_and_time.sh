@@ -1,0 +1,16 @@
+#!/bin/sh
+# The main job: sets itself up, times one run and prints its log. stdout carries the log and nothing else.
+#
+#     time sh run_and_time.sh | tee log
+#     VARIANT=librispeech SEED=1 sh run_and_time.sh
+#     sh run_and_time.sh --help          options and environment variables
+#
+# Exit status: 0 target reached, 1 not reached, 2 could not be done.
+set -eu
+root=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
+PY=$(sh "$root/script/setup.sh")
+# The packages are found from any working directory, and nothing that lies in it can pass for one of them.
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+PYTHONSAFEPATH=1
+export PYTHONPATH PYTHONSAFEPATH
+exec "$PY" -m benchmark run "$@"

@@ -1,0 +1,157 @@
+"""A stand-in for the trainer: speaks its contract truthfully, trains nothing, and goes wrong where a test tells it to.
+
+Run by the harness as `--trainer-module tests.fake_trainer`. FAKE_TRAINER holds JSON:
+`wers` (percent, by epoch; the last one stays), `epoch_s`, `fault` and `at` (the epoch in which the fault strikes, 0: before
+run_start).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmark.mllog import LogWriter
+from benchmark.params import load_params
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    for name in ("params", "data", "run-dir", "resume"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--device")
+    parser.add_argument("--progress")
+    args = parser.parse_args()
+    plan = {
+        "wers": [60.0, 40.0, 20.0],
+        "epoch_s": 0.02,
+        "fault": None,
+        "at": 2,
+        **json.loads(os.environ["FAKE_TRAINER"]),
+    }
+    params = load_params(args.params)
+    log = LogWriter(lambda line: print(line, flush=True))
+    if "pids" in plan:
+        Path(plan["pids"]).write_text(f"{os.getpid()}\n")
+
+    done = 0
+    if args.resume:
+        done = json.loads(args.resume.read_text())["epoch"]
+        log.event("resumed", done)
+    else:
+        log.start("init_start")
+        strike(plan, 0, args, log)
+        for key, value in (("seed", args.seed), ("number_of_processes", 1), ("global_batch_size", 4)):
+            log.event(key, value)
+        for key, value in (("gradient_accumulation_steps", 1), ("train_samples", 6), ("eval_samples", 3)):
+            log.event(key, value)
+        log.event("opt_name", params.optimizer.name)
+        log.event("opt_base_learning_rate", params.optimizer.learning_rate)
+        log.event("hyperparameters", params.flat())
+        log.event("target_wer", params.train.target_wer)
+        log.event("accelerators", [{"rank": 0, "device": "cpu", "name": "fake", "uuid": None}])
+        log.end("init_stop")
+        log.start("run_start")
+
+    wer = None
+    while done < params.train.max_epochs and not (wer is not None and wer <= params.train.target_wer):
+        done += 1
+        log.start("epoch_start", epoch_num=done)
+        tell("train", done, 1)
+        time.sleep(plan["epoch_s"])
+        strike(plan, done, args, log)
+        tell("train", done, 6)
+        log.end("epoch_stop", epoch_num=done)
+        stats = {"train_loss": 30.0 / done, "utterances_per_s": 300.0, "audio_s_per_s": 900.5, "data_wait_s": 0.001}
+        log.event("tracked_stats", stats, epoch_num=done)
+        log.start("eval_start", epoch_num=done)
+        tell("eval", done, 3)
+        wer = plan["wers"][min(done, len(plan["wers"])) - 1]
+        log.event("eval_accuracy", wer, epoch_num=done, cer=wer / 3, mean_wer=wer + 1, word_edits=round(wer), words=100)
+        log.end("eval_stop", epoch_num=done)
+        save(args.run_dir / "checkpoints" / f"epoch_{done:02d}.pt", json.dumps({"epoch": done}))
+    reached = wer is not None and wer <= params.train.target_wer
+    log.event("trained_samples", 6 * done, epoch_num=done)
+    if plan["fault"] == "no run_stop":
+        return 0
+    log.end("run_stop", status="success" if reached or plan["fault"] == "lie" else "aborted", epoch_num=done)
+    return 0 if reached or plan["fault"] == "lie" else 1
+
+
+def tell(phase: str, epoch: int, done: int) -> None:
+    fields = {"phase": phase, "epoch": epoch, "done": done, "total": 6, "unit": "utterances", "note": "loss 3"}
+    print(":::PROGRESS", json.dumps(fields), flush=True)
+
+
+def save(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> None:
+    if epoch != plan["at"]:
+        return
+    fault = plan["fault"]
+    if fault == "crash":
+        raise RuntimeError("the fake trainer broke")
+    if fault == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "user error":
+        log.event("run_aborted_reason", "the audio is damaged", epoch_num=epoch)
+        log.end("run_stop", status="aborted", epoch_num=epoch)
+        print("error: a.flac: the audio is damaged - fetch it again", file=sys.stderr)
+        sys.exit(2)
+    if fault == "chatter":
+        chatter()
+    if fault == "fill the disk":
+        with open(args.run_dir / "filler", "wb") as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+            except OSError:
+                pass
+    if fault in ("hang", "hang and ignore SIGTERM", "hang with orphans"):
+        if fault == "hang and ignore SIGTERM":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if fault == "hang with orphans":
+            child = [sys.executable, "-c", "import time; print('orphan', flush=True); time.sleep(600)"]
+            same_group = subprocess.Popen(child, preexec_fn=die_with_parent)
+            own_session = subprocess.Popen(child, start_new_session=True, preexec_fn=die_with_parent)
+            with open(plan["pids"], "a") as file:
+                file.write(f"{same_group.pid}\n{own_session.pid}\n")
+        Path(plan["ready"]).touch()
+        time.sleep(600)
+    if fault == "leave orphans":
+        child = [sys.executable, "-c", "import time; time.sleep(600)"]
+        orphan = subprocess.Popen(child, start_new_session=True)
+        with open(plan["pids"], "a") as file:
+            file.write(f"{orphan.pid}\n")
+
+
+def chatter() -> None:
+    print("a library says hello")
+    print(":::MLLOG {broken")
+    print(":::PROGRESS {broken")
+    print('half a line, then :::MLLOG {"namespace": "", "time_ms": 1, "event_type": "POINT_IN_TIME", ', end="")
+    print('"key": "extra", "value": 1, "metadata": {}}')
+    sys.stdout.flush()
+    os.write(1, b"\xff\xfe\x00 bytes\r\n")
+    os.write(2, b"\x1b[31mred\x1b[0m 10%\r 100%\n")
+
+
+def die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Runs the benchmark's door as its users do, with the fake trainer and a data set of nine made-up files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from benchmark.params import load_variant
+from benchmark.record import RunRecord, read_record
+from datasets.dataset import Dataset, Split, write_description
+from datasets.digest import digest_tree
+from datasets.manifest import Manifest, Utterance, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[1]
+WAIT_S = 60.0
+
+
+def make_dataset(data_dir: Path, name: str = "tiny") -> Path:
+    """A data set that is whole for whoever does not listen to it."""
+    folder = data_dir / name
+    splits = {}
+    for split, count in (("train", 6), ("val", 3)):
+        (folder / split).mkdir(parents=True)
+        utterances = []
+        for number in range(count):
+            (folder / split / f"{number}.flac").write_bytes(bytes(100 + number))
+            utterances.append(Utterance(f"{split}-{number}", f"{split}/{number}.flac", 1.0 + number, "HELLO WORLD"))
+        manifest = Manifest.of(folder, utterances)
+        write_jsonl(manifest, folder / f"{name}_{split}_manifest.jsonl")
+        splits[split] = Split(
+            f"{name}_{split}_manifest.jsonl", f"{name}_{split}_manifest.csv", count, manifest.duration_s, 1
+        )
+    write_description(Dataset(folder, name, "test", splits, digest_tree(folder, 1), {}))
+    return folder
+
+
+def make_params(path: Path, *, folder: str = "tiny", max_epochs: int = 5, target_wer: float = 23.0) -> Path:
+    """A parameter file for that data set."""
+    mini = load_variant("mini")
+    params = replace(
+        mini,
+        variant="tiny",
+        data=replace(mini.data, folder=folder),
+        train=replace(mini.train, max_epochs=max_epochs, target_wer=target_wer),
+    )
+    path.write_text(params.dump())
+    return path
+
+
+class Bench:
+    """One checkout's worth of a user's files: DATA_DIR, RESULTS_DIR and a parameter file, all under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        make_dataset(folder / "data")
+        self.params = make_params(folder / "tiny.yaml")
+        self.environment = {
+            "DATA_DIR": str(folder / "data"),
+            "RESULTS_DIR": str(folder / "runs"),
+            "DROP_CACHES": "0",
+            "DEVICE": "cpu",
+            "SEED": "7",
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def start(self, *arguments: str, plan: dict | None = None, **options) -> subprocess.Popen[bytes]:
+        """Start the door; `plan` is the fake trainer's. Options go to Popen; `env` adds to the environment."""
+        own = {name: value for name, value in os.environ.items() if name not in ("VARIANT", "SEED", "NPROC", "RUNS")}
+        environment = own | self.environment | {"FAKE_TRAINER": json.dumps(plan or {})} | options.pop("env", {})
+        if not arguments:
+            arguments = ("--params", str(self.params))
+        command = [sys.executable, "-m", "benchmark", "run", *arguments, "--trainer-module", "tests.fake_trainer"]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        return subprocess.Popen(command, env=environment, cwd=self.folder, stdin=subprocess.DEVNULL, **streams)
+
+    def run(self, *arguments: str, plan: dict | None = None, **options) -> Finished:
+        """Start the door and wait for its end."""
+        process = self.start(*arguments, plan=plan, **options)
+        stdout, stderr = process.communicate(timeout=WAIT_S)
+        return Finished(process.returncode, (stdout or b"").decode(), (stderr or b"").decode())
+
+    def hanging(self, fault: str = "hang", at: int = 2, **options) -> subprocess.Popen[bytes]:
+        """Start a run whose trainer hangs in epoch `at`, and wait until it does."""
+        self.pids, ready = self.folder / "pids", self.folder / "ready"
+        ready.unlink(missing_ok=True)
+        plan = {"fault": fault, "at": at, "pids": str(self.pids), "ready": str(ready)}
+        process = self.start(plan=plan, **options)
+        wait_for(ready.exists)
+        return process
+
+    def folders(self) -> list[Path]:
+        """The run folders, by name."""
+        return sorted(self.folder.glob("runs/*/*"))
+
+    def record(self) -> RunRecord:
+        """The record of the only run."""
+        (folder,) = self.folders()
+        return read_record(folder)
+
+    def log(self) -> str:
+        """The log of the only run."""
+        (folder,) = self.folders()
+        return (folder / "result.txt").read_text()
+
+    def none_left(self) -> bool:
+        """Whether every process that wrote its id into `pids` is gone."""
+        return not any(alive(int(pid)) for pid in self.pids.read_text().split())
+
+
+class Finished:
+    """How a command ended."""
+
+    def __init__(self, status: int, stdout: str, stderr: str) -> None:
+        self.status, self.stdout, self.stderr = status, stdout, stderr
+
+    @property
+    def last_line(self) -> str:
+        """The last line on stderr."""
+        return self.stderr.rstrip("\n").rpartition("\n")[2]
+
+
+def finish(process: subprocess.Popen[bytes], number: int | None = None) -> Finished:
+    """Send a signal (None: none) and wait for the end."""
+    if number is not None:
+        process.send_signal(signal.Signals(number))
+    stdout, stderr = process.communicate(timeout=WAIT_S)
+    return Finished(process.returncode, (stdout or b"").decode(), (stderr or b"").decode())
+
+
+def wait_for(holds, timeout_s: float = WAIT_S) -> None:
+    """Wait until `holds()`; fail where it never does."""
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie does not)."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def keys(log: str) -> list[str]:
+    """The keys of a log's lines, in order; every line must be a log line."""
+    return [json.loads(line.removeprefix(":::MLLOG "))["key"] for line in log.splitlines()]
