@@ -104,7 +104,8 @@ def _reason(row: Row, earlier: list[Group]) -> str | None:
     """Why `row` is not ranked with the nearest earlier group."""
     if not earlier:
         return None
-    nearest = min(earlier, key=lambda group: len(differences(row.aspects, group.aspects)))
+    distances = [differences(row.aspects, group.aspects) for group in earlier]
+    nearest = min(zip(earlier, distances, strict=True), key=lambda pair: ("benchmark" in pair[1], len(pair[1])))[0]
     differing = differences(row.aspects, nearest.aspects)
     # The benchmark's or the division's own rules differ in everything else too: naming the first says it all.
     if "benchmark" in differing:

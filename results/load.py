@@ -127,7 +127,7 @@ def read_run(source: Source) -> Run:
         factor = run.wer_factor
         run.best_wer = min(value for _, value, _ in run.evals) * factor if factor else None
     _verdict(run, seen)
-    run.measures = measures_of(run.telemetry, run.record)
+    run.measures = measures_of(run.telemetry, run.record, run.run_s)
     return run
 
 
@@ -280,14 +280,16 @@ def _hardware(run: Run, seen: dict[str, Event]) -> None:
     run.processor = text(described.get("host_processor_model_name"))
     run.nodes = count(described.get("number_of_nodes"))
     used = seen[mllog.ACCELERATORS].value if mllog.ACCELERATORS in seen else None
-    if isinstance(used, list):
+    if isinstance(used, list) and used:
         devices = [device for device in used if isinstance(device, dict)]
         gpus = [device for device in devices if device.get("uuid") or str(device.get("device", "")).startswith("cuda")]
         run.accelerators = len({str(device.get("uuid") or device.get("rank")) for device in gpus})
         names = list(dict.fromkeys(name for device in gpus if (name := text(device.get("name")))))
         run.accelerator = " + ".join(names) or None
-        nodes = ((run.record or {}).get("run") or {}).get("nnodes")
-        run.nodes = count(nodes) or run.nodes
+        if not gpus and devices:
+            run.processor = run.processor or text(devices[0].get("name"))
+        facts = (run.record or {}).get("run")
+        run.nodes = count(facts.get("nnodes") if isinstance(facts, dict) else None) or run.nodes
         return
     run.accelerator = text(described.get("accelerator_model_name"))
     per_node = count(described.get("accelerators_per_node"))
@@ -297,7 +299,7 @@ def _hardware(run: Run, seen: dict[str, Event]) -> None:
 def _verdict(run: Run, seen: dict[str, Event]) -> None:
     """Minutes and verdict. Minutes: (first run_stop - last run_start before it) / 60000, as MLPerf's summariser has it."""
     stop = seen.get(mllog.RUN_STOP)
-    state = (run.record or {}).get("status")
+    state = text((run.record or {}).get("status"))
     if stop is not None and run.started_ms is not None:
         run.stopped_ms = stop.time_ms
         run.minutes = (stop.time_ms - run.started_ms) / 60 / 1000
@@ -307,12 +309,15 @@ def _verdict(run: Run, seen: dict[str, Event]) -> None:
             run.minutes, run.verdict = None, FAILED
     elif state in LEFT_OUT:
         run.verdict = PENDING
-        run.problems.append(f"the run is {state} and can be continued: left out of the score")
     elif run.started_ms is None and not run.source.published:
         run.verdict = PENDING
         run.problems.append("the clock never started (no run_start): left out of the score")
     else:
         run.problems.append("no run_stop after run_start: counts as a run that failed")
+    if state in LEFT_OUT:
+        # An interrupted run's log may end in run_stop; it is still one that goes on when it is resumed.
+        run.verdict = PENDING
+        run.problems.append(f"the run is {state} and can be continued: left out of the score")
     if run.verdict == mllog.SUCCESS and run.target_wer is not None and run.benchmark == BENCHMARK:
         reached = run.last_accuracy is not None and run.last_accuracy <= run.target_wer
         if not reached:

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+WHOLE_SHARE = 0.98
+"""Of a run's time, what telemetry must cover for its energy to be the run's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measures:
@@ -45,13 +48,18 @@ def text(value: object) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
-def measures_of(telemetry: object, record: object) -> Measures:
-    """Read a telemetry summary and a record; whatever is missing, or of another type than promised, is None."""
+def measures_of(telemetry: object, record: object, run_s: float | None = None) -> Measures:
+    """Read a telemetry summary and a record; whatever is missing, or of another type than promised, is None.
+
+    Energy is that of the whole run of `run_s` seconds: a summary of a part of it (a resumed run) does not tell it.
+    """
     summary = telemetry if isinstance(telemetry, dict) else {}
     listed = summary.get("gpus")
     gpus = [gpu for gpu in listed if isinstance(gpu, dict) and gpu.get("used")] if isinstance(listed, list) else []
     trainer = summary.get("trainer")
-    energies = [number(gpu.get("energy_j")) for gpu in gpus]
+    region_s = number(summary.get("region_s"))
+    whole = run_s is None or region_s is None or region_s >= WHOLE_SHARE * run_s
+    energies = [number(gpu.get("energy_j")) if whole else None for gpu in gpus]
     memory = [number(_part(gpu, "memory_used_bytes", "max")) for gpu in gpus]
     peak = max((value for value in memory if value is not None), default=None)
     if peak is None and not gpus:

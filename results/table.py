@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 
 from rich.cells import cell_len, chop_cells
 
@@ -67,7 +66,13 @@ def choose_columns(columns: list[Column], rows: list[Row], width: int) -> tuple[
         return [], []
     kept: list[Column] = []
     used = 0
-    for column in sorted(columns, key=lambda column: column.importance):
+    medians = any(row.score.kind == "median" for row in rows)
+
+    def importance(column: Column) -> int:
+        # A median says little without its range.
+        return 1 if medians and column.header == "min-max" else column.importance
+
+    for column in sorted(columns, key=importance):
         needed = least_width(column, rows) + (len(_GAP) if kept else 0)
         if used + needed <= width:
             kept.append(column)
@@ -117,14 +122,14 @@ def _lines(cells: list[str], columns: list[Column], widths: list[int]) -> list[s
     return lines
 
 
-def break_cell(text: str, width: int) -> list[str]:
-    """`text` in pieces of at most `width` terminal cells, broken after a space, `_`, `-` or `/` where one is near."""
+def break_cell(text: str, width: int, word: str = r"[^ _/-]*[ _/-]?") -> list[str]:
+    """`text` in pieces of at most `width` terminal cells, broken between words: after a space, `_`, `-` or `/`."""
     pieces = [""]
-    for word in re.findall(r"[^ _/-]*[ _/-]?", text):
-        if cell_len(pieces[-1]) + cell_len(word.rstrip()) <= width:
-            pieces[-1] += word
+    for part in re.findall(word, text):
+        if cell_len(pieces[-1]) + cell_len(part.rstrip()) <= width:
+            pieces[-1] += part
             continue
-        first, *rest = chop_cells(word, width)
+        first, *rest = chop_cells(part, width)
         pieces += [first, *rest]
     return [piece.rstrip() for piece in pieces if piece.strip()] or [""]
 
@@ -139,4 +144,7 @@ def _stacked(rows: list[Row], columns: list[Column], width: int) -> str:
 
 
 def _wrap(line: str, width: int, indent: str = "") -> str:
-    return textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False)
+    """`line` over as many lines as it needs, the later ones set in."""
+    later = indent + "  "
+    pieces = break_cell(line, width - len(later), r"[^ ]* ?")
+    return "\n".join((indent if at == 0 else later) + piece for at, piece in enumerate(pieces))
