@@ -24,7 +24,7 @@ PYTHON = VENV / "bin" / "python"
 RUNTIME_LOCK, TEST_LOCK = "requirements.lock", "requirements-test.lock"
 
 # Measured on Linux with the locks of torch 2.11.0: what .venv takes in the end, and the wheels while they are unpacked.
-ENVIRONMENT_GB, WHEELS_GB = 5.6, 2.9
+ENVIRONMENT_GB, WHEELS_GB = 5.5, 2.7
 
 PLAIN_INTERVAL_S = 15.0
 OWN_PYTHON = "or set PYTHON to an interpreter that has everything"

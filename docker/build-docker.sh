@@ -1,0 +1,37 @@
+#!/bin/sh
+# Builds the benchmark's image. Arguments go to the engine's build command.
+#
+#     sh docker/build-docker.sh
+#     BASE_IMAGE=docker.io/library/debian:12 sh docker/build-docker.sh      without CUDA's own base
+#     EXTRAS=test sh docker/build-docker.sh                                 with the tools of the tests
+#     sh docker/build-docker.sh --dry-run                                   shows the command and does nothing
+#
+# Variables: IMAGE (deepspeech2-benchmark), BASE_IMAGE and EXTRAS (see Dockerfile), ENGINE (docker, podman or buildah;
+# the first one found unless said).
+set -eu
+root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+
+dry_run=''
+if [ "${1:-}" = --dry-run ]; then
+    dry_run=1
+    shift
+fi
+if [ -z "${ENGINE:-}" ]; then
+    for ENGINE in docker podman buildah none; do
+        if command -v "$ENGINE" >/dev/null; then break; fi
+    done
+    if [ "$ENGINE" = none ]; then
+        echo "error: no container engine found - install one (\`sh docker/install_cuda_docker.sh\`), or set ENGINE" >&2
+        exit 2
+    fi
+fi
+
+# The quotes around each argument are kept from here on: "$@" is the whole command.
+set -- "$@" --file "$root/docker/Dockerfile" --tag "${IMAGE:-deepspeech2-benchmark}" "$root"
+if revision=$(git -C "$root" rev-parse HEAD 2>/dev/null); then set -- --build-arg "REVISION=$revision" "$@"; fi
+if [ -n "${BASE_IMAGE:-}" ]; then set -- --build-arg "BASE_IMAGE=$BASE_IMAGE" "$@"; fi
+if [ -n "${EXTRAS:-}" ]; then set -- --build-arg "EXTRAS=$EXTRAS" "$@"; fi
+set -- "$ENGINE" build "$@"
+
+echo "+ $*" >&2
+[ -n "$dry_run" ] || exec "$@"
