@@ -1,0 +1,71 @@
+"""`python -m benchmark doctor`: one screen on what this machine can run; each line good, warning or problem, with its remedy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.errors import DID_NOT_HOLD, HELD, one_line
+
+from .doctor_checks import Finding, examine
+from .settings import ROOT
+
+WIDTH = 80
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Look at everything and print the screen; 0 without a problem (warnings are none), 1 with one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark doctor",
+        description="Say what this machine can run, and how to mend what stands in the way.",
+        epilog="DATA_DIR and RESULTS_DIR choose the folders, as for a run. Exit status: 0 no problem, 1 a problem.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as one JSON list")
+    options = parser.parse_args(argv)
+    findings = list(
+        examine(Path(os.environ.get("DATA_DIR") or ROOT / "data"), Path(os.environ.get("RESULTS_DIR") or ROOT / "runs"))
+    )
+    if options.json:
+        print(json.dumps([vars(finding) for finding in findings], indent=1))
+    else:
+        print(screen(findings, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    return DID_NOT_HOLD if any(finding.level == "problem" for finding in findings) else HELD
+
+
+def screen(findings: Sequence[Finding], colour: bool = False) -> str:
+    """The findings as text, at most WIDTH columns wide, with a closing line."""
+    paint = {"good": "32", "warning": "33", "problem": "31"}
+    lines = []
+    for finding in findings:
+        head = f"{finding.level:<9}{finding.subject:<16}"
+        body = _wrap(finding.text, " " * len(head))
+        first = head + body[0].lstrip()
+        if colour:
+            first = f"\033[{paint[finding.level]}m{first[:9]}\033[0m{first[9:]}"
+        lines += [first, *body[1:]]
+        if finding.remedy:
+            lines += _wrap(f"-> {finding.remedy}", " " * len(head), " " * (len(head) + 3))
+    count = {level: sum(finding.level == level for finding in findings) for level in paint}
+    if count["problem"]:
+        end = f"To mend before a run: {count['problem']} (see the remedies above)."
+    elif count["warning"]:
+        end = f"This machine can run the benchmark. Worth a look first: {count['warning']}."
+    else:
+        end = "This machine can run the benchmark."
+    return "\n".join([*lines, "", end])
+
+
+def _wrap(text: str, indent: str, later: str | None = None) -> list[str]:
+    return textwrap.wrap(
+        one_line(text),
+        WIDTH - 1,
+        initial_indent=indent,
+        subsequent_indent=indent if later is None else later,
+        break_on_hyphens=False,
+    ) or [indent]
