@@ -1,0 +1,44 @@
+"""`python -m results report PATH... --html FILE`: the comparison as one self-contained page with pictures.
+
+The page needs no network and no script. Exit 0: written; 2: nothing to report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.errors import HELD, UserError
+from datasets.manifest import write_atomically
+from results.compare import add_choices, report_problems
+from results.comparison import compare_runs
+from results.discover import find_sources
+from results.load import read_run
+from results.report_page import page
+
+
+def main(argv: Sequence[str]) -> int:
+    """The door; `argv` without the command's name."""
+    parser = argparse.ArgumentParser(prog="python -m results report", description=__doc__.split("\n\n")[0])
+    add_choices(parser)
+    parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page to write")
+    parser.add_argument("--title", default="DeepSpeech2 benchmark: results", help="the page's title")
+    options = parser.parse_args(argv)
+    sources = find_sources(options.paths)
+    inputs = {path.resolve() for source in sources for path in (source.log, source.record, source.description) if path}
+    if options.html.resolve() in inputs:
+        raise UserError("this is one of the inputs, which are never written to", where=options.html)
+    comparison = compare_runs(
+        (read_run(source) for source in sources),
+        benchmark=options.benchmark,
+        baseline=options.baseline,
+        sort=options.sort,
+    )
+    report_problems(comparison.problems)
+    if not comparison.rows:
+        raise UserError("no run could be reported", where=options.paths[0])
+    write_atomically(options.html, page(comparison, options.title).encode())
+    print(f"{options.html}: {len(comparison.rows)} rows in {len(comparison.groups)} groups", file=sys.stderr)
+    return HELD

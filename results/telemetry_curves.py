@@ -1,0 +1,106 @@
+"""A run's telemetry.csv folded into a few hundred points, in memory that does not grow with the run.
+
+Times are minutes since run_start. A quantity of several GPUs is their mean (utilisation, memory) or sum (power) over
+the GPUs that the run used; on a run without GPUs the host's and the trainer's figures stand in.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from results.load import Run
+from results.measures import number
+
+FILE_NAME = "telemetry.csv"
+BINS = 240
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One picture: what it is called, in which unit, from which device and column, and how GPUs are put together."""
+
+    name: str
+    unit: str
+    device: str
+    column: str
+    factor: float = 1.0
+    total: bool = False
+    top: float | None = None
+
+
+GPU_QUANTITIES = (
+    Quantity("GPU utilisation", "%", "gpu", "utilization_pct", top=100),
+    Quantity("GPU power", "W", "gpu", "power_w", total=True),
+    Quantity("GPU memory", "GB", "gpu", "memory_used_bytes", 1e-9),
+)
+HOST_QUANTITIES = (
+    Quantity("Host CPU utilisation", "%", "host", "cpu_pct", top=100),
+    Quantity("Trainer memory", "GB", "trainer", "rss_bytes", 1e-9),
+)
+
+
+def read_curves(run: Run) -> dict[Quantity, list[tuple[float, float]]]:
+    """(minutes, value) of each quantity that the run's telemetry has; {} where there is none. Problems go to the run's."""
+    path = run.log.with_name(FILE_NAME)
+    if run.source.published or not path.is_file() or run.started_ms is None or not run.minutes:
+        return {}
+    used = _used_gpus(run)
+    quantities = GPU_QUANTITIES if used else HOST_QUANTITIES
+    sums: dict[tuple[Quantity, str, int], list[float]] = {}
+    try:
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            _fold(csv.DictReader(file), run, quantities, used, sums)
+    except (OSError, csv.Error) as error:
+        run.problems.append(f"{FILE_NAME}: cannot be read ({error})")
+        return {}
+    curves = {quantity: _curve(quantity, sums, run.minutes) for quantity in quantities}
+    return {quantity: curve for quantity, curve in curves.items() if curve}
+
+
+def _used_gpus(run: Run) -> set[str]:
+    listed = (run.telemetry or {}).get("gpus")
+    gpus = [gpu for gpu in listed if isinstance(gpu, dict)] if isinstance(listed, list) else []
+    return {str(gpu.get("uuid")) for gpu in gpus if gpu.get("used")}
+
+
+def _fold(
+    rows: Iterable[dict[str, str]],
+    run: Run,
+    quantities: Iterable[Quantity],
+    used: set[str],
+    sums: dict[tuple[Quantity, str, int], list[float]],
+) -> None:
+    assert run.started_ms is not None and run.minutes
+    for row in rows:
+        time_s, device = number(row.get("time_unix_s")), row.get("device") or ""
+        if time_s is None or device == "mark":
+            continue
+        minute = (time_s - run.started_ms / 1000) / 60
+        if not 0 <= minute <= run.minutes:
+            continue
+        place = min(int(minute / run.minutes * BINS), BINS - 1)
+        for quantity in quantities:
+            fits = row.get("uuid") in used if quantity.device == "gpu" else device == quantity.device
+            value = number(row.get(quantity.column)) if fits else None
+            if value is not None:
+                cell = sums.setdefault((quantity, device, place), [0.0, 0])
+                cell[0] += value
+                cell[1] += 1
+
+
+def _curve(
+    quantity: Quantity, sums: dict[tuple[Quantity, str, int], list[float]], minutes: float
+) -> list[tuple[float, float]]:
+    devices: dict[int, list[float]] = {}
+    for (which, _, place), (total, samples) in sums.items():
+        if which is quantity:
+            devices.setdefault(place, []).append(total / samples * quantity.factor)
+    most = max((len(values) for values in devices.values()), default=0)
+    # A sum over some of the GPUs only, as where one gave no reading, would show a dip that never was.
+    whole = {place: values for place, values in devices.items() if not quantity.total or len(values) == most}
+    return [
+        ((place + 0.5) / BINS * minutes, sum(values) if quantity.total else sum(values) / len(values))
+        for place, values in sorted(whole.items())
+    ]
