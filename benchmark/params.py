@@ -251,7 +251,8 @@ def parse_params(text: str, source: object) -> Params:
     """Parse YAML text; `source` is named in errors."""
     try:
         tree = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML lets whatever its constructors stumble over (`!!int ''`, `!!timestamp x`) through.
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -282,7 +283,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _build(cls: type, tree: object, prefix: str) -> typing.Any:
+def _build(cls: typing.Any, tree: object, prefix: str) -> typing.Any:
     hints = typing.get_type_hints(cls)
     if not isinstance(tree, dict):
         raise UserError(f"expected the keys {', '.join(hints)}", where=prefix.rstrip(".") or None)

@@ -62,10 +62,9 @@ def _failure(exit_status: int, errors: Sequence[str]) -> str:
         found = _EXCEPTION.match(line)
         if found and "ChildFailedError" not in line:
             return f"the trainer crashed: {found[1]}"
-    if exit_status in (HELD, DID_NOT_HOLD):
-        return f"the trainer ended with exit status {exit_status} and a log that does not say so"
     said = next((line.strip() for line in reversed(errors) if line.strip()), None)
-    return f"the trainer ended with exit status {exit_status}" + (f": {said}" if said else "")
+    odd = " although its log has no such result" if exit_status in (HELD, DID_NOT_HOLD) else ""
+    return f"the trainer ended with exit status {exit_status}{odd}" + (f": {said}" if said else "")
 
 
 def _killed(name: str) -> str:

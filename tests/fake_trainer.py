@@ -8,6 +8,7 @@ run_start).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
@@ -113,13 +114,7 @@ def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> 
     if fault == "chatter":
         chatter()
     if fault == "fill the disk":
-        with open(args.run_dir / "filler", "wb") as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            except OSError:
-                pass
+        fill_the_disk(args.run_dir / "filler")
     if fault in ("hang", "hang and ignore SIGTERM", "hang with orphans"):
         if fault == "hang and ignore SIGTERM":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -147,6 +142,12 @@ def chatter() -> None:
     sys.stdout.flush()
     os.write(1, b"\xff\xfe\x00 bytes\r\n")
     os.write(2, b"\x1b[31mred\x1b[0m 10%\r 100%\n")
+
+
+def fill_the_disk(path: Path) -> None:
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
 
 
 def die_with_parent() -> None:

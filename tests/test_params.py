@@ -1,0 +1,282 @@
+"""Parameter files: every key is needed, checked and named in its error; any text ends in parameters or in a UserError."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import re
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from benchmark.params import (
+    VARIANTS_DIR,
+    Params,
+    load_params,
+    load_variant,
+    params_from_dict,
+    parse_params,
+    variant_names,
+)
+from datasets.errors import UserError
+
+TREE = load_variant("mini").as_dict()
+KEYS = [tuple(key.split(".")) for key in load_variant("mini").flat()]
+NAMES = [".".join(key) for key in KEYS]
+
+BAD_VALUES = {
+    "variant": [1, None, True],
+    "division": ["Closed", "", None, 1],
+    "data.folder": ["", "a/b", "..", ".hidden", None, 3],
+    "data.train_split": [None, 1, ["train"]],
+    "data.eval_split": [None, 1],
+    "features.kind": ["fbank", None],
+    "features.sample_rate_hz": [8000, 16000.0, "16000", None],
+    "features.window_s": [0, -0.02, 0.2, 0.005, float("nan"), "0.02"],
+    "features.hop_s": [0, -0.01, 0.03, float("inf")],
+    "features.mfcc_coefficients": [0, 81, 13.0, True],
+    "augment.tempo_min": [0.4, 1.1, float("nan")],
+    "augment.tempo_max": [2.1, 0.9, "1"],
+    "augment.gain_min_db": [-61, 9, float("-inf")],
+    "augment.gain_max_db": [61, -7],
+    "augment.noise_dir": [1, True, ["a"]],
+    "augment.noise_probability": [-0.1, 1.1, None],
+    "augment.noise_level_min": [-0.1, 0.6],
+    "augment.noise_level_max": [1.1, -0.1],
+    "augment.spec_time_masks": [-1, 1.0],
+    "augment.spec_time_width_max_s": [-0.1],
+    "augment.spec_freq_masks": [-1, None],
+    "augment.spec_freq_width_max": [-1, 2.5],
+    "model.conv_channels": [0, 1025, 32.0],
+    "model.rnn_hidden": [0, 16385, "128"],
+    "model.rnn_layers": [0, 33],
+    "model.bidirectional": [1, "yes", None],
+    "model.batch_norm_between": [0],
+    "model.mask_padding": ["true"],
+    "model.sync_batch_norm": [None],
+    "optimizer.name": ["adam", None],
+    "optimizer.learning_rate": [0, -1, 100, float("nan"), float("inf"), 10**400],
+    "optimizer.momentum": [1, -0.1, 0],  # 0: nesterov needs one
+    "optimizer.nesterov": [1],
+    "optimizer.beta1": [1, -0.1],
+    "optimizer.beta2": [1],
+    "optimizer.epsilon": [0, -1e-8],
+    "optimizer.weight_decay": [-1],
+    "optimizer.clip_norm": [0, -5],
+    "optimizer.schedule": ["cosine"],
+    "optimizer.anneal": [0.9, 0],
+    "optimizer.warmup_steps": [-1, 1.5],
+    "optimizer.final_share": [-0.1, 1.1],
+    "train.batch_size": [0, 65537, 8.0],
+    "train.eval_batch_size": [0, None],
+    "train.max_epochs": [0, 11, "10"],
+    "train.target_wer": [-1, 101, None, float("nan")],
+    "train.order": ["random"],
+    "train.precision": ["fp16", "float32"],
+}
+
+
+def changed(key: tuple[str, ...], value: object) -> dict:
+    tree = copy.deepcopy(TREE)
+    inner = tree
+    for part in key[:-1]:
+        inner = inner[part]
+    inner[key[-1]] = value
+    return tree
+
+
+def removed(key: tuple[str, ...]) -> dict:
+    tree = copy.deepcopy(TREE)
+    inner = tree
+    for part in key[:-1]:
+        inner = inner[part]
+    del inner[key[-1]]
+    return tree
+
+
+def test_every_key_has_its_bad_values_here():
+    assert sorted(BAD_VALUES) == sorted(NAMES)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD_VALUES.items() for value in values])
+def test_a_bad_value_is_refused_and_its_key_named(name, value):
+    with pytest.raises(UserError) as caught:
+        params_from_dict(changed(tuple(name.split(".")), value), "my.yaml")
+    group = name.rpartition(".")[0]
+    # A rule over several keys names one of them.
+    assert re.match(rf"my\.yaml: {re.escape(group)}\.?\w+", caught.value.where)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=NAMES)
+def test_a_missing_key_is_named(key):
+    with pytest.raises(UserError, match="missing key") as caught:
+        params_from_dict(removed(key), "my.yaml")
+    assert caught.value.where == "my.yaml: " + ".".join(key)
+
+
+@pytest.mark.parametrize("group", ["", "data.", "features.", "augment.", "model.", "optimizer.", "train."])
+def test_an_unknown_key_is_named_with_the_known_ones(group):
+    with pytest.raises(UserError, match="unknown key") as caught:
+        params_from_dict(changed((*filter(None, [group[:-1]]), "batchsize"), 1), "my.yaml")
+    assert caught.value.where == f"my.yaml: {group}batchsize"
+    assert "known here: " in str(caught.value)
+
+
+@pytest.mark.parametrize("group", ["data", "features", "augment", "model", "optimizer", "train"])
+@pytest.mark.parametrize("value", [None, [], "text", 1])
+def test_a_group_that_is_no_mapping_is_named(group, value):
+    with pytest.raises(UserError, match="expected the keys") as caught:
+        params_from_dict(changed((group,), value), "my.yaml")
+    assert caught.value.where == f"my.yaml: {group}"
+
+
+@pytest.mark.parametrize("name", variant_names())
+def test_every_variant_loads_and_reads_back_what_it_writes(name):
+    params = load_variant(name)
+    assert params.variant == name
+    assert parse_params(params.dump(), "again") == params
+    assert params_from_dict(params.as_dict(), "again") == params
+
+
+def test_the_variants_of_the_design_are_there():
+    assert variant_names() == ["librispeech", "librispeech_5bi", "librispeech_open", "mini", "synthetic"]
+
+
+def test_the_closed_variant_is_the_reference():
+    flat = load_variant("librispeech").flat()
+    expected = {
+        "division": "closed",
+        "features.window_s": 0.02,
+        "features.hop_s": 0.01,
+        "augment.tempo_min": 0.85,
+        "augment.tempo_max": 1.15,
+        "augment.gain_min_db": -6,
+        "augment.gain_max_db": 8,
+        "augment.noise_dir": None,
+        "model.conv_channels": 32,
+        "model.rnn_hidden": 2560,
+        "model.rnn_layers": 3,
+        "model.bidirectional": False,
+        "model.batch_norm_between": False,
+        "model.mask_padding": False,
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 1e-4,
+        "optimizer.momentum": 0.9,
+        "optimizer.nesterov": True,
+        "optimizer.clip_norm": 400,
+        "optimizer.weight_decay": 0,
+        "optimizer.schedule": "anneal",
+        "optimizer.anneal": 1.1,
+        "train.batch_size": 8,
+        "train.max_epochs": 10,
+        "train.target_wer": 23,
+        "train.order": "sorted",
+        "train.precision": "fp32",
+    }
+    assert {key: flat[key] for key in expected} == expected
+
+
+def test_the_hash_follows_the_values_and_not_the_spelling():
+    text = (VARIANTS_DIR / "mini.yaml").read_text()
+    params = parse_params(text, "a")
+    respelt = parse_params(
+        "# a remark\n" + text.replace("0.003", "3.0e-3").replace("clip_norm: 5.0", "clip_norm: 5"), "b"
+    )
+    assert respelt == params and respelt.sha256 == params.sha256
+    for key, value in (("model.rnn_hidden", 129), ("train.precision", "tf32"), ("augment.noise_dir", "noise")):
+        assert params_from_dict(changed(tuple(key.split(".")), value), "c").sha256 != params.sha256
+
+
+def test_params_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_variant("mini").train.batch_size = 1
+
+
+def test_a_key_given_twice_is_refused_with_its_line():
+    text = (VARIANTS_DIR / "mini.yaml").read_text() + "variant: other\n"
+    with pytest.raises(UserError, match="occurs twice") as caught:
+        parse_params(text, "my.yaml")
+    assert caught.value.where == f"my.yaml:{len(text.splitlines())}"
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(UserError, match="no such parameter file"):
+        load_params(tmp_path / "none.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="UTF-8"):
+        load_params(tmp_path / "bytes.yaml")
+    with pytest.raises(UserError, match="no variant is called"):
+        load_variant("../variants/mini")
+    with pytest.raises((UserError, OSError)):
+        load_params(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "- a\n- b",
+        "variant: [",
+        "a: &a [*a]",
+        "? [1, 2]\n: 3",
+        "? {a: 1}\n: 3",
+        "!!python/object/apply:os.system ['true']",
+        "\t",
+        "a: 0o9\n",
+        "1: 2\n",
+        "d: 2024-99-99",
+        "x: " + "[" * 3000,
+        "variant: \x00",
+        "a: !!float x",
+        "<<: 3",
+        "a: !!timestamp x",
+        "!!binary a",
+        "a: !!int ''",
+        "a: !!bool x",
+    ],
+)
+def test_odd_yaml_ends_in_a_user_error(text):
+    with pytest.raises(UserError):
+        parse_params(text, "my.yaml")
+
+
+yaml_leaf = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), st.binary(max_size=4)
+)
+yaml_tree = st.recursive(
+    yaml_leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(yaml_leaf, inner, max_size=3)
+)
+
+
+@settings(max_examples=150)
+@given(st.text(max_size=80))
+@example("? - 1\n: 2")
+def test_any_text_ends_in_a_user_error(text):
+    with pytest.raises(UserError):
+        parse_params(text, "my.yaml")
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(KEYS), yaml_tree)
+def test_any_value_under_any_key_is_taken_or_refused(key, value):
+    text = yaml.safe_dump(changed(key, value), sort_keys=False)
+    try:
+        params = parse_params(text, "my.yaml")
+    except UserError:
+        return
+    assert isinstance(params, Params)
+    assert parse_params(params.dump(), "again") == params
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 1400), st.integers(0, 40), st.text(max_size=12))
+def test_any_damage_to_a_variants_text_is_taken_or_refused(start, length, replacement):
+    text = (VARIANTS_DIR / "mini.yaml").read_text()
+    damaged = text[:start] + replacement + text[start + length :]
+    with contextlib.suppress(UserError):
+        assert isinstance(parse_params(damaged, "my.yaml"), Params)
