@@ -19,17 +19,21 @@ LOGGED_TWICE = {
     mllog.TARGET_WER: "train.target_wer",
     "opt_name": "optimizer.name",
     "opt_base_learning_rate": "optimizer.learning_rate",
-    "opt_momentum": "optimizer.momentum",
     "opt_weight_decay": "optimizer.weight_decay",
     "opt_gradient_clip_norm": "optimizer.clip_norm",
+    "opt_learning_rate_warmup_steps": "optimizer.warmup_steps",
 }
 """Keys that repeat a parameter under the name that MLPerf gives it."""
 
 
-@cache
 def variant(name: object) -> Params | None:
     """The committed parameters of a variant, or None where the benchmark has no such variant."""
-    return load_variant(name) if isinstance(name, str) and name in variant_names() else None
+    return _variant(name) if isinstance(name, str) else None
+
+
+@cache
+def _variant(name: str) -> Params | None:
+    return load_variant(name) if name in variant_names() else None
 
 
 def logged_params(log: Log) -> Params | None:
@@ -194,7 +198,9 @@ def entry_accelerators(log: Log) -> Iterator[Fault]:
 
 
 ENTRY_RULES = [
-    Rule("entry-variant", "A closed entry runs a closed variant, and its parameters are that variant's.", entry_variant),
+    Rule(
+        "entry-variant", "A closed entry runs a closed variant, and its parameters are that variant's.", entry_variant
+    ),
     Rule(
         "entry-hyperparameters",
         "A closed entry's hyperparameters equal the variant's committed file; an open one's are complete and valid.",
@@ -203,7 +209,9 @@ ENTRY_RULES = [
     Rule("entry-params-hash", "params_sha256 is the hash of the logged hyperparameters.", entry_params_hash),
     Rule("entry-agreement", "Batch size, target and opt_* keys agree with the hyperparameters.", entry_agreement),
     Rule("entry-target", f"The target word error rate is {MAX_TARGET_WER:g} % or less.", entry_target),
-    Rule("entry-samples", "The corpus has its full size: training set when closed, evaluation set always.", entry_samples),
+    Rule(
+        "entry-samples", "The corpus has its full size: training set when closed, evaluation set always.", entry_samples
+    ),
     Rule("entry-dataset", "The data set was verified before the run (warning).", entry_dataset),
     Rule(
         "entry-cache-clear",

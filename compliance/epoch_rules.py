@@ -20,8 +20,8 @@ CYCLE = (
     mllog.EVAL_ACCURACY,
     mllog.EVAL_STOP,
 )
-WER_TOLERANCE = 1e-6
-"""Percent: the logged rate must be the ratio of the logged counts."""
+RATE_TOLERANCE = 1e-6
+"""Percent: a logged rate must be the ratio of the counts logged beside it."""
 
 
 def _cycle_events(log: Log) -> list[Event]:
@@ -87,22 +87,22 @@ def epoch_cap(log: Log) -> Iterator[Fault]:
 
 
 def eval_score(log: Log) -> Iterator[Fault]:
-    """The score is the ratio of the counts beside it, on the same words each time."""
-    words: object = None
+    """The error rates are the ratios of the counts beside them, on the same words and characters each time."""
+    sizes: dict[str, int] = {}
     for event in _scores(log):
-        edits, now = event.metadata.get("word_edits"), event.metadata.get("words")
-        if not is_whole(edits) or not is_whole(now, 1):
-            found = f"word_edits {shown(edits)}, words {shown(now)}"
-            yield Fault("the counts word_edits and words", found, "log the counts beside the rate", event.line)
-            continue
-        wer = 100.0 * edits / now
-        if abs(wer - event.value) > WER_TOLERANCE:
-            found = shown(event.value)
-            remedy = "log all word edits over all reference words, in percent"
-            yield Fault(f"100 x {edits} / {now} = {wer:.6f}", found, remedy, event.line)
-        if words is not None and now != words:
-            yield Fault(f"{words} words each time", str(now), "evaluate the same set after each epoch", event.line)
-        words = now if words is None else words
+        for what, rate in (("word", event.value), ("char", event.metadata.get("cer"))):
+            edits, now = event.metadata.get(f"{what}_edits"), event.metadata.get(f"{what}s")
+            if not is_whole(edits) or not is_whole(now, 1) or not is_number(rate):
+                found = f"{what}_edits {shown(edits)}, {what}s {shown(now)}, rate {shown(rate)}"
+                yield Fault(f"a rate with its counts {what}_edits and {what}s", found, "log all three", event.line)
+                continue
+            ratio = 100.0 * edits / now
+            if abs(ratio - rate) > RATE_TOLERANCE:
+                remedy = f"log all {what} edits over all reference {what}s, in percent"
+                yield Fault(f"100 x {edits} / {now} = {ratio:.6f}", shown(rate), remedy, event.line)
+            if sizes.setdefault(what, now) != now:
+                remedy = "evaluate the same set after each epoch"
+                yield Fault(f"{sizes[what]} {what}s each time", str(now), remedy, event.line)
 
 
 def target_stop(log: Log) -> Iterator[Fault]:
@@ -174,12 +174,22 @@ def resumed(log: Log) -> Iterator[Fault]:
 
 
 EPOCH_RULES = [
-    Rule("epoch-pairs", "Each epoch logs its start, stop, statistics, evaluation start, score and stop, in order.", epoch_pairs),
-    Rule("epoch-numbers", "Epochs count from 1 without a gap; every event of an epoch carries its epoch_num.", epoch_numbers),
+    Rule(
+        "epoch-pairs",
+        "Each epoch logs its start, stop, statistics, evaluation start, score and stop, in order.",
+        epoch_pairs,
+    ),
+    Rule(
+        "epoch-numbers",
+        "Epochs count from 1 without a gap; every event of an epoch carries its epoch_num.",
+        epoch_numbers,
+    ),
     Rule("epoch-cap", "A run trains at most train.max_epochs epochs, and never more than ten.", epoch_cap),
-    Rule("eval-score", "A score is 100 x word_edits / words, over the same words each time.", eval_score),
+    Rule("eval-score", "WER and CER are 100 x edits / words or characters, over the same set each time.", eval_score),
     Rule("target-stop", "No epoch starts after the first evaluation that reaches the target.", target_stop),
-    Rule("target-reached", "Status success means that the target was reached, aborted that it was not.", target_reached),
+    Rule(
+        "target-reached", "Status success means that the target was reached, aborted that it was not.", target_reached
+    ),
     Rule("run-status", "The run's status is success; aborted is honest, but no entry.", run_status),
     Rule("trained-samples", "trained_samples is train_samples times the epochs.", trained_samples),
     Rule("resumed", "A resumed run goes on after a whole epoch.", resumed),

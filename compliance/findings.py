@@ -187,9 +187,7 @@ def as_junit(verdicts: list[Verdict]) -> str:
 
 
 def _failed_cases(verdicts: list[Verdict]) -> int:
-    return sum(
-        len({finding.rule for finding in verdict.findings if finding.severity == ERROR}) for verdict in verdicts
-    )
+    return sum(len({finding.rule for finding in verdict.findings if finding.severity == ERROR}) for verdict in verdicts)
 
 
 def _junit_case(rule: str, verdict: Verdict) -> list[str]:
@@ -220,4 +218,6 @@ def _escaped(text: str) -> str:
 
 def _xml(text: str) -> str:
     # XML 1.0 has no way to write these at all.
-    return "".join(c if c in "\n\t" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "?" for c in text)
+    return "".join(
+        c if c in "\n\t" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "?" for c in text
+    )

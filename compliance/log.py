@@ -104,6 +104,8 @@ def _scan(file: BinaryIO) -> dict[str, list[Fault]]:
         return {"log-encoding": [Fault("text in UTF-8", "a UTF-16 byte order mark", remedy, 1)]}
     file.seek(0)
     number, whole_line, raw = 0, True, b""
+    prefixed: list[tuple[int, bytes]] = []
+    prefixes = 0
     while raw := file.readline(mllog.MAX_LINE_BYTES):
         if not whole_line:
             # The rest of a line that is too long, already reported.
@@ -111,10 +113,18 @@ def _scan(file: BinaryIO) -> dict[str, list[Fault]]:
             continue
         number += 1
         whole_line = raw.endswith(b"\n")
+        if mllog.TOKEN in raw and not raw.startswith(mllog.TOKEN):
+            prefixes += 1
+            prefixed = prefixed or [(number, raw[: raw.find(mllog.TOKEN)])]
         for rule, fault in _scan_line(raw, number, whole_line):
             faults.setdefault(rule, []).append(fault)
         if sum(map(len, faults.values())) > MAX_BYTE_FAULTS:
             break
+    for first, prefix in prefixed:
+        # A launcher marks every line; once is enough to say so.
+        found = f"{shown(prefix.decode('utf-8', 'replace'))} before it ({prefixes} such lines, this is the first)"
+        remedy = "harmless; give the log without what a launcher set before it"
+        faults["log-prefix"] = [Fault("lines that begin with :::MLLOG", found, remedy, first, WARNING)]
     return faults
 
 
@@ -138,10 +148,6 @@ def _scan_line(raw: bytes, number: int, whole_line: bool) -> Iterator[tuple[str,
     if tokens > 1:
         remedy = "let one process print the log, one event a line"
         yield "log-line-parse", Fault("one event a line", f"{tokens} in one line", remedy, number)
-    elif tokens and not raw.startswith(mllog.TOKEN):
-        prefix = raw[: raw.find(mllog.TOKEN)].decode("utf-8", "replace")
-        remedy = "harmless; give the log without what a launcher set before it"
-        yield "log-prefix", Fault("lines that begin with :::MLLOG", shown(prefix), remedy, number, WARNING)
 
 
 def _byte_rule(name: str):
@@ -172,6 +178,10 @@ FILE_RULES = [
     Rule("log-size", "A log holds at most a million events.", _byte_rule("log-size")),
     Rule("log-line-parse", "Each line with `:::MLLOG` holds exactly one event, a JSON object.", _line_parse),
     Rule("log-last-line", "The last line ends in a line break (warning).", _byte_rule("log-last-line")),
-    Rule("log-prefix", "Log lines begin with `:::MLLOG` (warning: what stands before is ignored).", _byte_rule("log-prefix")),
+    Rule(
+        "log-prefix",
+        "Log lines begin with `:::MLLOG` (warning: what stands before is ignored).",
+        _byte_rule("log-prefix"),
+    ),
     Rule("log-events", "A log holds events.", _has_events),
 ]

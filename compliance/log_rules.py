@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from benchmark import mllog
 from benchmark.mllog import Event
@@ -87,6 +88,9 @@ KEYS = [
     Key(mllog.EVAL_SAMPLES, INIT, lambda v: is_whole(v, 1), "a whole number from 1"),
     Key("opt_name", INIT, is_text, "the optimiser's name"),
     Key("opt_base_learning_rate", INIT, is_number, "a number"),
+    Key("opt_weight_decay", INIT, is_number, "a number"),
+    Key("opt_gradient_clip_norm", INIT, is_number, "a number"),
+    Key("opt_learning_rate_warmup_steps", INIT, is_whole, "a whole number from 0"),
     Key(mllog.HYPERPARAMETERS, INIT, lambda v: isinstance(v, dict), "an object of dotted names"),
     Key(mllog.TARGET_WER, INIT, _is_score, "a word error rate in percent"),
     Key(mllog.ACCELERATORS, INIT, lambda v: isinstance(v, list) and bool(v), "a list, one item for each process"),
@@ -152,7 +156,7 @@ def key_order(log: Log) -> Iterator[Fault]:
     edges = [mllog.INIT_START, mllog.INIT_STOP, mllog.RUN_START, mllog.RUN_STOP]
     index = {id(event): number for number, event in enumerate(log.events)}
     place = {name: index[id(log.all(name)[0])] for name in edges if log.all(name)}
-    for earlier, later in zip(edges, edges[1:], strict=False):
+    for earlier, later in pairwise(edges):
         if earlier in place and later in place and place[earlier] > place[later]:
             line = log.all(later)[0].line
             yield Fault(f"{later} after {earlier}", f"{later} first", "log the events as they happen", line)
@@ -168,7 +172,9 @@ def key_order(log: Log) -> Iterator[Fault]:
         if is_ours(event.key) and stretch:
             low, high = span[stretch]
             if not low < index[id(event)] < high:
-                yield Fault(f"{event.key} {stretch}", "it stands elsewhere", "log the events as they happen", event.line)
+                yield Fault(
+                    f"{event.key} {stretch}", "it stands elsewhere", "log the events as they happen", event.line
+                )
 
 
 def event_type(log: Log) -> Iterator[Fault]:

@@ -1,0 +1,234 @@
+"""What lies under a path, and what the rules say about it: a log, a run folder, a folder of either, or a package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from benchmark import mllog
+from datasets.errors import UserError
+
+from . import official
+from .convergence import CONVERGENCE_RULES
+from .entry_rules import ENTRY_RULES
+from .epoch_rules import EPOCH_RULES
+from .findings import WARNING, Fault, Finding, Rule, Verdict, apply
+from .log import FILE_RULES, Log, read
+from .log_rules import SKELETON_RULES
+from .package_rules import PACKAGE_RULES, Result, read_package
+from .run_rules import RUN_RULES, RUNS, Runs
+from .seals import LOCK_FILE, SEAL_RULES, Sealed
+
+OURS = [*SKELETON_RULES, *EPOCH_RULES, *ENTRY_RULES]
+RESULT, RECORD = "result.txt", "record.json"
+
+
+def _known(log: Log) -> Iterator[Fault]:
+    event = log.first(mllog.SUBMISSION_BENCHMARK)
+    if event is not None and not (log.benchmark == mllog.BENCHMARK or official.rulesets_of(log.benchmark or "")):
+        expected = f"{mllog.BENCHMARK}, or a benchmark of MLPerf Training"
+        yield Fault(expected, str(event.value), "check the name; unknown benchmarks have no rules", event.line)
+
+
+def _unreadable(reason: str) -> Rule:
+    return Rule(LOG_READABLE, READABLE_SAYS, lambda log: [Fault("a readable file", reason, "check its permissions")])
+
+
+LOG_READABLE = "log-readable"
+READABLE_SAYS = "A log can be read."
+FOLDER_LOGS = Rule("folder-logs", "A folder holds at least one log.", lambda path: [_NO_LOGS])
+_NO_LOGS = Fault("logs (result_N.txt, or a run's result.txt)", "none", "give a folder of logs, runs or a package")
+KNOWN = Rule("benchmark-known", "The benchmark is DeepSpeech2 or one of MLPerf Training.", _known)
+READABLE = Rule(LOG_READABLE, READABLE_SAYS, lambda log: [])
+
+ALL_RULES = [
+    FOLDER_LOGS,
+    READABLE,
+    *FILE_RULES,
+    KNOWN,
+    *OURS,
+    *RUN_RULES,
+    *CONVERGENCE_RULES,
+    *SEAL_RULES,
+    *PACKAGE_RULES,
+    *official.OFFICIAL_RULES,
+]
+"""Every rule there is; docs/rules.md lists the same."""
+
+
+def check_paths(paths: list[Path], ruleset: str | None = None) -> list[Verdict]:
+    """Check each path; logs and run folders named one by one are taken as the runs of one result.
+
+    UserError where a path does not exist.
+    """
+    verdicts: list[Verdict] = []
+    singles: list[Log] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError("no such file or folder", where=path, remedy="give a log, a folder of logs or a package")
+        if not path.is_dir():
+            verdicts.append(_check_log(path, ruleset, singles))
+        elif (path / RESULT).is_file() or (path / RECORD).is_file():
+            verdicts += _check_run(path, ruleset, singles)
+        else:
+            verdicts += _check_folder(path, ruleset)
+    if len(singles) > 1:
+        verdicts += _check_runs(singles, Path(paths[0]).parent, verdicts, submitted=False)
+    return verdicts
+
+
+def log_findings(log: Log, ruleset: str | None) -> tuple[list[Rule], list[Finding]]:
+    """The rules that judge one log, and what they find."""
+    benchmark = log.benchmark
+    if benchmark is None and official.rulesets_of(log.path.parent.name):
+        benchmark = log.path.parent.name
+    rules = [READABLE, *FILE_RULES, KNOWN]
+    if log.events and (benchmark is None or benchmark == mllog.BENCHMARK or not official.rulesets_of(benchmark)):
+        rules += OURS
+    elif log.events:
+        # What MLPerf's own rounds let pass is not ours to refuse: their checker's verdict alone decides.
+        rules.append(official.official_rule(official.ruleset_for(log.path, benchmark or "", ruleset)))
+        found = [
+            finding if finding.rule == official.VERDICT else replace(finding, severity=WARNING)
+            for finding in apply(rules, log, log.path)
+        ]
+        return rules, found
+    return rules, apply(rules, log, log.path)
+
+
+def _check_log(path: Path, ruleset: str | None, logs: list[Log] | None = None) -> Verdict:
+    try:
+        log = read(path)
+    except OSError as error:
+        rule = _unreadable(error.strerror or str(error))
+        return Verdict(str(path), "log", None, [rule.id], apply([rule], None, path))
+    rules, found = log_findings(log, ruleset)
+    if logs is not None:
+        logs.append(log)
+    return Verdict(str(path), "log", log.benchmark, [rule.id for rule in rules], found)
+
+
+def _check_run(folder: Path, ruleset: str | None, logs: list[Log]) -> list[Verdict]:
+    """A run folder: its log, and its record's seals."""
+    own: list[Log] = []
+    verdicts = [_check_log(folder / RESULT, ruleset, own)]
+    logs += own
+    if own:
+        lock_file = Path(__file__).parent.parent / LOCK_FILE
+        verdicts.append(_check_record(Sealed(folder / RECORD, own[0], lock_file=lock_file)))
+    return verdicts
+
+
+def _check_record(sealed: Sealed) -> Verdict:
+    ids = [rule.id for rule in SEAL_RULES]
+    return Verdict(str(sealed.path), "record", mllog.BENCHMARK, ids, apply(SEAL_RULES, sealed, sealed.path))
+
+
+def _check_runs(logs: list[Log], place: Path, verdicts: list[Verdict], *, submitted: bool) -> list[Verdict]:
+    """The rules across runs of our benchmark; one failed run of ten is forgiven, as it counts as the slowest."""
+    ours = [log for log in logs if log.events and log.benchmark in (None, mllog.BENCHMARK)]
+    if not ours:
+        return []
+    rules = [*RUN_RULES, *CONVERGENCE_RULES]
+    verdict = Verdict(str(place), "runs", mllog.BENCHMARK, [rule.id for rule in rules])
+    verdict.findings = apply(rules, Runs(ours, submitted), place)
+    aborted = [v for v in verdicts if any(f.rule == "run-status" for f in v.findings)]
+    if submitted and len(ours) == RUNS and len(aborted) == 1:
+        only = aborted[0]
+        only.findings = [replace(f, severity=WARNING) if f.rule == "run-status" else f for f in only.findings]
+    return [verdict]
+
+
+def _check_folder(folder: Path, ruleset: str | None) -> list[Verdict]:
+    """Packages if there are any, else logs and runs, those of one folder together."""
+    packages = _packages(folder)
+    if packages:
+        return [verdict for package in packages for verdict in _check_package(package, ruleset)]
+    verdicts: list[Verdict] = []
+    groups: dict[tuple[object, ...], tuple[list[Log], list[Verdict], Path]] = {}
+    for path in _logs_in(folder):
+        logs: list[Log] = []
+        if path.name == RESULT:
+            found = _check_run(path.parent, ruleset, logs)
+            place = path.parent.parent
+            # A folder of runs may hold those of several machines and variants: each is a result of its own.
+            kind = (logs[0].value(mllog.VARIANT), logs[0].value(mllog.SUBMISSION_PLATFORM)) if logs else ()
+        else:
+            found, place, kind = [_check_log(path, ruleset, logs)], path.parent, ()
+        verdicts += found
+        group = groups.setdefault((place, str(kind)), ([], [], place))
+        group[0].extend(logs)
+        group[1].extend(found)
+    if not verdicts:
+        return [Verdict(str(folder), "folder", None, [FOLDER_LOGS.id], apply([FOLDER_LOGS], folder, folder))]
+    for logs, own, place in groups.values():
+        if len(logs) > 1:
+            verdicts += _check_runs(logs, place, own, submitted=False)
+    return verdicts
+
+
+def _packages(folder: Path) -> list[Path]:
+    """The submitters' folders in a path: itself, or below it down to two levels (a repository of results)."""
+    candidates = [folder, *sorted(p for p in folder.glob("*") if p.is_dir()), *sorted(folder.glob("*/*"))]
+    found: list[Path] = []
+    for path in candidates:
+        below = any(parent in found for parent in path.parents)
+        if path.is_dir() and not below and (path / "results").is_dir() and _looks_submitted(path):
+            found.append(path)
+    return found
+
+
+def _looks_submitted(path: Path) -> bool:
+    return (path / "systems").is_dir() or (path / "benchmarks").is_dir() or (path / "SHA256SUMS").is_file()
+
+
+def _check_package(org: Path, ruleset: str | None) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    results: list[Result] = []
+    for folder in sorted(p for p in (org / "results").glob("*/*") if p.is_dir()):
+        result = Result(folder, folder.parent.name, folder.name)
+        own: list[Verdict] = []
+        paths = [p for p in folder.glob("result_*.txt") if re.fullmatch(r"result_\d+\.txt", p.name)]
+        for path in sorted(paths, key=lambda p: int(p.stem.split("_")[1])):
+            own.append(_check_log(path, ruleset, result.logs))
+        if not paths:
+            own.append(Verdict(str(folder), "folder", None, [FOLDER_LOGS.id], apply([FOLDER_LOGS], folder, folder)))
+        if result.ours:
+            own += _check_runs(result.logs, folder, own, submitted=True)
+            own += _check_records(org, result)
+        results.append(result)
+        verdicts += own
+    package = read_package(org, results)
+    ids = [rule.id for rule in PACKAGE_RULES]
+    verdicts.append(Verdict(str(org), "package", None, ids, apply(PACKAGE_RULES, package, org)))
+    return verdicts
+
+
+def _check_records(org: Path, result: Result) -> Iterator[Verdict]:
+    locks = sorted((org / "benchmarks" / result.benchmark).glob(f"implementations/*/{LOCK_FILE}"))
+    for log in result.logs:
+        number = int(log.path.stem.split("_")[1])
+        path = log.path.with_name(f"record_{number}.json")
+        if path.is_file():
+            yield _check_record(Sealed(path, log, number, locks[0] if locks else None))
+
+
+def _logs_in(folder: Path) -> list[Path]:
+    """The logs below a folder: result.txt of runs and result_N.txt; where there are none, any text that holds events."""
+    named = [
+        p for p in sorted(folder.rglob("result*.txt")) if p.name == RESULT or re.fullmatch(r"result_\d+\.txt", p.name)
+    ]
+    if named:
+        return named
+    texts = [p for p in sorted(folder.rglob("*")) if p.suffix in (".txt", ".log", ".out") and p.is_file()]
+    return [path for path in texts if _has_token(path)]
+
+
+def _has_token(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return mllog.TOKEN in file.read(mllog.MAX_LINE_BYTES)
+    except OSError:
+        return False

@@ -1,0 +1,142 @@
+"""Logs of MLPerf's own benchmarks: mlperf_logging's rule files judge them; we add where in the file each message is.
+
+That checker reports the last message for each key, with a line number of its own counting, and stops with a traceback
+on some broken lines. Here every message gets the line of the event that it quotes, and a stop is a finding.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from datasets.errors import UserError
+
+from .findings import WARNING, Fault, Rule
+from .log import Log
+
+VERDICT = "official-verdict"
+
+
+@cache
+def rulesets() -> list[str]:
+    """The rule sets that mlperf_logging can read logs by, oldest first."""
+    from mlperf_logging.compliance_checker import mlp_compliance
+
+    return sorted(mlp_compliance.rule_choices(), key=_version)
+
+
+def _version(ruleset: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in ruleset.split("."))
+
+
+@cache
+def rulesets_of(benchmark: str) -> list[str]:
+    """The training rule sets that know a benchmark, oldest first; empty where none does."""
+    from mlperf_logging.compliance_checker import mlp_compliance
+
+    folder = Path(mlp_compliance.__file__).parent
+    return [name for name in rulesets() if (folder / f"training_{name}" / f"closed_{benchmark}.yaml").is_file()]
+
+
+def ruleset_for(path: Path, benchmark: str, chosen: str | None) -> str:
+    """The rule set to judge a log by: the one chosen, the round in a folder's name, or the newest with the benchmark."""
+    if chosen is not None:
+        return chosen
+    for part in reversed(Path(path).absolute().parts):
+        found = re.search(r"training_(?:results|submission)?_?v?(\d+\.\d+)(?:\D|$)", part)
+        if found and f"{found[1]}.0" in rulesets():
+            return f"{found[1]}.0"
+    known = rulesets_of(benchmark)
+    return known[-1] if known else rulesets()[-1]
+
+
+def check_ruleset(name: str) -> str:
+    """`name` if mlperf_logging has it; UserError with the list otherwise."""
+    if name not in rulesets():
+        raise UserError(f"no rule set {name!r}", where="--ruleset", remedy=f"choose one of {', '.join(rulesets())}")
+    return name
+
+
+def official_rule(ruleset: str, config: Path | None = None) -> Rule:
+    """The rule that mlperf_logging's checker accepts a log; `config` is a rule file of one's own (absolute)."""
+    says = "mlperf_logging's checker accepts a log of an MLPerf benchmark."
+    return Rule(VERDICT, says, lambda log: _judge(log, ruleset, config))
+
+
+def _judge(log: Log, ruleset: str, config: Path | None) -> Iterator[Fault]:
+    from mlperf_logging.compliance_checker import mlp_compliance
+
+    expected = f"a log that mlperf_logging accepts (training {ruleset})"
+    remedy = "see MLPerf's training rules of that round"
+    checker = mlp_compliance.make_checker("training", ruleset, False, False)
+    mlp_compliance.enqueued_configs.clear()
+    with _quiet():
+        try:
+            valid = mlp_compliance.main(str(log.path), str(config or f"training_{ruleset}/common.yaml"), checker)[0]
+        # Third-party code that fails in many ways on a broken log; whichever it is, the log was not accepted.
+        except Exception as error:
+            found = f"its checker stopped: {type(error).__name__}: {error}"
+            yield Fault(expected, found, "restore the lines that our own findings name", _bad_line(log))
+            return
+    for key, message in checker.overwritable.items():
+        yield Fault(expected, _gist(message), remedy, _place(log, key, message))
+    for message in checker.not_overwritable:
+        yield Fault(expected, _gist(message), remedy, _place(log, None, message))
+    for key, message in checker.warnings.items():
+        yield Fault(expected, _gist(message), remedy, _place(log, key, message), WARNING)
+    if not valid and not checker.overwritable and not checker.not_overwritable:
+        yield Fault(expected, "it was refused without a message", remedy)
+
+
+def _gist(message: str) -> str:
+    """A message without the copy of the log line and the checker's own state."""
+    lines = [line.strip() for line in message.splitlines()]
+    kept = [line for line in lines if line and not line.startswith(":::MLLOG")]
+    for at, line in enumerate(kept):
+        if line.startswith("current context"):
+            kept = kept[:at]
+            break
+    return re.sub(r" in line \d+:$", ":", kept[0]) + " " + " ".join(kept[1:]) if kept else message
+
+
+def _place(log: Log, key: str | None, message: str) -> int | None:
+    """The line of our counting that a message is about."""
+    if "parsing errors" in message:
+        return _bad_line(log)
+    quoted = re.search(r"^:::MLLOG .*$", message, re.MULTILINE)
+    if quoted:
+        from benchmark.mllog import Event, parse_line
+
+        event = parse_line(quoted[0].encode("latin-1", "replace"))
+        if isinstance(event, Event):
+            same = [e.line for e in log.all(event.key) if e.time_ms == event.time_ms and e.value == event.value]
+            if same:
+                return same[-1]
+    named = key or next(iter(re.findall(r"checks for (\w+) :", message)), None)
+    events = log.all(named) if named else []
+    return events[-1].line if events else None
+
+
+def _bad_line(log: Log) -> int | None:
+    return log.bad[0].line if log.bad else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the checker logs off the terminal: its messages are read from the checker itself."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = [logging.NullHandler()]
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+OFFICIAL_RULES = [official_rule("")]
+"""For the list of rules alone; `official_rule` makes the one that is applied."""

@@ -1,0 +1,337 @@
+"""Rules of a submission package: its tree, its system descriptions and whether they agree with the logs, its checksums."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmark import mllog
+from benchmark.params import load_params
+from datasets.errors import UserError
+
+from .findings import WARNING, Fault, Rule, shown
+from .log import Log
+from .log_rules import is_text
+from .seals import LOCK_FILE, sha256_of
+
+SUMS = "SHA256SUMS"
+FIELDS = [
+    "submitter",
+    "division",
+    "status",
+    "system_name",
+    "number_of_nodes",
+    "host_processors_per_node",
+    "host_processor_model_name",
+    "host_processor_core_count",
+    "host_processor_vcpu_count",
+    "host_processor_frequency",
+    "host_processor_caches",
+    "host_processor_interconnect",
+    "host_memory_capacity",
+    "host_storage_type",
+    "host_storage_capacity",
+    "host_networking",
+    "host_networking_topology",
+    "host_memory_configuration",
+    "accelerators_per_node",
+    "accelerator_model_name",
+    "accelerator_host_interconnect",
+    "accelerator_frequency",
+    "accelerator_on-chip_memories",
+    "accelerator_memory_configuration",
+    "accelerator_memory_capacity",
+    "accelerator_interconnect",
+    "accelerator_interconnect_topology",
+    "cooling",
+    "hw_notes",
+    "framework",
+    "other_software_stack",
+    "operating_system",
+    "sw_notes",
+]
+"""The 33 fields that mlperf_logging's system_desc_checker asks for."""
+SAID = (
+    "submitter",
+    "division",
+    "status",
+    "system_name",
+    "number_of_nodes",
+    "host_processor_model_name",
+    "framework",
+    "operating_system",
+)
+"""The fields that may not be empty: without them nobody knows what was measured."""
+AVAILABILITY = {
+    "onprem": "Available on-premise",
+    "cloud": "Available cloud",
+    "research": "Research, Development, or Internal (RDI)",
+    "preview": "Preview",
+}
+"""What the log's submission_status is called in a system description since MLPerf Training 4.1."""
+
+
+@dataclass
+class Result:
+    """One folder of results in a package: ORG/results/SYSTEM/BENCHMARK, its logs by the number in their names."""
+
+    folder: Path
+    system: str
+    benchmark: str
+    logs: list[Log] = field(default_factory=list)
+
+    @property
+    def ours(self) -> bool:
+        """Whether these are DeepSpeech2's results."""
+        return self.benchmark == mllog.BENCHMARK
+
+
+@dataclass
+class Package:
+    """A submitter's folder with systems/, results/ and benchmarks/. `descriptions`: the parsed ones, by system."""
+
+    org: Path
+    results: list[Result]
+    descriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> bool:
+        """Whether DeepSpeech2 is in the package: then it must be complete and sealed."""
+        return any(result.ours for result in self.results)
+
+    def description_path(self, system: str) -> Path:
+        """Where a system's description lies."""
+        return self.org / "systems" / f"{system}.json"
+
+
+def read_package(org: Path, results: list[Result]) -> Package:
+    """A package with its system descriptions read; what cannot be read is kept with the reason."""
+    package = Package(org, results)
+    for system in {result.system for result in results}:
+        try:
+            tree = orjson.loads(package.description_path(system).read_bytes())
+        except FileNotFoundError:
+            package.broken[system] = "no such file"
+        except (OSError, orjson.JSONDecodeError) as error:
+            package.broken[system] = str(error)
+        else:
+            if isinstance(tree, dict):
+                package.descriptions[system] = tree
+            else:
+                package.broken[system] = "no JSON object"
+    return package
+
+
+def package_tree(package: Package) -> Iterator[Fault]:
+    """The package has its three rooms, and each result folder holds result_0.txt and so on, and nothing unknown."""
+    for room in ("systems", "results", "benchmarks"):
+        if not (package.org / room).is_dir():
+            # Repositories of old rounds are often kept without their code; that is no fault of a result.
+            mild = room == "benchmarks" and not package.ours
+            remedy = "build the package with `python -m results package`"
+            yield Fault(f"a folder {room}/", "none", remedy, None, WARNING if mild else "error", package.org / room)
+    if not package.results:
+        yield Fault("results/SYSTEM/BENCHMARK/result_N.txt", "none", "put the results there", file=package.org)
+    for result in package.results:
+        yield from _numbering(result) if result.ours else _count(result)
+
+
+def _numbering(result: Result) -> Iterator[Fault]:
+    numbers = {int(found[1]) for log in result.logs if (found := re.search(r"result_(\d+)\.txt$", log.path.name))}
+    for number in sorted(set(range(len(numbers))) - numbers):
+        path, remedy = result.folder / f"result_{number}.txt", "number the results from 0 without a gap"
+        yield Fault(f"result_{number}.txt", "none", remedy, file=path)
+    for path in sorted(result.folder.iterdir()):
+        if not re.fullmatch(r"(result|record|telemetry|params|trainer)_\d+\.(txt|json|csv|yaml|err)", path.name):
+            remedy = "keep only results, records and their files here"
+            yield Fault("result_N.txt, record_N.json and the run's files", path.name, remedy, None, WARNING, path)
+
+
+def _count(result: Result) -> Iterator[Fault]:
+    """MLPerf's own benchmarks have their own numbers of runs, and number them as they like."""
+    from mlperf_logging.benchmark_meta import get_result_file_counts
+
+    wanted = get_result_file_counts("training").get(result.benchmark)
+    if wanted is not None and len(result.logs) != wanted:
+        remedy = "submit exactly that many runs"
+        yield Fault(f"{wanted} results of {result.benchmark}", str(len(result.logs)), remedy, file=result.folder)
+
+
+def package_system(package: Package) -> Iterator[Fault]:
+    """Each system is described, with all 33 fields, the decisive ones filled."""
+    for system, reason in sorted(package.broken.items()):
+        remedy = "write the system's description (`python -m results package` makes one)"
+        yield Fault(f"the description of {system}", reason, remedy, file=package.description_path(system))
+    for system, tree in sorted(package.descriptions.items()):
+        path = package.description_path(system)
+        for name in FIELDS:
+            if name not in tree:
+                yield Fault(f"the field {name}", "missing", "add it; empty text where it does not apply", file=path)
+            elif name != "other_software_stack" and not isinstance(tree[name], str):
+                yield Fault(f"{name}: text", shown(tree[name]), "write it in quotes", _line(path, name), file=path)
+            elif (
+                name in SAID and not is_text(tree[name]) and any(r.ours and r.system == system for r in package.results)
+            ):
+                yield Fault(f"{name}, filled", "empty", "say what was measured", _line(path, name), file=path)
+
+
+def package_agreement(package: Package) -> Iterator[Fault]:
+    """Descriptions agree with the folders they are in and with the logs."""
+    for result in package.results:
+        tree = package.descriptions.get(result.system)
+        if tree is None or not result.ours:
+            continue
+        path = package.description_path(result.system)
+        if tree.get("submitter") != package.org.name:
+            found, remedy = shown(tree.get("submitter")), "one submitter, one name"
+            yield Fault(f"submitter {package.org.name}", found, remedy, _line(path, "submitter"), file=path)
+        for log in result.logs:
+            yield from _log_agrees(tree, log, path)
+
+
+def _log_agrees(tree: dict[str, Any], log: Log, path: Path) -> Iterator[Fault]:
+    status = log.value(mllog.SUBMISSION_STATUS)
+    pairs = [
+        (mllog.SUBMISSION_ORG, "submitter", tree.get("submitter"), log.value(mllog.SUBMISSION_ORG)),
+        (mllog.SUBMISSION_DIVISION, "division", tree.get("division"), log.value(mllog.SUBMISSION_DIVISION)),
+        (
+            mllog.SUBMISSION_STATUS,
+            "status",
+            tree.get("status"),
+            AVAILABILITY.get(status) if is_text(status) else status,
+        ),
+    ]
+    accelerators = log.value(mllog.ACCELERATORS)
+    items = [item for item in accelerators if isinstance(item, dict)] if isinstance(accelerators, list) else []
+    gpus = [item for item in items if not str(item.get("device")).startswith("cpu")]
+    nodes, per_node = tree.get("number_of_nodes"), tree.get("accelerators_per_node")
+    if gpus and str(nodes).isdigit() and str(per_node).isdigit():
+        # A run may use fewer accelerators than the machine has, but the description is of what was measured.
+        pairs.append((mllog.ACCELERATORS, "accelerators_per_node", int(nodes) * int(per_node), len(gpus)))  # type: ignore[arg-type]
+        pairs.append(
+            (mllog.ACCELERATORS, "accelerator_model_name", tree.get("accelerator_model_name"), gpus[0].get("name"))
+        )
+    elif items and not gpus and str(per_node).isdigit():
+        pairs.append((mllog.ACCELERATORS, "accelerators_per_node", int(per_node), 0))  # type: ignore[arg-type]
+    for key, name, described, logged in pairs:
+        if logged is not None and described != logged:
+            event = log.first(key)
+            expected = f"{key} as described: {name} {shown(described)}"
+            remedy = f"describe the system that ran ({path.name}), or submit its own logs"
+            yield Fault(expected, shown(logged), remedy, event.line if event else None, file=log.path)
+
+
+def package_record(package: Package) -> Iterator[Fault]:
+    """Each result has its record beside it."""
+    for result in package.results:
+        for log in result.logs if result.ours else []:
+            path = log.path.with_name(log.path.name.replace("result_", "record_", 1)).with_suffix(".json")
+            if not path.is_file():
+                yield Fault(
+                    f"{path.name} beside {log.path.name}", "no such file", "add the run's record.json", file=path
+                )
+
+
+def package_code(package: Package) -> Iterator[Fault]:
+    """The code that ran is there, with its lock file, and with what starts it on each system."""
+    for result in package.results:
+        if not result.ours:
+            continue
+        room = package.org / "benchmarks" / result.benchmark
+        if not any(path.is_file() for path in room.glob(f"implementations/*/{LOCK_FILE}")):
+            remedy = "add the code that ran (`python -m results package` does)"
+            path = room / "implementations"
+            yield Fault(f"implementations/NAME/ with {LOCK_FILE}", "none", remedy, file=path)
+        for name in ("README.md", "run_and_time.sh", "params.yaml"):
+            path = room / result.system / name
+            if not path.is_file():
+                yield Fault(
+                    f"{name} for {result.system}", "no such file", "say how the result is made again", file=path
+                )
+        yield from _params_agree(result, room / result.system / "params.yaml")
+
+
+def _params_agree(result: Result, path: Path) -> Iterator[Fault]:
+    if not path.is_file():
+        return
+    try:
+        sha256 = load_params(path).sha256
+    except UserError as error:
+        yield Fault("a valid parameter file", str(error), "add the parameters that ran", file=path)
+        return
+    for log in result.logs:
+        event = log.first(mllog.PARAMS_SHA256)
+        if event and event.value != sha256:
+            expected, found = f"the logs' parameters, {shown(event.value)} in {log.path.name}", sha256
+            yield Fault(expected, found, "add the parameters that ran", file=path)
+            return
+
+
+def package_sums(package: Package) -> Iterator[Fault]:
+    """SHA256SUMS seals every file of the package: none missing, none changed, none besides."""
+    if not package.ours:
+        return
+    path = package.org / SUMS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        yield Fault(SUMS, "no such file", "build the package with `python -m results package`", file=path)
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        yield Fault(f"a readable {SUMS}", str(error), "build the package again", file=path)
+        return
+    listed: dict[str, tuple[str, int]] = {}
+    for number, line in enumerate(lines, 1):
+        found = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
+        if found is None:
+            yield Fault("SHA-256, two blanks, path", shown(line), "build the package again", number, file=path)
+        else:
+            listed[found[2]] = (found[1], number)
+    present = {
+        file.relative_to(package.org).as_posix(): file
+        for file in sorted(package.org.rglob("*"))
+        if (file.is_file() or file.is_symlink()) and file != path
+    }
+    for name, (sha256, number) in listed.items():
+        file = present.get(name)
+        if file is None:
+            remedy = "restore the file, or build the package again"
+            yield Fault(f"{name}, in line {number} of {SUMS}", "no such file", remedy, file=package.org / name)
+            continue
+        try:
+            found_sha256 = sha256_of(file)
+        except OSError as error:
+            yield Fault(f"a readable {name}", str(error.strerror), "restore the file", file=file)
+            continue
+        if found_sha256 != sha256:
+            remedy = "restore the file, or build the package again from the runs"
+            yield Fault(f"{name} with SHA-256 {sha256}", found_sha256, remedy, file=file)
+    for name in sorted(present.keys() - listed.keys()):
+        remedy = "take the file away, or build the package again"
+        yield Fault(f"only files that {SUMS} lists", name, remedy, file=present[name])
+
+
+def _line(path: Path, name: str) -> int | None:
+    """The line of a JSON file that a field stands in."""
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if f'"{name}"' in line:
+            return number
+    return None
+
+
+PACKAGE_RULES = [
+    Rule("package-tree", "systems/, results/ and benchmarks/ are there, results numbered from 0.", package_tree),
+    Rule(
+        "package-system", "Each system is described with MLPerf's 33 fields, the decisive ones filled.", package_system
+    ),
+    Rule("package-agreement", "Descriptions agree with the folders and with the logs.", package_agreement),
+    Rule("package-record", "Each DeepSpeech2 result has its record beside it.", package_record),
+    Rule("package-code", "The code that ran, its lock file, its parameters and how to run it are there.", package_code),
+    Rule("package-sums", "SHA256SUMS lists every file of the package, with its SHA-256.", package_sums),
+]

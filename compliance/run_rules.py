@@ -1,0 +1,173 @@
+"""Rules across the runs of one result: how many, different seeds, equal parameters and data, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import orjson
+
+from benchmark import mllog
+
+from .findings import WARNING, Fault, Rule, shown
+from .log import Log
+from .log_rules import is_number
+
+RUNS = 10
+"""An MLPerf speech result is ten runs: the fastest and the slowest are left out of the mean."""
+
+
+@dataclass
+class Runs:
+    """The logs of one result (one system, one variant). `official`: they are submitted as such, so their number counts."""
+
+    logs: list[Log]
+    official: bool
+
+
+def runs_count(runs: Runs) -> Iterator[Fault]:
+    """A result has exactly ten runs."""
+    if len(runs.logs) != RUNS:
+        remedy = f"make {RUNS} runs (`RUNS={RUNS} sh run_and_time.sh`); fewer have no MLPerf-style score"
+        yield Fault(f"{RUNS} runs", str(len(runs.logs)), remedy, None, "error" if runs.official else WARNING)
+
+
+def runs_aborted(runs: Runs) -> Iterator[Fault]:
+    """At most one run may have missed the target: it counts as the slowest."""
+    aborted = [log for log in runs.logs if status_of(log) != mllog.SUCCESS]
+    if len(aborted) > 1:
+        for log in aborted:
+            stop = log.first(mllog.RUN_STOP)
+            found, remedy = f"{len(aborted)} of them", "with two failed runs a result has no score"
+            yield Fault("at most one run without success", found, remedy, stop.line if stop else None, file=log.path)
+
+
+def runs_seeds(runs: Runs) -> Iterator[Fault]:
+    """No two runs have the same seed."""
+    yield from _distinct(runs, lambda log: log.value(mllog.SEED), mllog.SEED, "a seed of its own for each run")
+
+
+def runs_distinct(runs: Runs) -> Iterator[Fault]:
+    """No log is a copy of another, edited or not."""
+    remedy = "give each run's own log"
+    seen: dict[object, Log] = {}
+    for log in runs.logs:
+        if not log.events:
+            continue
+        # Two runs never share the milliseconds of all their events; a copy under another seed still does.
+        times = tuple(event.time_ms for event in log.events)
+        first = seen.setdefault(times, log)
+        if first is not log:
+            yield Fault("a log of its own for each run", f"the times of {first.path.name}", remedy, 1, file=log.path)
+    scores: dict[object, Log] = {}
+    for log in runs.logs:
+        curve = tuple((event.value, shown(event.metadata.get("char_edits"))) for event in log.all(mllog.EVAL_ACCURACY))
+        first = scores.setdefault(curve, log) if len(curve) > 1 else log
+        if first is not log:
+            line = log.all(mllog.EVAL_ACCURACY)[0].line
+            found = f"those of {first.path.name}, all {len(curve)} of them"
+            yield Fault("error rates of its own for each run", found, remedy, line, WARNING, log.path)
+
+
+def runs_parameters(runs: Runs) -> Iterator[Fault]:
+    """All runs have the same variant, division and hyperparameters."""
+    for key in (mllog.VARIANT, mllog.SUBMISSION_DIVISION, mllog.PARAMS_SHA256, mllog.HYPERPARAMETERS):
+        yield from _equal(runs, key, lambda log, key=key: log.value(key), "the same parameters in all runs")
+
+
+def runs_dataset(runs: Runs) -> Iterator[Fault]:
+    """All runs used the same data set."""
+
+    def digest(log: Log) -> object:
+        value = log.value(mllog.DATASET)
+        return value.get("tree_sha256") if isinstance(value, dict) else value
+
+    yield from _equal(runs, mllog.DATASET, digest, "the same data set in all runs")
+    for key in (mllog.TRAIN_SAMPLES, mllog.EVAL_SAMPLES):
+        yield from _equal(runs, key, lambda log, key=key: log.value(key), "the same data set in all runs")
+
+
+def runs_system(runs: Runs) -> Iterator[Fault]:
+    """All runs are of one submitter, on one system."""
+
+    def names(log: Log) -> object:
+        value = log.value(mllog.ACCELERATORS)
+        return [a.get("name") if isinstance(a, dict) else a for a in value] if isinstance(value, list) else value
+
+    for key in (mllog.SUBMISSION_ORG, mllog.SUBMISSION_PLATFORM, mllog.SUBMISSION_STATUS, mllog.NUMBER_OF_PROCESSES):
+        yield from _equal(runs, key, lambda log, key=key: log.value(key), "the same system in all runs")
+    yield from _equal(runs, mllog.ACCELERATORS, names, "the same accelerators in all runs")
+
+
+def runs_overlap(runs: Runs) -> Iterator[Fault]:
+    """Runs of one system follow each other; two at once would share it."""
+    spans = []
+    for log in runs.logs:
+        # The timed part alone is measured; set-up may overlap without harm to the score.
+        start, stop = log.first(mllog.RUN_START), log.first(mllog.RUN_STOP)
+        if start and stop and is_number(start.time_ms) and is_number(stop.time_ms):
+            spans.append((start.time_ms, stop.time_ms, log, start.line))
+    spans.sort(key=lambda span: span[:2])
+    latest = None
+    for span in spans:
+        if latest is not None and span[0] < latest[1]:
+            found = f"it starts {(latest[1] - span[0]) / 1000:.1f} s before {latest[2].path} ends"
+            remedy = "make the runs one after another, each alone on the system"
+            yield Fault("runs that do not overlap in time", found, remedy, span[3], file=span[2].path)
+        if latest is None or span[1] > latest[1]:
+            latest = span
+
+
+def status_of(log: Log) -> object:
+    """The status that a log's first run_stop gives; None where there is none."""
+    stop = log.first(mllog.RUN_STOP)
+    return stop.metadata.get(mllog.STATUS) if stop else None
+
+
+def _frozen(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _distinct(runs: Runs, of: Callable[[Log], object], key: str, expected: str) -> Iterator[Fault]:
+    seen: dict[bytes, Log] = {}
+    for log in runs.logs:
+        value = of(log)
+        if value is None:
+            continue
+        first = seen.setdefault(_frozen(value), log)
+        if first is not log:
+            found = f"{shown(value)}, as in {first.path.name if first.path.name != log.path.name else first.path}"
+            event = log.first(key)
+            remedy = "let the system draw a seed for each run (leave SEED unset)"
+            yield Fault(expected, found, remedy, event.line if event else None, file=log.path)
+
+
+def _equal(runs: Runs, key: str, of: Callable[[Log], object], expected: str) -> Iterator[Fault]:
+    values = [(log, of(log)) for log in runs.logs if log.first(key) is not None]
+    if not values:
+        return
+    # Most runs decide what the result's value is, so that one stray run is one finding.
+    counts: dict[bytes, int] = {}
+    for _, value in values:
+        counts[_frozen(value)] = counts.get(_frozen(value), 0) + 1
+    usual = max(counts, key=lambda frozen: counts[frozen])
+    for log, value in values:
+        if _frozen(value) != usual:
+            event = log.first(key)
+            remedy = "score only runs that belong together"
+            wanted = f"{expected}: {key} {usual.decode()}"
+            yield Fault(wanted, shown(value), remedy, event.line if event else None, file=log.path)
+
+
+RUN_RULES = [
+    Rule("runs-count", f"A result has exactly {RUNS} runs (a warning outside a package).", runs_count),
+    Rule("runs-aborted", "At most one run of a result failed.", runs_aborted),
+    Rule("runs-seeds", "No two runs of a result have the same seed.", runs_seeds),
+    Rule("runs-distinct", "No run's log is a copy of another's.", runs_distinct),
+    Rule(
+        "runs-parameters", "All runs of a result have the same variant, division and hyperparameters.", runs_parameters
+    ),
+    Rule("runs-dataset", "All runs of a result used the same data set.", runs_dataset),
+    Rule("runs-system", "All runs of a result are of one submitter and one system.", runs_system),
+    Rule("runs-overlap", "Runs on one system do not overlap in time.", runs_overlap),
+]

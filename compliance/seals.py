@@ -1,0 +1,223 @@
+"""Seals: a record carries the hashes of its run's files, the code's commit, the data's digest and the lock file's hash.
+
+With them a result is re-checked from its files alone: nothing was edited afterwards, and what the record says is what
+the log shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark import mllog
+from benchmark.params import params_from_dict
+from benchmark.record import RunRecord, epochs_of, read_record, timing_of
+from datasets.errors import UserError
+
+from .findings import WARNING, Fault, Rule, shown
+from .log import Log
+from .log_rules import is_digest
+
+LOCK_FILE = "requirements.lock"
+
+
+@dataclass
+class Sealed:
+    """A run's record beside its files. `number` is N of result_N.txt in a package, None in a run folder.
+
+    `lock_file` is the lock file that the record's hash is compared with, where there is one.
+    """
+
+    path: Path
+    log: Log
+    number: int | None = None
+    lock_file: Path | None = None
+    record: RunRecord | None = None
+    fault: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            self.record = read_record(self.path)
+        except UserError as error:
+            self.fault = f"{error.where}: {error.what}"
+        except OSError as error:
+            self.fault = error.strerror or str(error)
+
+    def file(self, name: str) -> Path:
+        """Where a file of the run lies: by its own name in a run folder, with its run's number in a package."""
+        plain = Path(name)
+        return self.path.parent / (
+            name if self.number is None else f"{_STEMS.get(name, plain.stem)}_{self.number}{plain.suffix}"
+        )
+
+    @property
+    def in_package(self) -> bool:
+        """Whether this is part of a submission package."""
+        return self.number is not None
+
+
+_STEMS = {"result.txt": "result"}
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal_record(sealed: Sealed) -> Iterator[Fault]:
+    """The record can be read."""
+    if sealed.fault is not None:
+        yield Fault("a readable run record", sealed.fault, "restore the record as the run wrote it")
+
+
+def seal_files(sealed: Sealed) -> Iterator[Fault]:
+    """The run's files are those that the record sealed."""
+    if sealed.record is None:
+        return
+    if "result.txt" not in sealed.record.files:
+        yield Fault("the SHA-256 of result.txt", "none", "the run did not end in order: make it again")
+    for name, sha256 in sealed.record.files.items():
+        path = sealed.file(Path(name).name)
+        try:
+            found = sha256_of(path)
+        except FileNotFoundError:
+            # A package may leave out what MLPerf does not ask for; then that one seal cannot be re-checked.
+            mild = sealed.in_package and name != "result.txt"
+            remedy = "restore the file as the run wrote it"
+            yield Fault(f"{path.name}, which the record seals", "no such file", remedy, None, _mild(mild), path)
+            continue
+        except OSError as error:
+            yield Fault(f"a readable {path.name}", str(error.strerror), "check its permissions", file=path)
+            continue
+        if found != sha256:
+            remedy = "restore the file as the run wrote it; an edited one is no result"
+            yield Fault(f"{path.name} with SHA-256 {sha256}", found, remedy, file=path)
+
+
+def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
+    """What the record says is what the log shows."""
+    record, log = sealed.record, sealed.log
+    if record is None:
+        return
+    timing = timing_of(log.events)
+    scores = [event.value for event in log.all(mllog.EVAL_ACCURACY)]
+    dataset = log.value(mllog.DATASET)
+    stop = log.first(mllog.RUN_STOP)
+    pairs = [
+        ("variant", record.variant, log.value(mllog.VARIANT)),
+        ("seed", record.seed, log.value(mllog.SEED)),
+        ("params_sha256", record.params_sha256, log.value(mllog.PARAMS_SHA256)),
+        (
+            "dataset.tree_sha256",
+            record.dataset.tree_sha256,
+            dataset.get("tree_sha256") if isinstance(dataset, dict) else None,
+        ),
+        ("dataset.train_utterances", record.dataset.train_utterances, log.value(mllog.TRAIN_SAMPLES)),
+        ("dataset.eval_utterances", record.dataset.eval_utterances, log.value(mllog.EVAL_SAMPLES)),
+        ("status", record.status, stop.metadata.get(mllog.STATUS) if stop else None),
+        ("run.epochs", record.run.epochs, len(scores)),
+        ("run.final_wer", record.run.final_wer, scores[-1] if scores else None),
+        ("run.best_wer", record.run.best_wer, min(scores) if scores and all(map(_number, scores)) else None),
+        ("run.target_wer", record.run.target_wer, log.value(mllog.TARGET_WER)),
+        ("run.run_s", record.run.run_s, timing["run_s"]),
+        ("run.minutes", record.run.minutes, timing["minutes"]),
+    ]
+    pairs += [
+        (f"epochs[{mine.epoch_num}].wer", mine.wer, theirs.wer)
+        for mine, theirs in zip(record.epochs, epochs_of(log.events), strict=False)
+    ]
+    for name, mine, theirs in pairs:
+        if not _alike(mine, theirs):
+            remedy = "restore record and log as the run wrote them"
+            yield Fault(f"{name} {shown(theirs)}, as in the log", shown(mine), remedy)
+    try:
+        sha256 = params_from_dict(record.params, "params").sha256
+    except UserError as error:
+        yield Fault("valid parameters in the record", str(error), "restore the record as the run wrote it")
+        return
+    if sha256 != record.params_sha256:
+        remedy = "restore the record as the run wrote it"
+        yield Fault(f"params_sha256 {sha256}, of the record's own parameters", record.params_sha256, remedy)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _alike(mine: object, theirs: object) -> bool:
+    if isinstance(mine, int | float) and isinstance(theirs, int | float):
+        return math.isclose(mine, theirs, rel_tol=1e-9, abs_tol=1e-9)
+    return mine == theirs
+
+
+def seal_code(sealed: Sealed) -> Iterator[Fault]:
+    """The code that ran is known: a commit, with nothing changed."""
+    if sealed.record is None:
+        return
+    code = sealed.record.code
+    if not code.commit:
+        yield Fault("the code's commit", "none", "run from a git checkout", None, _mild(not sealed.in_package))
+    elif not code.clean:
+        remedy = "commit the changes and make the run again"
+        yield Fault(
+            f"commit {code.commit} unchanged", "uncommitted changes", remedy, None, _mild(not sealed.in_package)
+        )
+
+
+def seal_dataset(sealed: Sealed) -> Iterator[Fault]:
+    """The data set was verified, and is named by its digest."""
+    if sealed.record is None:
+        return
+    dataset = sealed.record.dataset
+    if not is_digest(dataset.tree_sha256):
+        remedy = "prepare the data set again"
+        yield Fault("dataset.tree_sha256: 64 hexadecimal digits", shown(dataset.tree_sha256), remedy)
+    if not dataset.verified:
+        remedy = "run `sh verify_dataset.sh` before the timed run"
+        yield Fault("a data set verified before the run", "not verified", remedy, None, WARNING)
+
+
+def seal_lock(sealed: Sealed) -> Iterator[Fault]:
+    """The environment is named by the lock file's hash."""
+    if sealed.record is None:
+        return
+    lock = sealed.record.lock_sha256
+    if not is_digest(lock):
+        remedy = "run in the environment that script/setup.sh makes"
+        yield Fault("lock_sha256: 64 hexadecimal digits", shown(lock), remedy)
+    elif sealed.lock_file is not None and sealed.lock_file.is_file():
+        found = sha256_of(sealed.lock_file)
+        if found != lock:
+            remedy = f"compare with the {LOCK_FILE} of the commit that ran"
+            severity = _mild(not sealed.in_package)
+            yield Fault(f"{LOCK_FILE} with SHA-256 {lock}", found, remedy, None, severity, sealed.lock_file)
+
+
+def _mild(mild: bool) -> str:
+    return WARNING if mild else "error"
+
+
+SEAL_RULES = [
+    Rule("seal-record", "The run's record can be read.", seal_record),
+    Rule("seal-files", "The files of a run have the SHA-256 that its record gives.", seal_files),
+    Rule(
+        "seal-agreement",
+        "Variant, seed, data, status, times and scores of the record are those of the log.",
+        seal_agreement,
+    ),
+    Rule(
+        "seal-code",
+        "The record names the code's commit, without uncommitted changes (a warning outside a package).",
+        seal_code,
+    ),
+    Rule(
+        "seal-dataset",
+        "The record names the data set's digest, verified before the run (a warning if not).",
+        seal_dataset,
+    ),
+    Rule("seal-lock", "The record names the lock file's hash, and the lock file beside it has that hash.", seal_lock),
+]
