@@ -92,7 +92,8 @@ class LogWriter:
 
     def __init__(self, sink: Callable[[str], None], root: Path | None = None) -> None:
         logger = logging.Logger(mllog.__name__, logging.INFO)
-        logger.addHandler(_SinkHandler(sink))
+        self._sink, self._said = sink, _Collector()
+        logger.addHandler(self._said)
         # Two frames stand between mlperf-logging and the caller whose file and line the event carries.
         root_pattern = re.escape(str(root or Path(__file__).resolve().parent.parent))
         self._mllogger = mllog.MLLogger(logger, default_stack_offset=3, root_dir=root_pattern)
@@ -110,19 +111,24 @@ class LogWriter:
         self._write(self._mllogger.end, key, value, metadata)
 
     def _write(self, log: Callable[..., None], key: str, value: object, metadata: dict[str, object]) -> None:
+        # mlperf-logging swallows what is raised while it logs, so the line goes to the sink only after it is done. What
+        # it cannot encode it reports as a log message of a higher level and goes on; here that is a bug.
+        self._said.records.clear()
         log(key, value, metadata=metadata, time_ms=int(time.time() * 1000))
+        for record in self._said.records:
+            if record.levelno != logging.INFO:
+                raise ValueError(record.getMessage().strip())
+        for record in self._said.records:
+            self._sink(record.getMessage())
 
 
-class _SinkHandler(logging.Handler):
-    def __init__(self, sink: Callable[[str], None]) -> None:
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
         super().__init__()
-        self._sink = sink
+        self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno != logging.INFO:
-            # mlperf-logging reports what it cannot encode as a log message and goes on; here it is a bug.
-            raise ValueError(record.getMessage())
-        self._sink(record.getMessage())
+        self.records.append(record)
 
 
 def parse_line(raw: bytes, number: int = 0) -> Event | BadLine | None:
