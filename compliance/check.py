@@ -38,8 +38,8 @@ def _unreadable(reason: str) -> Rule:
 
 LOG_READABLE = "log-readable"
 READABLE_SAYS = "A log can be read."
-FOLDER_LOGS = Rule("folder-logs", "A folder holds at least one log.", lambda path: [_NO_LOGS])
 _NO_LOGS = Fault("logs (result_N.txt, or a run's result.txt)", "none", "give a folder of logs, runs or a package")
+FOLDER_LOGS = Rule("folder-logs", "A folder holds at least one log.", lambda path: [_NO_LOGS])
 KNOWN = Rule("benchmark-known", "The benchmark is DeepSpeech2 or one of MLPerf Training.", _known)
 READABLE = Rule(LOG_READABLE, READABLE_SAYS, lambda log: [])
 

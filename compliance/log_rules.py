@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeGuard
 
 from benchmark import mllog
 from benchmark.mllog import Event
@@ -22,12 +23,12 @@ EARLIEST_MS, LATEST_MS = 1.26e12, 4.1e12
 """2010 and 2099: times outside are not Unix milliseconds (seconds or microseconds, mostly)."""
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number (true and false are none)."""
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def is_whole(value: object, low: int = 0) -> bool:
+def is_whole(value: object, low: int = 0) -> TypeGuard[int]:
     """Whether a value is a whole number of at least `low`."""
     return type(value) is int and value >= low  # type: ignore[operator]
 
@@ -47,7 +48,7 @@ def _is_dataset(value: object) -> bool:
 
 
 def _is_score(value: object) -> bool:
-    return is_number(value) and value >= 0  # type: ignore[operator]
+    return is_number(value) and value >= 0
 
 
 def _any(value: object) -> bool:

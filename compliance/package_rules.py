@@ -12,6 +12,7 @@ import orjson
 
 from benchmark import mllog
 from benchmark.params import load_params
+from benchmark.system import FIELDS
 from datasets.errors import UserError
 
 from .findings import WARNING, Fault, Rule, shown
@@ -20,42 +21,6 @@ from .log_rules import is_text
 from .seals import LOCK_FILE, sha256_of
 
 SUMS = "SHA256SUMS"
-FIELDS = [
-    "submitter",
-    "division",
-    "status",
-    "system_name",
-    "number_of_nodes",
-    "host_processors_per_node",
-    "host_processor_model_name",
-    "host_processor_core_count",
-    "host_processor_vcpu_count",
-    "host_processor_frequency",
-    "host_processor_caches",
-    "host_processor_interconnect",
-    "host_memory_capacity",
-    "host_storage_type",
-    "host_storage_capacity",
-    "host_networking",
-    "host_networking_topology",
-    "host_memory_configuration",
-    "accelerators_per_node",
-    "accelerator_model_name",
-    "accelerator_host_interconnect",
-    "accelerator_frequency",
-    "accelerator_on-chip_memories",
-    "accelerator_memory_configuration",
-    "accelerator_memory_capacity",
-    "accelerator_interconnect",
-    "accelerator_interconnect_topology",
-    "cooling",
-    "hw_notes",
-    "framework",
-    "other_software_stack",
-    "operating_system",
-    "sw_notes",
-]
-"""The 33 fields that mlperf_logging's system_desc_checker asks for."""
 SAID = (
     "submitter",
     "division",

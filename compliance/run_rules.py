@@ -72,7 +72,7 @@ def runs_distinct(runs: Runs) -> Iterator[Fault]:
 def runs_parameters(runs: Runs) -> Iterator[Fault]:
     """All runs have the same variant, division and hyperparameters."""
     for key in (mllog.VARIANT, mllog.SUBMISSION_DIVISION, mllog.PARAMS_SHA256, mllog.HYPERPARAMETERS):
-        yield from _equal(runs, key, lambda log, key=key: log.value(key), "the same parameters in all runs")
+        yield from _equal(runs, key, _value_of(key), "the same parameters in all runs")
 
 
 def runs_dataset(runs: Runs) -> Iterator[Fault]:
@@ -84,7 +84,7 @@ def runs_dataset(runs: Runs) -> Iterator[Fault]:
 
     yield from _equal(runs, mllog.DATASET, digest, "the same data set in all runs")
     for key in (mllog.TRAIN_SAMPLES, mllog.EVAL_SAMPLES):
-        yield from _equal(runs, key, lambda log, key=key: log.value(key), "the same data set in all runs")
+        yield from _equal(runs, key, _value_of(key), "the same data set in all runs")
 
 
 def runs_system(runs: Runs) -> Iterator[Fault]:
@@ -95,7 +95,7 @@ def runs_system(runs: Runs) -> Iterator[Fault]:
         return [a.get("name") if isinstance(a, dict) else a for a in value] if isinstance(value, list) else value
 
     for key in (mllog.SUBMISSION_ORG, mllog.SUBMISSION_PLATFORM, mllog.SUBMISSION_STATUS, mllog.NUMBER_OF_PROCESSES):
-        yield from _equal(runs, key, lambda log, key=key: log.value(key), "the same system in all runs")
+        yield from _equal(runs, key, _value_of(key), "the same system in all runs")
     yield from _equal(runs, mllog.ACCELERATORS, names, "the same accelerators in all runs")
 
 
@@ -122,6 +122,10 @@ def status_of(log: Log) -> object:
     """The status that a log's first run_stop gives; None where there is none."""
     stop = log.first(mllog.RUN_STOP)
     return stop.metadata.get(mllog.STATUS) if stop else None
+
+
+def _value_of(key: str) -> Callable[[Log], object]:
+    return lambda log: log.value(key)
 
 
 def _frozen(value: object) -> bytes:

@@ -123,8 +123,8 @@ def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
         ("run.final_wer", record.run.final_wer, scores[-1] if scores else None),
         ("run.best_wer", record.run.best_wer, min(scores) if scores and all(map(_number, scores)) else None),
         ("run.target_wer", record.run.target_wer, log.value(mllog.TARGET_WER)),
-        ("run.run_s", record.run.run_s, timing["run_s"]),
-        ("run.minutes", record.run.minutes, timing["minutes"]),
+        ("run.run_s", record.run.run_s, timing.run_s),
+        ("run.minutes", record.run.minutes, None if timing.run_s is None else timing.run_s / 60),
     ]
     pairs += [
         (f"epochs[{mine.epoch_num}].wer", mine.wer, theirs.wer)
