@@ -17,7 +17,7 @@ from .voices import Speaker, draw_speaker
 VERSION = 1
 """Raised whenever a change anywhere alters the bytes of a corpus."""
 
-MINI_TRAIN_SPEAKERS, MINI_TRAIN_EACH = 80, 24
+MINI_TRAIN_SPEAKERS, MINI_TRAIN_EACH = 80, 22
 MINI_VAL_SPEAKERS, MINI_VAL_EACH = 16, 20
 
 SYNTHETIC_TRAIN_SPEAKERS, SYNTHETIC_VAL_SPEAKERS = 96, 24

@@ -32,7 +32,7 @@ from .workers import each_in_fresh_process
 
 # The network sees nothing within 0.15 s of an utterance's ends as an output of its own, and recordings begin and end with
 # silence too.
-SILENCE_S = 0.1
+SILENCE_S = 0.08
 PAUSE_S = 0.15
 BYTES_PER_S = 20_000
 """Disk space for a second of speech, on the safe side."""

@@ -26,7 +26,8 @@ _DATA_FILES = ("phondata", "phonindex", "phontab", "intonations", "en_dict", "la
 
 # From speak_lib.h of espeak-ng 1.52.
 _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8 = 2, 0x8000, 1
-_RATE = 1
+_RATE, _VOLUME = 1, 2
+VOLUME = 70  # per cent: at 100 some voices reach full scale
 _RATE_RANGE = range(80, 451)
 _LONGEST_PATH = 120
 
@@ -83,7 +84,7 @@ def draw_speaker(id: str, seed: str) -> Speaker:
         voicing=between(85, 115),
         consonants=between(85, 115),
         breath=between(0, 2),
-        words_per_minute=between(150, 185),
+        words_per_minute=between(178, 212),
     )
 
 
@@ -104,6 +105,7 @@ class Synthesiser:
             if speaker.words_per_minute not in _RATE_RANGE:
                 raise ValueError(f"espeak-ng cannot speak {speaker.words_per_minute} words per minute")
             self._check("set the rate", self._library.espeak_SetParameter(_RATE, speaker.words_per_minute, 0))
+            self._check("set the volume", self._library.espeak_SetParameter(_VOLUME, VOLUME, 0))
         except BaseException:
             self._folder.cleanup()
             raise
