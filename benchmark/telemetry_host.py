@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -113,17 +115,25 @@ def _tree(root: int) -> list[int]:
 def _children(pid: int) -> list[int]:
     """The children of one process, from the kernel's own lists: one small file for each of its threads."""
     children: list[int] = []
-    tasks = Path(f"/proc/{pid}/task")
+    tasks = f"/proc/{pid}/task"
     try:
-        threads = list(tasks.iterdir())
+        threads = os.listdir(tasks)
     except OSError:
         return children
     for thread in threads:
+        # Plain system calls: a trainer may have thousands of threads, and each is asked once a second.
         try:
-            children += map(int, (thread / "children").read_bytes().split())
+            file = os.open(f"{tasks}/{thread}/children", os.O_RDONLY)
         except FileNotFoundError:
-            if thread.exists():
+            if os.path.exists(f"{tasks}/{thread}"):
                 raise
+            continue
         except OSError:
             continue
+        try:
+            with suppress(ProcessLookupError):  # the thread ended meanwhile
+                while part := os.read(file, 1 << 20):
+                    children += map(int, part.split())
+        finally:
+            os.close(file)
     return children
