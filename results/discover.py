@@ -44,6 +44,12 @@ class Source:
         """Whether the log lies in an MLPerf tree (`ORG/results/SYSTEM/BENCHMARK/result_N.txt`)."""
         return self.system is not None
 
+    def beside(self, stem: str, suffix: str) -> Path | None:
+        """Where a file of the same run lies: `telemetry.csv` by `result.txt`, `telemetry_3.csv` by `result_3.txt`."""
+        if numbered := _NUMBERED_LOG.match(self.log.name):
+            return self.log.with_name(f"{stem}_{numbered[1]}{suffix}")
+        return self.log.with_name(stem + suffix) if self.log.name == LOG_NAME else None
+
 
 def natural_key(text: object) -> list[tuple[int, int, str]]:
     """Sorts `result_10` after `result_9`."""
@@ -95,10 +101,9 @@ def _walk(top: Path) -> list[Source]:
 
 def _source_of(log: Path) -> Source:
     """The log with its surroundings, read off its path."""
-    numbered = _NUMBERED_LOG.match(log.name)
-    record = log.with_name(f"record_{numbered[1]}.json" if numbered else RECORD_NAME)
-    known = record if record.is_file() and (numbered or log.name == LOG_NAME) else None
-    if not numbered:
+    record = Source(log).beside("record", ".json")
+    known = record if record is not None and record.is_file() else None
+    if not _NUMBERED_LOG.match(log.name):
         return Source(log, known)
     folder = Path(os.path.abspath(log)).parent
     kind = folder.parent.name if folder.parent.name in _SCALING_KINDS else None

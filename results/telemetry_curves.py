@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from results.load import Run
 from results.measures import number
 
-FILE_NAME = "telemetry.csv"
 BINS = 240
 
 
@@ -43,8 +42,8 @@ HOST_QUANTITIES = (
 
 def read_curves(run: Run) -> dict[Quantity, list[tuple[float, float]]]:
     """(minutes, value) of each quantity that the run's telemetry has; {} where there is none. Problems go to the run's."""
-    path = run.log.with_name(FILE_NAME)
-    if run.source.published or not path.is_file() or run.started_ms is None or not run.minutes:
+    path = run.source.beside("telemetry", ".csv")
+    if path is None or not path.is_file() or run.started_ms is None or not run.minutes:
         return {}
     used = _used_gpus(run)
     quantities = GPU_QUANTITIES if used else HOST_QUANTITIES
@@ -53,7 +52,7 @@ def read_curves(run: Run) -> dict[Quantity, list[tuple[float, float]]]:
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
             _fold(csv.DictReader(file), run, quantities, used, sums)
     except (OSError, csv.Error) as error:
-        run.problems.append(f"{FILE_NAME}: cannot be read ({error})")
+        run.problems.append(f"{path.name}: cannot be read ({error})")
         return {}
     curves = {quantity: _curve(quantity, sums, run.minutes) for quantity in quantities}
     return {quantity: curve for quantity, curve in curves.items() if curve}

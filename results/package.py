@@ -1,0 +1,86 @@
+"""`python -m results package RUN... --org NAME --system NAME --out DIR`: a submission package from run folders.
+
+The tree is MLPerf's (`ORG/systems`, `ORG/results`, `ORG/benchmarks`) with SHA256SUMS over every file; the same runs give
+the same bytes, and the runs themselves are only read. Other systems of the same submitter that lie in DIR stay there.
+Exit 0: written; 2: the runs do not belong together, or something is missing that only a person can give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.settings import ROOT
+from datasets.errors import HELD, UserError
+from results.discover import find_sources
+from results.package_checks import PackagedRun, belong_together, read_packaged
+from results.package_code import code_files
+from results.package_describe import describe_system, read_description
+from results.package_tree import system_files, write_tree
+from results.score_rules import RUNS_WANTED
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+-]*[A-Za-z0-9_+-])?\Z")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The door; `argv` without the command's name."""
+    parser = argparse.ArgumentParser(prog="python -m results package", description=__doc__.split("\n\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or folder of run folders")
+    parser.add_argument("--org", required=True, metavar="NAME", help="the submitter, as in the logs' submission_org")
+    parser.add_argument("--system", required=True, metavar="NAME", help="the system's name in the package")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the submitter's folder goes")
+    parser.add_argument(
+        "--describe", type=Path, metavar="FILE", help="YAML or JSON with description fields that only a person knows"
+    )
+    parser.add_argument(
+        "--allow-dirty", action="store_true", help="take runs of a changed checkout; the code is then this checkout's"
+    )
+    options = parser.parse_args(argv)
+    for option, name in (("--org", options.org), ("--system", options.system)):
+        if not _NAME.match(name):
+            raise UserError(f"{name!r} cannot be a folder's name", where=option, remedy="letters, digits, . _ + -")
+    folder = build_package(
+        options.runs, options.org, options.system, options.out, options.describe, options.allow_dirty
+    )
+    print(folder)
+    return HELD
+
+
+def build_package(
+    paths: Sequence[Path], org: str, system: str, out: Path, describe: Path | None = None, allow_dirty: bool = False
+) -> Path:
+    """Build (or rebuild) ORG under `out` and return its folder; what a person should know goes to stderr."""
+    runs = [read_packaged(source) for source in find_sources(paths)]
+    runs.sort(key=lambda run: (run.record.started_at, run.record.seed))
+    belong_together(runs, org, allow_dirty=allow_dirty)
+    folder = out / org
+    _apart(runs, folder)
+    description, missing = describe_system(runs[0], org, system, read_description(describe))
+    code = code_files(ROOT, runs[0].record.code, allow_dirty=allow_dirty)
+    changed = write_tree(folder, system, system_files(runs, system, description), code)
+    _tell(f"{folder}: {len(runs)} runs, {'written' if changed else 'unchanged'}")
+    wanted = RUNS_WANTED["deepspeech2"]
+    if len(runs) != wanted:
+        _tell(f"warning: {len(runs)} runs; a submission has exactly {wanted}")
+    if missing:
+        _tell(
+            f"warning: {len(missing)} fields of systems/{system}.json are empty; fill in what applies with --describe FILE "
+            f"(YAML, `field: text`): {', '.join(missing)}"
+        )
+    return folder
+
+
+def _apart(runs: Sequence[PackagedRun], folder: Path) -> None:
+    """Refuse to write into the runs, or to build a package from what it would replace."""
+    target = folder.resolve()
+    for run in runs:
+        source = run.folder.resolve()
+        if source == target or source in target.parents or target in source.parents:
+            raise UserError("the package may not lie in a run, nor a run in the package", where=folder)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)

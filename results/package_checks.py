@@ -1,0 +1,141 @@
+"""Which runs may go into one package: whole, sealed, and all of one submitter, system, data set, code and parameters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark import mllog
+from benchmark.record import RunRecord, read_record
+from datasets.errors import UserError
+from results.discover import RECORD_NAME, Source
+
+FINISHED = ("success", "aborted", "failed")
+"""Records of runs that are over. One that failed counts as a run: leaving it out would choose among the results."""
+
+
+@dataclass(frozen=True)
+class PackagedRun:
+    """A run folder with its record, and the first event of each key of its log."""
+
+    folder: Path
+    record: RunRecord
+    logged: dict[str, Any]
+
+
+def read_packaged(source: Source) -> PackagedRun:
+    """Read one run folder; UserError where it is none, is not over, or is not as its record sealed it."""
+    folder = source.log.parent
+    if source.record is None or source.record.name != RECORD_NAME:
+        raise UserError(
+            "not a run folder: it has no record.json", where=source.log, remedy="package the folders that runs made"
+        )
+    record = read_record(source.record)
+    if record.status not in FINISHED:
+        raise UserError(
+            f"this run is {record.status}",
+            where=folder,
+            remedy=f"go on with it first: python -m benchmark run --resume {folder}",
+        )
+    if "result.txt" not in record.files:
+        raise UserError("the record seals no result.txt, so the run never began", where=folder)
+    for name, sha256 in record.files.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise UserError("a file that the record seals is gone", where=path)
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise UserError(
+                    "the file was changed after the run (its SHA-256 is not the record's)",
+                    where=path,
+                    remedy="restore it as the run wrote it",
+                )
+    events, _ = mllog.read_log(source.log)
+    logged: dict[str, Any] = {}
+    for event in events:
+        logged.setdefault(event.key, event.value)
+    if mllog.RUN_START not in logged:
+        raise UserError("the clock of this run never started, so it is no result", where=folder)
+    return PackagedRun(folder, record, logged)
+
+
+_SAME_SYSTEM = (
+    "system_name",
+    "number_of_nodes",
+    "host_processor_model_name",
+    "host_processor_core_count",
+    "host_memory_capacity",
+    "accelerators_per_node",
+    "accelerator_model_name",
+    "operating_system",
+    "framework",
+)
+"""What tells machines apart; clocks and free space are left out, for they move on one machine too."""
+_ALIKE: dict[str, Callable[[PackagedRun], object]] = {
+    "variant": lambda run: run.record.variant,
+    "division": lambda run: run.record.division,
+    "parameters": lambda run: run.record.params_sha256,
+    "data set": lambda run: run.record.dataset.tree_sha256,
+    "code": lambda run: run.record.code.commit,
+    "lock file": lambda run: run.record.lock_sha256,
+    "software": lambda run: run.record.software,
+    "system": lambda run: {name: run.record.system.get(name) for name in _SAME_SYSTEM},
+    "number of processes": lambda run: (run.record.run.nproc, run.record.run.nnodes),
+    "device": lambda run: run.record.run.device,
+    "submission_org": lambda run: run.logged.get(mllog.SUBMISSION_ORG),
+    "submission_status": lambda run: run.logged.get(mllog.SUBMISSION_STATUS),
+    "submission_platform": lambda run: run.logged.get(mllog.SUBMISSION_PLATFORM),
+}
+
+
+def belong_together(runs: Sequence[PackagedRun], org: str, *, allow_dirty: bool) -> None:
+    """UserError, naming the run, unless all runs are of one kind, distinct, and of committed code."""
+    first = runs[0]
+    for run in runs:
+        for what, value in _ALIKE.items():
+            if value(run) != value(first):
+                found = f"{_short(value(run))}, not {_short(value(first))}"
+                raise UserError(
+                    f"another {what} than in {first.folder} ({found})",
+                    where=run.folder,
+                    remedy="package only runs that belong together",
+                )
+        code = run.record.code
+        if code.commit is None:
+            raise UserError("nobody knows which code made this run: it was no git checkout", where=run.folder)
+        if not code.clean and not allow_dirty:
+            raise UserError(
+                "the run was made with uncommitted changes",
+                where=run.folder,
+                remedy="commit and run again, or say --allow-dirty (no compliance check will take it)",
+            )
+    _distinct(runs)
+    said = first.logged.get(mllog.SUBMISSION_ORG)
+    if said != org:
+        raise UserError(
+            f"the runs' logs name the submitter {said!r}, not {org!r}",
+            where="--org",
+            remedy=f"say --org with that name, or make the runs with SUBMISSION_ORG={org!r}: logs are never edited",
+        )
+
+
+def _distinct(runs: Sequence[PackagedRun]) -> None:
+    seen: dict[tuple[str, object], PackagedRun] = {}
+    for run in runs:
+        for what, key in (
+            (f"the seed {run.record.seed}", run.record.seed),
+            ("the very log", run.record.files["result.txt"]),
+        ):
+            other = seen.setdefault((what, key), run)
+            if other is not run:
+                raise UserError(
+                    f"{what} of {other.folder} again", where=run.folder, remedy="each run needs its own seed"
+                )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,41 @@
+"""`python -m results score PATH...`: the score of runs that belong together, in one line.
+
+Exit 0: there is a score; 1: there is none (too many runs failed); 2: the runs are none, or of several kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD
+from results.columns import minutes_text, name_text
+from results.compare import load_runs, report_problems
+from results.comparison import compare_runs
+from results.score_rules import UNVERIFIED
+from results.table import render_text
+
+
+def main(argv: Sequence[str]) -> int:
+    """The door; `argv` without the command's name."""
+    parser = argparse.ArgumentParser(prog="python -m results score", description=__doc__.split("\n\n")[0])
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run folder, or folder of runs")
+    options = parser.parse_args(argv)
+    comparison = compare_runs(load_runs(options.paths))
+    report_problems(comparison.problems)
+    if len(comparison.rows) != 1:
+        sys.stderr.write(render_text(comparison, 80))
+        print(f"error: {len(comparison.rows)} kinds of runs here, where a score is of one", file=sys.stderr)
+        return COULD_NOT
+    (row,) = comparison.rows
+    value = "none" if row.score.minutes is None else f"{row.score.minutes:.6f} minutes"
+    spread = "" if row.converged < 2 else f"; {minutes_text(row.minutes_min)} to {minutes_text(row.minutes_max)}"
+    print(
+        f"score of {name_text(row)}: {value} ({row.score.rule}{spread}; {row.converged} of {row.runs} reached the target)"
+    )
+    print(f"{UNVERIFIED}.")
+    for note in row.notes:
+        print(f"note: {note}")
+    return DID_NOT_HOLD if row.score.minutes is None else HELD
