@@ -115,9 +115,7 @@ def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> 
         chatter()
     if fault == "fill the disk":
         fill_the_disk(args.run_dir / "filler")
-    if fault in ("hang", "hang and ignore SIGTERM", "hang with orphans"):
-        if fault == "hang and ignore SIGTERM":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if fault in ("hang", "hang with orphans"):
         if fault == "hang with orphans":
             child = [sys.executable, "-c", "import time; print('orphan', flush=True); time.sleep(600)"]
             same_group = subprocess.Popen(child, preexec_fn=die_with_parent)

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import pytest
 
 from benchmark.mllog import read_log
-from benchmark.record import read_record
 from tests.harness import Bench, alive, finish, keys, wait_for
 
 
@@ -95,13 +94,6 @@ def test_a_signal_ends_the_run_in_order(bench, number):
     assert (record.status, record.reason) == ("interrupted", f"interrupted by {number.name}")
     assert ends_aborted(bench) == f"interrupted by {number.name}"
     assert done.stdout == bench.log()
-    assert bench.none_left()
-
-
-def test_a_trainer_that_ignores_sigterm_is_killed(bench):
-    done = finish(bench.hanging("hang and ignore SIGTERM"), signal.SIGINT)
-    assert done.status == 2
-    assert bench.record().status == "interrupted"
     assert bench.none_left()
 
 
@@ -238,11 +230,3 @@ def test_a_failing_synthesis_is_told(bench):
     done = bench.run("--variant", "mini")
     assert (done.status, done.stdout) == (2, "")
     assert "the synthesis of the corpus mini ended with exit status 2" in done.last_line
-
-
-def test_the_record_survives_every_ending(bench):
-    """Whatever the fault, the folder's record is whole, and says that this was no success."""
-    for fault in ("crash", "sigkill", "user error", "lie"):
-        bench.run(plan={"fault": fault, "wers": [60.0], "epoch_s": 0})
-    statuses = {read_record(folder).status for folder in bench.folders()}
-    assert statuses == {"failed"}

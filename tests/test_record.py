@@ -1,0 +1,282 @@
+"""The record: written whole or not at all, read back equal, and every damaged one refused with its field's name."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark import mllog
+from benchmark.mllog import Event
+from benchmark.params import load_variant
+from benchmark.record import (
+    CodeVersion,
+    DatasetFacts,
+    EpochFacts,
+    RunFacts,
+    RunRecord,
+    epochs_of,
+    hash_files,
+    read_record,
+    timing_of,
+    write_record,
+)
+from benchmark.summary_table import print_summary, summary_rows
+from datasets.errors import UserError
+
+
+def a_record(**changes) -> RunRecord:
+    params = load_variant("mini")
+    record = RunRecord(
+        status="success",
+        reason=None,
+        variant="mini",
+        division="closed",
+        params=params.as_dict(),
+        params_sha256=params.sha256,
+        seed=2**32 - 1,
+        started_at="2026-01-02T03:04:05+00:00",
+        ended_at="2026-01-02T03:06:05+00:00",
+        command=("python", "-m", "reference_model.train"),
+        code=CodeVersion(commit=None, clean=None),
+        lock_sha256=None,
+        dataset=DatasetFacts(
+            name="mini",
+            tree_sha256="ab" * 32,
+            tar_cksum=1,
+            tar_bytes=10240,
+            train_utterances=1600,
+            train_hours=0.55,
+            eval_utterances=300,
+            eval_hours=0.1,
+            verified_at=None,
+            verified=False,
+        ),
+        system={"system_name": "", "other_software_stack": {"python": "3.11"}},
+        software={"torch": "2.11.0", "driver": None},
+        run=RunFacts(
+            nproc=1,
+            nnodes=1,
+            device="cpu",
+            target_wer=23.0,
+            run_s=90.0,
+            minutes=1.5,
+            epochs=1,
+            final_wer=20.0,
+            best_wer=20.0,
+        ),
+        epochs=(
+            EpochFacts(
+                epoch_num=1,
+                train_loss=None,
+                train_s=80.0,
+                eval_s=9.5,
+                wer=20.0,
+                cer=7.0,
+                mean_wer=21.0,
+                utterances_per_s=20.0,
+                audio_s_per_s=24.7,
+                data_wait_s=None,
+            ),
+        ),
+        telemetry={"gpus": [], "host": {"cpu_pct": {"mean": 90.0, "max": 100.0}}},
+        files={"result.txt": "cd" * 32},
+        notes=("a note",),
+    )
+    return dataclasses.replace(record, **changes)
+
+
+def test_what_is_written_reads_back_equal(tmp_path):
+    write_record(a_record(), tmp_path)
+    assert read_record(tmp_path) == read_record(tmp_path / "record.json") == a_record()
+
+
+def test_writing_again_replaces_the_whole(tmp_path):
+    write_record(a_record(status="unfinished", ended_at=None), tmp_path)
+    write_record(a_record(), tmp_path)
+    assert read_record(tmp_path).status == "success"
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_the_form_of_the_file_is_the_documented_one(tmp_path):
+    write_record(a_record(), tmp_path)
+    tree = json.loads((tmp_path / "record.json").read_text())
+    assert tree["schema"] == 1
+    assert list(tree)[:4] == ["schema", "status", "reason", "variant"]
+    assert tree["params"]["model"]["rnn_layers"] == 2
+    assert tree["epochs"][0]["train_loss"] is None, "not measured is null, never 0"
+
+
+def test_no_record(tmp_path):
+    for path in (tmp_path, tmp_path / "record.json", tmp_path / "no" / "folder"):
+        with pytest.raises(UserError, match="no run record lies here"):
+            read_record(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 1', "[]", "null", "{}", "3"])
+def test_a_file_that_is_no_record(tmp_path, text):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_record(tmp_path)
+    assert str(tmp_path / "record.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("schema", [0, 2, "1", None])
+def test_a_record_of_another_version_is_refused(tmp_path, schema):
+    write_record(dataclasses.replace(a_record(), schema=schema), tmp_path)
+    with pytest.raises(UserError, match=r"schema .* this version reads 1"):
+        read_record(tmp_path)
+
+
+TREE = json.loads(json.dumps(dataclasses.asdict(a_record())))
+PATHS = [
+    *((key,) for key in TREE if key != "schema"),
+    *((group, key) for group in ("code", "dataset", "run") for key in TREE[group]),
+    *(("epochs", 0, key) for key in TREE["epochs"][0]),
+]
+
+
+def spoilt(path: tuple, value: object) -> dict:
+    tree = copy.deepcopy(TREE)
+    inner = tree
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is KeyError:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return tree
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_every_field_is_needed_and_checked(tmp_path, path):
+    for value in (KeyError, {"not": object}, ["x", 1]):
+        if value == {"not": object}:
+            value = (
+                {"not": "that"}
+                if path not in [("params",), ("system",), ("software",), ("telemetry",), ("files",)]
+                else 3
+            )
+        if value == ["x", 1] and path in (("epochs",), ("command",), ("notes",), ("run", "resumed_epochs")):
+            value = "no list"
+        (tmp_path / "record.json").write_text(json.dumps(spoilt(path, value)))
+        with pytest.raises(UserError) as caught:
+            read_record(tmp_path)
+        assert str(path[-1]) in caught.value.where
+
+
+def test_an_unknown_field_is_refused(tmp_path):
+    for path in (("more",), ("run", "more"), ("epochs", 0, "more")):
+        (tmp_path / "record.json").write_text(json.dumps(spoilt(path, 1)))
+        with pytest.raises(UserError, match="unknown field"):
+            read_record(tmp_path)
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 3500), st.integers(0, 30), st.text(max_size=5))
+def test_any_damage_is_a_user_error_or_still_a_record(tmp_path_factory, start, length, replacement):
+    folder = tmp_path_factory.mktemp("record")
+    text = json.dumps(TREE)
+    (folder / "record.json").write_text(text[:start] + replacement + text[start + length :])
+    try:
+        assert isinstance(read_record(folder), RunRecord)
+    except UserError as error:
+        assert "record.json" in error.where  # noqa: PT017
+
+
+def event(key: str, time_ms: float, value: object = None, **metadata) -> Event:
+    return Event(key, value, metadata, time_ms, "POINT_IN_TIME", "", 0)
+
+
+def test_epochs_are_read_from_the_log_with_nothing_made_up():
+    events = [
+        event(mllog.EPOCH_START, 1000, epoch_num=1),
+        event(mllog.EPOCH_STOP, 3500, epoch_num=1),
+        event(mllog.TRACKED_STATS, 3500, {"train_loss": float("nan"), "utterances_per_s": 12, "x": "y"}, epoch_num=1),
+        event(mllog.EVAL_START, 3600, epoch_num=1),
+        event(mllog.EVAL_ACCURACY, 4000, 55, epoch_num=1, cer=20.5),
+        event(mllog.EVAL_STOP, 4100, epoch_num=1),
+        event(mllog.EPOCH_START, 4200, epoch_num=2),
+        event(mllog.EVAL_ACCURACY, 5000, "high", epoch_num=2),
+        event(mllog.EVAL_ACCURACY, 5000, 3.0),
+    ]
+    (epoch,) = epochs_of(events)
+    assert (epoch.train_s, epoch.eval_s, epoch.wer, epoch.cer, epoch.mean_wer) == (2.5, 0.5, 55.0, 20.5, None)
+    assert (epoch.train_loss, epoch.utterances_per_s, epoch.audio_s_per_s) == (None, 12.0, None)
+
+
+def test_the_clock_runs_from_the_first_run_start_to_the_last_run_stop():
+    events = [event("init_start", 0), event("init_stop", 400), event("run_start", 1000), event("run_stop", 61_000)]
+    assert timing_of(events) == (0.4, 60.0)
+    assert timing_of([*events, event("run_start", 5000), event("run_stop", 121_000)]) == (0.4, 120.0)
+    assert timing_of(events[:3]) == (0.4, None)
+    assert timing_of([]) == (None, None)
+
+
+def test_files_are_hashed_as_sha256sum_does(tmp_path):
+    (tmp_path / "result.txt").write_bytes(b"abc")
+    (tmp_path / "other").write_bytes(b"abc")
+    assert hash_files(tmp_path) == {
+        "result.txt": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The closing summary
+
+
+def test_the_summary_fits_80_columns_and_invents_nothing(tmp_path, capsys):
+    gpu = {
+        "index": 0,
+        "name": "NVIDIA H200",
+        "used": True,
+        "utilization_pct": {"mean": 93.2, "max": 100.0},
+        "power_w": None,
+        "energy_j": 52_300.0,
+        "memory_used_bytes": {"mean": 2**30, "max": 3 * 2**30},
+    }
+    telemetry = {
+        "gpus": [gpu, dict(gpu, index=1, used=False)],
+        "host": {"cpu_pct": None},
+        "trainer": {"cpu_pct": {"mean": 99.0}},
+    }
+    run_dir = tmp_path / "[a] folder"
+    print_summary(a_record(telemetry=telemetry), run_dir)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(captured.err.split())
+    for expected in (
+        "target reached: WER 20.00 % after epoch 1 (target 23 %)",
+        "1.50 minutes (1:30 min), MLPerf-style, unverified",
+        "NVIDIA H200, busy 93 %, 52.3 kJ, 3.00 GiB at most",
+        "trainer 99 % of one core",
+        "not verified",
+        "a note",
+    ):
+        assert expected in text
+    assert "GPU 1" not in text and "None" not in text and "[a]" in text
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "epochs", "expected", "step"),
+    [
+        ("aborted", "WER 23 was not reached", True, "target missed", "results compare"),
+        ("failed", "the trainer was killed", True, "failed: the trainer was killed", "--resume"),
+        ("interrupted", "interrupted by SIGINT", True, "interrupted by SIGINT", "--resume"),
+        ("failed", "a.flac: damaged", False, "no epoch finished", "start again"),
+    ],
+)
+def test_the_summary_says_what_to_do_next(tmp_path, status, reason, epochs, expected, step):
+    record = a_record(status=status, reason=reason)
+    if not epochs:
+        record = dataclasses.replace(record, epochs=(), run=dataclasses.replace(record.run, final_wer=None, epochs=0))
+    rows = dict(summary_rows(record, tmp_path))
+    assert expected in rows["result"]
+    assert step in rows["next"]
+    assert str(tmp_path) in rows["files"]
