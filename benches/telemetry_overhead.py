@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmark.telemetry import Telemetry
 
-ROUNDS = 5
+ROUNDS = 3
 GOAL_RATIO = 1.01
 
 WORK = """

