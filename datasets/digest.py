@@ -20,57 +20,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
-from fastcrc import crc32
-
+from .cksum import combine, crc_of, multiply, posix_cksum, power_of_x
 from .dataset import TreeDigest
 from .tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
 
 BATCH_FILES, BATCH_BYTES = 256, 16 << 20
 """A batch ends with the member that brings it to either."""
-
-POLYNOMIAL = 0x104C11DB7
-"""The generator of POSIX cksum's CRC (IEEE Std 1003.1, `cksum`), highest power first."""
-
-
-def crc_of(data: bytes | bytearray | memoryview, crc: int = 0xFFFFFFFF) -> int:
-    """CRC-32/CKSUM of `data` appended to what gave `crc`; that of nothing is 0xFFFFFFFF."""
-    return crc32.cksum(data, crc)
-
-
-def combine(crc_a: int, crc_b: int, length_b: int) -> int:
-    """The CRC of A followed by B, from the CRCs of both and B's length in bytes: A x^(8 length) + B modulo the generator."""
-    return _multiply(crc_a ^ 0xFFFFFFFF, _power_of_x(8 * length_b)) ^ crc_b
-
-
-def posix_cksum(crc: int, length: int) -> int:
-    """What `cksum` prints: the CRC taken on over the length, least significant byte first, without leading zeros."""
-    return crc_of(length.to_bytes((length.bit_length() + 7) // 8, "little"), crc)
-
-
-def _multiply(a: int, b: int) -> int:
-    product = 0
-    while b:
-        if b & 1:
-            product ^= a
-        a <<= 1
-        if a >> 32:
-            a ^= POLYNOMIAL
-        b >>= 1
-    return product
-
-
-def _power_of_x(exponent: int) -> int:
-    result = 1
-    for bit in range(exponent.bit_length()):
-        if bit == len(_SQUARES):
-            _SQUARES.append(_multiply(_SQUARES[-1], _SQUARES[-1]))
-        if exponent >> bit & 1:
-            result = _multiply(result, _SQUARES[bit])
-    return result
-
-
-_SQUARES = [2]
-"""x^(2^i) modulo the generator, grown when needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +134,6 @@ def path_of_line(line: bytes) -> bytes:
     return b"\\".join(part.replace(b"\\n", b"\n").replace(b"\\r", b"\r") for part in parts)
 
 
-def file_cksum(path: Path | str, progress: Callable[[int], object] | None = None) -> tuple[int, int]:
-    """POSIX cksum and size in bytes of one file."""
-    crc, length = 0xFFFFFFFF, 0
-    buffer = bytearray(READ_BYTES)
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            crc = crc_of(memoryview(buffer)[:count], crc)
-            length += count
-            if progress:
-                progress(length)
-    return posix_cksum(crc, length), length
-
-
 def _in_order(
     root: Path, processes: int, cache: Cache | None, sha256: bool
 ) -> Iterator[tuple[BatchSums, list[Member]]]:
@@ -279,7 +221,7 @@ def sum_batch(root: str, batch: list[Member], sha256: bool) -> BatchSums:
         member_length = BLOCK + padded(member.size)
         length += member_length
         if set_id_bits:
-            set_id_bits = _multiply(set_id_bits, _power_of_x(8 * member_length))
+            set_id_bits = multiply(set_id_bits, power_of_x(8 * member_length))
         if member.mode & 0o6000:
             set_id_bits ^= crc_of(start) ^ crc_of(header(name, replace(member, mode=0o755)))
     return BatchSums(crc, crc ^ set_id_bits, length, tuple(lines))
@@ -295,3 +237,53 @@ def _sum_contents(folder: bytes, member: Member, buffer: bytearray, crc: int, sh
 
 
 _SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class FileSum:
+    """What a file's contents come to: `path` in its folder, `size` in bytes, SHA-256, and `crc` of it as a tar's member.
+
+    `crc` goes over the contents and the zeros that fill their last tar block.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    crc: int
+
+
+def sum_of(path: str, data: bytes) -> FileSum:
+    """The sums of a file's contents."""
+    crc = crc_of(bytes(-len(data) % BLOCK), crc_of(data))
+    return FileSum(path, len(data), hashlib.sha256(data).hexdigest(), crc)
+
+
+def derive_digest(name: str, files: Iterable[FileSum]) -> tuple[TreeDigest, list[bytes]]:
+    """The digest, and the `sha256sum` lines, that a folder called `name` has if it holds exactly `files`.
+
+    Nothing is read: this is what reading the folder must give while it is undamaged.
+    """
+    by_path = {os.fsencode(file.path): file for file in files}
+    folders = {b""}
+    for path in by_path:
+        while path := path.rpartition(b"/")[0]:
+            folders.add(path)
+    crc, length = 0xFFFFFFFF, 0
+    encoded_name = os.fsencode(name)
+    # A tar lists a folder before its contents, and these by name: the order of the paths taken as lists of names.
+    for path in sorted(folders | by_path.keys(), key=lambda path: path.split(b"/") if path else []):
+        file = by_path.get(path)
+        size = file.size if file else 0
+        member = Member(path, file is None, size, 0o755 if file is None else 0o644, None, 0, 0, 0)
+        crc = crc_of(header(encoded_name, member), crc)
+        if file and size:
+            crc = combine(crc, file.crc, padded(size))
+        length += BLOCK + padded(size)
+    zeros = bytes(ending(length))
+    length += len(zeros)
+    lines = [sum_line(by_path[path].sha256, path) for path in sorted(by_path)]
+    tree = hashlib.sha256()
+    for line in lines:
+        tree.update(line)
+    digest = TreeDigest(tree.hexdigest(), posix_cksum(crc_of(zeros, crc), length), length, len(lines))
+    return digest, lines

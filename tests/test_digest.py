@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datasets import digest, tarball
-from datasets.digest import combine, crc_of, digest_tree, file_cksum, sum_tree
+from datasets.cksum import combine, crc_of, file_cksum
+from datasets.digest import derive_digest, digest_tree, sum_of, sum_tree
 from datasets.errors import UserError
 
 TAR = [
@@ -259,6 +260,13 @@ def test_lines_are_those_of_sha256sum(odd: Path):
     assert names == {os.fsencode(p.relative_to(odd)) for p in odd.rglob("*") if p.is_file()}
 
 
+def test_errors_in_processes_end_the_work(odd: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(digest, "BATCH_FILES", 2)
+    put(odd, "é/" + "x" * 120)
+    with pytest.raises(UserError, match="does not fit into a ustar tar"):
+        digest_tree(odd, processes=3)
+
+
 def test_file_cksum_equals_coreutils(tmp_path: Path):
     for size in (0, 1, 255, 256, tarball.READ_BYTES + 7):
         path = put(tmp_path, "file", os.urandom(size))
@@ -288,3 +296,35 @@ def test_any_tree_equals_gnu_tar(tmp_path: Path, files):
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             continue
     assert_as_gnu(folder)
+
+
+def test_derived_digest_is_what_reading_gives(odd: Path):
+    (odd / "empty/nested").rmdir()
+    (odd / "empty").rmdir()
+    files = [sum_of(str(p.relative_to(odd)), p.read_bytes()) for p in odd.rglob("*") if p.is_file()]
+    found = sum_tree(odd)
+    assert derive_digest(odd.name, reversed(files)) == (found.digest, found.lines)
+    assert derive_digest("x", [])[0].tar_bytes == tarball.RECORD
+
+
+def test_readings_go_on_from_a_cache(odd: Path, monkeypatch: pytest.MonkeyPatch):
+    class Kept(dict):
+        put = dict.__setitem__
+
+    monkeypatch.setattr(digest, "BATCH_FILES", 3)
+    expected, kept = sum_tree(odd), Kept()
+    assert sum_tree(odd, 1, cache=kept) == expected
+    read: list = []
+    monkeypatch.setattr(
+        digest, "sum_batch", lambda root, batch, sha256: read.append(batch) or real(root, batch, sha256)
+    )
+    assert sum_tree(odd, 1, cache=kept) == expected
+    assert not read
+    put(odd, "ab", b"other")
+    changed = sum_tree(odd, 1, cache=kept)
+    assert len(read) == 1
+    assert changed.digest != expected.digest
+    assert_as_gnu(odd)
+
+
+real = digest.sum_batch
