@@ -55,9 +55,10 @@ def _failure(exit_status: int, errors: Sequence[str]) -> str:
     for line in reversed(errors):
         if line.startswith("error: "):
             return line.removeprefix("error: ")
-    for line in reversed(errors):
-        if found := _TORCHRUN_SIGNAL.search(line):
-            return _killed(found[1])
+    # torchrun ends the others with SIGTERM when one of its processes fails: that signal is no cause.
+    signals = [found[1] for line in errors if (found := _TORCHRUN_SIGNAL.search(line)) and found[1] != "SIGTERM"]
+    if signals:
+        return _killed(signals[-1])
     for line in reversed(errors):
         found = _EXCEPTION.match(line)
         if found and "ChildFailedError" not in line:

@@ -38,9 +38,12 @@ def main() -> int:
         **json.loads(os.environ["FAKE_TRAINER"]),
     }
     params = load_params(args.params)
-    log = LogWriter(lambda line: print(line, flush=True))
+    rank = int(os.environ.get("RANK", "0"))
+    die_with_parent()
+    log = LogWriter((lambda line: print(line, flush=True)) if rank == 0 else (lambda line: None))
     if "pids" in plan:
-        Path(plan["pids"]).write_text(f"{os.getpid()}\n")
+        with open(plan["pids"], "a") as file:
+            file.write(f"{os.getpid()}\n")
 
     done = 0
     if args.resume:
@@ -102,6 +105,8 @@ def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> 
     if epoch != plan["at"]:
         return
     fault = plan["fault"]
+    if "RANK" in os.environ and fault in ("crash", "sigkill") and os.environ["RANK"] != "1":
+        time.sleep(600)  # as in a collective operation that another process never joins
     if fault == "crash":
         raise RuntimeError("the fake trainer broke")
     if fault == "sigkill":

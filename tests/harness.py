@@ -91,6 +91,7 @@ class Bench:
         """Start a run whose trainer hangs in epoch `at`, and wait until it does."""
         self.pids, ready = self.folder / "pids", self.folder / "ready"
         ready.unlink(missing_ok=True)
+        self.pids.unlink(missing_ok=True)
         plan = {"fault": fault, "at": at, "pids": str(self.pids), "ready": str(ready)}
         process = self.start(plan=plan, **options)
         wait_for(ready.exists)

@@ -1,0 +1,77 @@
+"""Runs of several trainer processes, started by torchrun: the same log, the same endings, and nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from benchmark.record import read_record
+from tests.harness import Bench, finish, keys, wait_for
+
+TWO = {"NPROC": "2"}
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_two_processes_make_one_log(bench):
+    done = bench.run(env=TWO)
+    assert done.status == 0, done.stderr
+    assert done.stdout == bench.log()
+    logged = keys(done.stdout)
+    assert logged.count("run_start") == logged.count("run_stop") == 1
+    record = bench.record()
+    assert (record.status, record.run.nproc) == ("success", 2)
+    assert "torch.distributed.run" in record.command
+
+
+def test_a_target_missed_by_several_is_still_exit_status_1(bench):
+    """torchrun calls every exit status but 0 a failure; the log knows better."""
+    done = bench.run(env=TWO, plan={"wers": [60.0], "epoch_s": 0})
+    assert done.status == 1, done.stderr
+    assert bench.record().status == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"), [("crash", "RuntimeError: the fake trainer broke"), ("sigkill", "SIGKILL")]
+)
+def test_one_of_several_that_fails_ends_all(bench, fault, expected):
+    bench.pids = bench.folder / "pids"
+    done = bench.run(env=TWO, plan={"fault": fault, "pids": str(bench.pids)})
+    assert done.status == 2
+    assert expected in done.last_line
+    assert bench.record().status == "failed"
+    assert keys(bench.log())[-1] in ("run_stop", "telemetry_summary")
+    assert bench.none_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_of_several_outlives_the_harness(bench, number):
+    process = bench.hanging(env=TWO)
+    wait_for(lambda: len(bench.pids.read_text().split()) == 2)
+    done = finish(process, number)
+    wait_for(bench.none_left)
+    if number == signal.SIGINT:
+        assert done.status == 2
+    assert bench.record().status == ("interrupted" if number == signal.SIGINT else "unfinished")
+
+
+def test_a_machine_that_does_not_lead_prints_no_log(bench):
+    """Machine 1 of 2 (here: of one, under another's name) leaves the log to machine 0."""
+    first = bench.start(env={"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671"})
+    second = bench.start(env={"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671"})
+    leader, follower = finish(first), finish(second)
+    assert (leader.status, follower.status) == (0, 0), leader.stderr + follower.stderr
+    assert keys(leader.stdout)[0] == "submission_benchmark"
+    assert follower.stdout == ""
+    assert sorted(read_record(folder).status for folder in bench.folders()) == ["success", "success"]
+
+
+@pytest.mark.parametrize("missing", ["SEED", "MASTER_ADDR"])
+def test_several_machines_need_a_seed_and_an_address(bench, missing):
+    variables = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"} | {missing: ""}
+    done = bench.run(env=variables)
+    assert done.status == 2 and done.last_line.startswith(f"error: {missing}: ")
