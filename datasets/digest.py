@@ -144,8 +144,8 @@ def _in_order(
     executor = _executor(processes, small=len(first) <= 4)
     try:
         for batch in chain(first, batches):
-            key = _key(batch, sha256) if cache else b""
-            known = cache.get(key) if cache else None
+            key = _key(batch, sha256) if cache is not None else b""
+            known = cache.get(key) if cache is not None else None
             waiting.append((known or executor.submit(sum_batch, str(root), batch, sha256), batch, key))
             if len(waiting) > 2 * processes + 2:
                 yield _next(waiting, cache)
@@ -160,7 +160,7 @@ def _next(waiting: deque, cache: Cache | None) -> tuple[BatchSums, list[Member]]
     if isinstance(pending, BatchSums):
         return pending, batch
     sums = pending.result()
-    if cache:
+    if cache is not None:
         cache.put(key, sums)
     return sums, batch
 
