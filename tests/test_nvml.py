@@ -106,16 +106,19 @@ def test_a_driver_that_vanishes_leaves_everything_missing(driver):
 
 def test_samples_too_close_together_give_no_monitor_values(driver):
     code = """
-import json
+import json, time
 from benchmark.nvml import Nvml
 with Nvml() as nvml:
     gpu = nvml.gpus[0]
     gpu.read(10.0)
-    print(json.dumps(gpu.read(10.05)))
+    soon = gpu.read(10.05)
+    time.sleep(0.15)
+    print(json.dumps([soon, gpu.read(10.2)]))
 """
-    values = json.loads(run_python(code, driver).stdout)
-    assert values["sm_active_pct"] is None
-    assert values["power_w"] == 300
+    soon, later = json.loads(run_python(code, driver).stdout)
+    assert soon["sm_active_pct"] is None
+    assert soon["power_w"] == 300
+    assert later["sm_active_pct"] == 40, "the sample that came too soon was not taken, and the one before it was kept"
 
 
 def test_a_mig_slice_stands_beside_its_gpu_with_what_it_can_tell(driver):
