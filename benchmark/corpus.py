@@ -77,8 +77,8 @@ def check_whole(dataset: Dataset, splits: tuple[str, ...]) -> None:
     Damage inside a file is found by `sh verify_dataset.sh`, which reads them all.
     """
     remedy = _remedy(dataset.folder)
-    files = [m for m in tarball.members(dataset.folder) if not m.is_folder]
-    sizes = {os.fsdecode(m.path): m.size for m in files if m.link is None}
+    members = list(tarball.members(dataset.folder))
+    sizes = {os.fsdecode(m.path): m.size for m in members if not m.is_folder and m.link is None}
     for name in splits:
         manifest = dataset.manifest(name)
         promised = dataset.splits[name].utterances
@@ -95,11 +95,12 @@ def check_whole(dataset: Dataset, splits: tuple[str, ...]) -> None:
                 raise UserError("an audio file of the manifest is missing", where=path, remedy=remedy)
             if size == 0:
                 raise UserError("an audio file is empty", where=path, remedy=remedy)
-    found = TreeSize(files=len(files), tar_bytes=tarball.tar_bytes(dataset.folder))
-    promised_size = TreeSize(files=dataset.digest.files, tar_bytes=dataset.digest.tar_bytes)
-    if found != promised_size:
+    length = sum(tarball.BLOCK + tarball.padded(m.size) for m in members)
+    found = TreeSize(sum(not m.is_folder for m in members), length + tarball.ending(length))
+    expected = TreeSize(dataset.digest.files, dataset.digest.tar_bytes)
+    if found != expected:
         raise UserError(
-            f"it holds {found} where its description promises {promised_size}",
+            f"it holds {found} where its description promises {expected}",
             where=dataset.folder,
             remedy=f"`sh verify_dataset.sh` names the difference; {remedy}",
         )
