@@ -9,7 +9,7 @@ from benchmark import mllog
 from benchmark.params import Params, load_variant, params_from_dict, variant_names
 from datasets.errors import UserError
 
-from .corpora import CORPORA, MAX_TARGET_WER, SYNTHESISED
+from .corpora import CORPORA, MAX_TARGET_WER, SYNTHESISED, reference_digest
 from .findings import WARNING, Fault, Rule, shown
 from .log import Log
 from .log_rules import is_digest, is_number, is_text, is_whole
@@ -159,7 +159,7 @@ def entry_samples(log: Log) -> Iterator[Fault]:
 
 
 def entry_dataset(log: Log) -> Iterator[Fault]:
-    """The data set was verified before the run."""
+    """The data set is the benchmark's own, and was verified before the run."""
     event = log.first(mllog.DATASET)
     if event is None or not isinstance(event.value, dict):
         return
@@ -169,6 +169,13 @@ def entry_dataset(log: Log) -> Iterator[Fault]:
         yield Fault("a data set verified before the run", found, remedy, event.line, WARNING)
     elif not is_text(verified_at):
         yield Fault("verified_at: a time or null", shown(verified_at), "log what was verified", event.line)
+    folder, digest = log.parameter("data.folder"), event.value.get("tree_sha256")
+    reference = reference_digest(folder) if is_text(folder) and is_closed(log) else None
+    if reference is not None and is_digest(digest) and digest != reference:
+        # A processor that rounds otherwise makes other bytes of the same corpus: that alone is no fault.
+        mild = WARNING if folder in SYNTHESISED else "error"
+        remedy = "run `sh verify_dataset.sh`, which tells a damaged file from another machine's synthesis"
+        yield Fault(f"tree_sha256 {reference}", digest, remedy, event.line, mild)
 
 
 def entry_cache_clear(log: Log) -> Iterator[Fault]:
@@ -212,7 +219,11 @@ ENTRY_RULES = [
     Rule(
         "entry-samples", "The corpus has its full size: training set when closed, evaluation set always.", entry_samples
     ),
-    Rule("entry-dataset", "The data set was verified before the run (warning).", entry_dataset),
+    Rule(
+        "entry-dataset",
+        "The data set has the reference's digest (a warning if synthesised) and was verified before the run (warning).",
+        entry_dataset,
+    ),
     Rule(
         "entry-cache-clear",
         "File caches were emptied (an error in closed entries on LibriSpeech, else a warning).",

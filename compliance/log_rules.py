@@ -33,12 +33,12 @@ def is_whole(value: object, low: int = 0) -> TypeGuard[int]:
     return type(value) is int and value >= low  # type: ignore[operator]
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Whether a value is text that says something."""
     return isinstance(value, str) and bool(value.strip())
 
 
-def is_digest(value: object) -> bool:
+def is_digest(value: object) -> TypeGuard[str]:
     """Whether a value is a SHA-256 in lower-case hexadecimal."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 

@@ -13,7 +13,7 @@ from benchmark.params import load_variant, variant_names
 from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
 
-from .corpora import CORPORA
+from .corpora import CORPORA, SYNTHESISED, reference_digest
 
 RULE_FILE = Path(__file__).parent / "rules" / "deepspeech2.yaml"
 _BEGIN, _END = "      # closed-begin\n", "      # closed-end\n"
@@ -34,7 +34,9 @@ def _table() -> str:
         params = load_variant(name)
         corpus = CORPORA[params.data.folder]
         if params.division == "closed":
-            lines.append(f"    {name!r}: ({params.sha256!r}, {corpus.train_samples}),")
+            synthesised = params.data.folder in SYNTHESISED
+            digest = None if synthesised else reference_digest(params.data.folder)
+            lines.append(f"    {name!r}: ({params.sha256!r}, {corpus.train_samples}, {digest!r}),")
     lines += ["}", "EVAL_SAMPLES = {"]
     lines += [f"    {folder!r}: {corpus.eval_samples}," for folder, corpus in CORPORA.items()]
     lines += ["}"]

@@ -10,9 +10,10 @@ from unittest import mock
 
 from benchmark import mllog
 from benchmark.params import Params, load_variant
+from compliance.corpora import CORPORA, reference_digest
 
 TOKEN = mllog.TOKEN.decode()
-DIGEST = "0123456789abcdef" * 4
+DIGEST = reference_digest("mini")
 
 
 @dataclass
@@ -23,8 +24,8 @@ class FakeRun:
     word_edits: tuple[int, ...] = (1290, 800, 420, 250)
     words: int = 1300
     seed: int = 17
-    train_samples: int = 1600
-    eval_samples: int = 300
+    train_samples: int = CORPORA["mini"].train_samples
+    eval_samples: int = CORPORA["mini"].eval_samples
     start_s: float = 1_760_000_000.0
     step_s: float = 0.25
     train_s: float = 9.0
@@ -73,6 +74,9 @@ class FakeRun:
         log.event(mllog.EVAL_SAMPLES, self.eval_samples)
         log.event("opt_name", params.optimizer.name)
         log.event("opt_base_learning_rate", params.optimizer.learning_rate)
+        log.event("opt_weight_decay", params.optimizer.weight_decay)
+        log.event("opt_gradient_clip_norm", params.optimizer.clip_norm)
+        log.event("opt_learning_rate_warmup_steps", params.optimizer.warmup_steps)
         log.event(mllog.HYPERPARAMETERS, params.flat())
         log.event(mllog.TARGET_WER, params.train.target_wer)
         ranks = [{"rank": rank, "device": "cpu", "name": "a CPU", "uuid": None} for rank in range(self.processes)]
@@ -88,7 +92,7 @@ class FakeRun:
             log.start(mllog.EPOCH_START, epoch_num=epoch)
             self.now_s += self.train_s
             log.end(mllog.EPOCH_STOP, epoch_num=epoch)
-            stats = {"train_loss": 40.0 / epoch, "utterances_per_s": self.train_samples / self.train_s}
+            stats = {"train_loss": 40.0 / epoch, "utterances_per_s": 1600.0 / self.train_s}
             log.event(mllog.TRACKED_STATS, stats | {"train_s": self.train_s}, epoch_num=epoch)
             log.start(mllog.EVAL_START, epoch_num=epoch)
             wer = 100.0 * edits / self.words
@@ -96,11 +100,13 @@ class FakeRun:
                 mllog.EVAL_ACCURACY,
                 wer,
                 epoch_num=epoch,
-                cer=wer / 2,
+                cer=100.0 * 2 * edits / 7000,
                 mean_wer=wer,
+                utterances=self.eval_samples,
                 word_edits=edits,
                 words=self.words,
-                utterances=self.eval_samples,
+                char_edits=2 * edits,
+                chars=7000,
             )
             log.end(mllog.EVAL_STOP, epoch_num=epoch)
         epochs = len(self.word_edits)
