@@ -1,4 +1,4 @@
-"""The benchmark's door: `python -m benchmark run` times one run. See `python -m benchmark run --help`."""
+"""The benchmark's door: `python -m benchmark run` times a run, `python -m benchmark doctor` looks the machine over."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (`arguments` as typed after `python -m benchmark`) and return its exit status."""
     from . import settings
 
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["doctor"]:
+        from . import doctor
+
+        return doctor.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmark",
         description="The rules and the clock of the DeepSpeech2 benchmark.",
@@ -30,15 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     settings.add_arguments(run_parser)
     run_parser.set_defaults(run=_run)
+    commands.add_parser("doctor", help="say what this machine can run", add_help=False)
     options = parser.parse_args(arguments)
     return options.run(options)
 
 
 def _run(options: argparse.Namespace) -> int:
     from .run import run
+    from .series import run_series, wanted_runs
     from .settings import from_environment
 
-    return run(from_environment(options, os.environ))
+    settings, runs = from_environment(options, os.environ), wanted_runs(os.environ)
+    return run(settings) if runs == 1 else run_series(settings, runs)
 
 
 def _open_missing_streams() -> None:

@@ -60,6 +60,7 @@ class Settings:
 VARIABLES = """environment variables (an option goes before its variable):
   VARIANT                    the variant to run, as --variant
   SEED                       0..4294967295; drawn from the system and logged when unset
+  RUNS                       that many runs with drawn seeds; an interrupted series goes on; the score at the end
   DEVICE                     auto (default), cuda or cpu
   NPROC                      trainer processes on this machine, one per GPU (default 1)
   NNODES, NODE_RANK          number of machines (default 1), and which this one is, from 0

@@ -1,0 +1,192 @@
+"""RUNS=10: several timed runs one after another, each with a seed drawn from the system before the first one starts.
+
+The seeds are written down first, so that nobody, the harness included, can choose among results: an interrupted series
+goes on with the seeds it has, its interrupted run is resumed, and a run that failed after its clock started stays one of
+the series. Each run is a process of its own (`python -m benchmark run`); the score at the end is that of
+`python -m results score`, a process too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from datasets.errors import COULD_NOT, UserError
+from datasets.manifest import write_atomically
+
+from . import launch, record, system
+from .corpus import choose_params
+from .display import Display
+from .params import Params
+from .record import RunRecord, read_record
+from .settings import ROOT, Settings
+
+FOLDER, FILE_NAME = "series", "series.json"
+SCHEMA = 1
+MOST_RUNS = 1000
+POLL_S = 0.2
+
+
+def wanted_runs(environ: Mapping[str, str]) -> int:
+    """The number of runs that RUNS asks for, 1 where it is unset."""
+    text = environ.get("RUNS") or "1"
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MOST_RUNS or len(text) > 9:
+        raise UserError(f"must be a whole number from 1 to {MOST_RUNS}, not {text!r}", where="RUNS")
+    return int(text)
+
+
+def run_series(settings: Settings, runs: int) -> int:
+    """Do what is left of a series of `runs` runs and print its score on stderr; returns the exit status.
+
+    0: there is a score; 1: there is none, for too many runs missed the target; 2: the series could not be finished.
+    """
+    _refuse_contradictions(settings)
+    display = Display()
+    params = choose_params(settings, display.say)
+    folder = _find_or_begin(settings, params, runs, display)
+    with open(folder / FILE_NAME, "rb") as lock, launch.stop_on_signals() as stop:
+        _lock(lock, folder)
+        stop.heeded = True
+        seeds = orjson.loads(lock.read())["seeds"]
+        for number, seed in enumerate(seeds, 1):
+            found = _state(folder, seed)
+            if found is not None and _is_over(found[1]):
+                continue
+            display.say(f"run {number} of {runs}: seed {seed}" + (f", going on with {found[0]}" if found else ""))
+            status = _one_run(settings, folder, seed, found, stop)
+            if status == COULD_NOT:
+                why = stop.reason or f"run {number} could not be done"
+                display.say(f"error: the series stopped: {why} - start it again with RUNS={runs} to go on: {folder}")
+                return COULD_NOT
+    return _score(folder)
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    if settings.seed is not None:
+        raise UserError("a series draws its own seeds", where="SEED", remedy="unset SEED, or unset RUNS")
+    if settings.resume is not None:
+        raise UserError("one run is resumed, not a series", where="--resume", remedy="unset RUNS")
+    if settings.nodes > 1:
+        remedy = "start each run on every machine with one SEED, then `python -m results score` the runs"
+        raise UserError("a series runs on one machine", where="NNODES", remedy=remedy)
+
+
+def _find_or_begin(settings: Settings, params: Params, runs: int, display: Display) -> Path:
+    """The newest unfinished series of these very parameters, device, processes and code, or a new one."""
+    same = _identity(settings, params, runs)
+    parent = settings.results_dir / FOLDER
+    for folder in sorted(parent.glob("*/"), reverse=True):
+        plan = _plan(folder)
+        if plan is None or {name: plan.get(name) for name in same} != same:
+            continue
+        states = [_state(folder, seed) for seed in plan["seeds"]]
+        if not all(found is not None and _is_over(found[1]) for found in states):
+            over = sum(found is not None and _is_over(found[1]) for found in states)
+            display.say(f"going on with the series in {folder}: {over} of {runs} runs are done")
+            return folder
+    now = datetime.now(UTC)
+    folder = parent / f"{params.variant}-{now:%Y%m%dT%H%M%S%fZ}"
+    folder.mkdir(parents=True)
+    seeds: dict[int, None] = {}
+    while len(seeds) < runs:
+        seeds[int.from_bytes(os.urandom(4), "big")] = None
+    write_atomically(folder / "params.yaml", params.dump().encode())
+    plan = {"schema": SCHEMA, "started_at": now.isoformat(timespec="seconds"), **same, "seeds": list(seeds)}
+    write_atomically(folder / FILE_NAME, orjson.dumps(plan, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    display.say(f"series folder: {folder}")
+    return folder
+
+
+def _identity(settings: Settings, params: Params, runs: int) -> dict[str, Any]:
+    """What must be equal for a run to be of the same series."""
+    return {
+        "runs": runs,
+        "params_sha256": params.sha256,
+        "device": settings.device,
+        "processes": settings.processes,
+        "org": settings.org,
+        "platform": settings.platform,
+        "status": settings.status,
+        "division": settings.division,
+        "code": system.code_version(ROOT),
+    }
+
+
+def _plan(folder: Path) -> dict[str, Any] | None:
+    """A series' plan, None where there is none that this version reads."""
+    try:
+        plan = orjson.loads((folder / FILE_NAME).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return plan if isinstance(plan, dict) and plan.get("schema") == SCHEMA else None
+
+
+def _lock(file: IO[bytes], folder: Path) -> None:
+    """Hold the series' plan, so that nobody else goes on with it; the kernel frees it whatever happens."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError("this series is still going on", where=folder, remedy="let it end, or end it") from None
+
+
+def _state(folder: Path, seed: int) -> tuple[Path, RunRecord] | None:
+    """The newest run of a seed whose clock matters: its folder and record; None where no run of it began.
+
+    Runs that ended before their clock started were no runs. One that cannot be resumed, because no epoch of it was
+    kept, is made again with its seed; its folder stays and says what it was.
+    """
+    for path in sorted(folder.glob(f"*/*-s{seed}*/{record.FILE_NAME}"), reverse=True):
+        found = read_record(path)
+        if found.seed != seed:
+            continue
+        if _is_over(found) or (found.status in ("interrupted", "unfinished") and any(_checkpoints(path.parent))):
+            return path.parent, found
+    return None
+
+
+def _is_over(found: RunRecord) -> bool:
+    return found.status in ("success", "aborted") or (found.status == "failed" and found.run.run_s is not None)
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    return list((run_dir / "checkpoints").glob("epoch_*.pt"))
+
+
+def _one_run(
+    settings: Settings, folder: Path, seed: int, found: tuple[Path, RunRecord] | None, stop: launch.Stop
+) -> int:
+    """Do one run, or go on with it, in a process of its own that is told when to end; returns its exit status."""
+    if stop.reason is not None:
+        return COULD_NOT
+    command = [sys.executable, "-m", "benchmark", "run", "--trainer-module", settings.trainer_module]
+    command += ["--resume", str(found[0])] if found else ["--params", str(folder / "params.yaml")]
+    environment = launch.child_environment() | {"SEED": str(seed), "RESULTS_DIR": str(folder)}
+    for name in ("RUNS", "VARIANT"):
+        environment.pop(name, None)
+    process = launch.start(command, environment)
+    told = False
+    while True:
+        try:
+            status = process.wait(POLL_S)
+            return status if status >= 0 else COULD_NOT
+        except subprocess.TimeoutExpired:
+            if stop.reason is not None and not told:
+                process.send_signal(stop.signal_number or signal.SIGTERM)
+                told = True
+
+
+def _score(folder: Path) -> int:
+    """Print the series' score on stderr by the rules of `results`; returns that command's exit status."""
+    command = [sys.executable, "-m", "results", "score", str(folder)]
+    return subprocess.run(
+        command, env=launch.child_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), check=False
+    ).returncode
