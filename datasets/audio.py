@@ -1,8 +1,10 @@
-"""Audio in and out: any FLAC or WAV to 16 kHz mono, and 16 kHz mono to FLAC."""
+"""Audio in and out: FLAC or WAV of any rate to 16 kHz mono, and 16 kHz mono to FLAC."""
 
 from __future__ import annotations
 
 import io
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +14,36 @@ import soxr
 from .errors import UserError
 from .manifest import SAMPLE_RATE_HZ
 
+LONGEST_S = 120.0
+"""More than three times LibriSpeech's longest utterance: whoever brings more has forgotten to cut it."""
+
+_REMEDY = "give a whole FLAC or WAV file, or leave it out"
 _FULL_SCALE = 32768
+_UNKNOWN_LENGTH = (0, 0xFFFFFFFF)
 
 
 def read(path: Path) -> tuple[np.ndarray, int]:
     """The whole of an audio file as float64 (samples, channels) in [-1, 1], and its sample rate in Hz.
 
-    A missing, unreadable, empty or truncated file, or one with values that are no numbers, is a UserError.
+    A file that is missing, unreadable, neither FLAC nor WAV, empty, truncated, longer than LONGEST_S, or that holds values
+    that are not numbers, is a UserError.
     """
-    remedy = "give a whole FLAC or WAV file, or leave it out"
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("no such audio file", where=path)
     try:
+        _check_container(path)
         with soundfile.SoundFile(path) as file:
-            samples = file.read(dtype="float64", always_2d=True)
-            announced, rate_hz = file.frames, file.samplerate
+            samples = _read_all(file, path)
+            rate_hz = file.samplerate
     except (soundfile.SoundFileError, RuntimeError) as error:
-        if not Path(path).is_file():
-            raise UserError("no such audio file", where=path) from None
-        raise UserError(f"the audio cannot be read ({_reason(error)})", where=path, remedy=remedy) from None
-    if len(samples) != announced:
-        raise UserError(f"the audio is truncated: {len(samples)} of {announced} samples", where=path, remedy=remedy)
+        raise UserError(f"the audio cannot be read ({_reason(error)})", where=path, remedy=_REMEDY) from None
+    except OSError as error:
+        raise UserError(f"the audio cannot be read ({error.strerror})", where=path, remedy=_REMEDY) from None
     if not len(samples):
-        raise UserError("the audio is empty", where=path, remedy=remedy)
+        raise UserError("the audio is empty", where=path, remedy=_REMEDY)
     if not np.isfinite(samples).all():
-        raise UserError("the audio holds values that are not numbers", where=path, remedy=remedy)
+        raise UserError("the audio holds values that are not numbers", where=path, remedy=_REMEDY)
     return samples, rate_hz
 
 
@@ -58,6 +67,39 @@ def write_flac(path: Path, samples: np.ndarray) -> None:
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", compression_level=0.0)
     Path(path).write_bytes(encoded.getvalue())
+
+
+def _read_all(file: soundfile.SoundFile, path: Path) -> np.ndarray:
+    # Asked for no more than may be, whatever the header says: a damaged one can announce terabytes.
+    longest = int(LONGEST_S * file.samplerate)
+    samples = file.read(longest + 1, dtype="float64", always_2d=True)
+    if len(samples) > longest:
+        raise UserError(f"the audio is longer than {LONGEST_S:.0f} s", where=path, remedy="cut it into utterances")
+    if len(samples) < file.frames < 1 << 40:  # a FLAC stream of unknown length announces 2^63 - 1
+        raise UserError(f"the audio is truncated: {len(samples)} of {file.frames} samples", where=path, remedy=_REMEDY)
+    return samples
+
+
+def _check_container(path: Path) -> None:
+    """Raise UserError where the file is neither FLAC nor WAV, or a WAV cut off in its data.
+
+    libsndfile takes almost anything for MP3, and passes over the missing end of a WAV in silence.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(12)
+        if head[:4] == b"fLaC" or (head[:4] == b"RF64" and head[8:] == b"WAVE"):
+            return
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            raise UserError("the audio is neither FLAC nor WAV", where=path, remedy=_REMEDY)
+        size = os.fstat(stream.fileno()).st_size
+        while len(chunk := stream.read(8)) == 8:
+            name, length = struct.unpack("<4sI", chunk)
+            present = size - stream.tell()
+            if name == b"data":
+                if length > present and length not in _UNKNOWN_LENGTH:
+                    raise UserError(f"the audio is truncated: {present} of {length} bytes", where=path, remedy=_REMEDY)
+                return
+            stream.seek(length + length % 2, os.SEEK_CUR)
 
 
 def _reason(error: Exception) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import synthetic
+from . import imported, synthetic
 
-COMMANDS = (synthetic,)
+COMMANDS = (synthetic, imported)
 
 EXAMPLES = """examples:
   python -m datasets synthesise mini

@@ -176,6 +176,8 @@ def read_csv(path: Path) -> Iterator[tuple[int, Path, Path]]:
                     raise UserError(
                         "expected two columns, audio path and transcript path", where=f"{path}:{reader.line_num}"
                     )
+                if "\0" in row[0] + row[1]:
+                    raise UserError("a path holds a NUL character", where=f"{path}:{reader.line_num}")
                 yield reader.line_num, path.parent / row[0].strip(), path.parent / row[1].strip()
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"not a CSV file in UTF-8 ({error})", where=f"{path}:{reader.line_num + 1}") from None

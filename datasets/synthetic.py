@@ -8,12 +8,10 @@ is whole it is moved there, and its description is written last. A start after a
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from .errors import HELD, UserError
 from .manifest import SAMPLE_RATE_HZ, Manifest, Utterance, write_atomically, write_csv, write_jsonl
 from .plans import Chapter, Corpus
 from .progress import Progress, clock
+from .staging import staging
 from .voices import Synthesiser
 from .workers import each_in_fresh_process
 
@@ -46,9 +45,7 @@ def synthesise(corpus: Corpus, data_dir: Path, processes: int | None = None) -> 
     folder = Path(data_dir) / corpus.name
     if is_prepared(folder):
         return _already_there(corpus, folder)
-    part = folder.with_name(f".{corpus.name}.part")
-    _make_folder(part)
-    with _alone(part):
+    with staging(folder) as part:
         _take_up(corpus, folder, part)
         _check_space(corpus, part)
         _speak(corpus, part, processes or os.cpu_count() or 1)
@@ -71,28 +68,6 @@ def _already_there(corpus: Corpus, folder: Path) -> Dataset:
         )
     print(f"{corpus.name}: already prepared in {folder}", file=sys.stderr)
     return dataset
-
-
-def _make_folder(part: Path) -> None:
-    try:
-        part.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(
-            "a file is in the folder's way", where=part.parent, remedy="choose another --data-dir"
-        ) from None
-
-
-@contextmanager
-def _alone(part: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock ends with the process, however it ends."""
-    with open(part / "lock", "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                "another process is preparing this corpus", where=part, remedy="wait until it has finished"
-            ) from None
-        yield
 
 
 def _take_up(corpus: Corpus, folder: Path, part: Path) -> None:

@@ -6,7 +6,8 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import TypeVar
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 from .errors import UserError
 
@@ -26,8 +27,8 @@ def each_in_fresh_process(
     # A fork server, not a plain fork: the caller may have threads or libraries with state.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
-    waiting, running = iter(tasks), {}
-    exhausted = False
+    waiting, exhausted = iter(tasks), False
+    running: dict[Connection, BaseProcess] = {}
     try:
         while True:
             while not exhausted and len(running) < processes:
@@ -43,11 +44,10 @@ def each_in_fresh_process(
                 running[receiver] = process
             if not running:
                 return
-            for receiver in wait(list(running)):
-                process = running[receiver]
+            ready = wait(list(running))
+            for receiver in [each for each in running if each in ready]:
                 result = _receive(receiver)
-                process.join()
-                del running[receiver]
+                running.pop(receiver).join()
                 if isinstance(result, BaseException):
                     raise result
                 yield result
@@ -59,7 +59,7 @@ def each_in_fresh_process(
             receiver.close()
 
 
-def _receive(receiver: Connection) -> object:
+def _receive(receiver: Connection) -> Any:
     try:
         return receiver.recv()
     except EOFError:
@@ -74,6 +74,7 @@ def _receive(receiver: Connection) -> object:
 def _serve(sender: Connection, function: Callable, task: object) -> None:
     # Ctrl-C reaches the whole group: the parent alone answers it, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    result: object
     try:
         result = function(task)
     except Exception as error:

@@ -1,0 +1,31 @@
+"""Where a data set grows until it is whole: a folder beside its place, held by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """The folder `.NAME.part` beside `folder`, made where it is missing, held until the block (or the process) ends.
+
+    What an earlier start left in it is still there; whoever finishes removes it. UserError where another process holds it.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError("a file is in the folder's way", where=part.parent, remedy="choose another folder") from None
+    with open(part / "lock", "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                "another process is preparing this data set", where=folder, remedy="wait until it has finished"
+            ) from None
+        yield part
