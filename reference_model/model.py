@@ -6,11 +6,13 @@ time, so an utterance of T feature frames yields (T - 11) // 2 + 1 - 10 output f
 
 from __future__ import annotations
 
+from typing import NamedTuple, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmark.params import ModelParams
 
@@ -24,7 +26,10 @@ FEWEST_FRAMES = KERNELS[0][1] + 2 * (KERNELS[1][1] - 1)
 """Fewest feature frames that yield an output frame."""
 
 
-def output_frames(frames: Tensor | int) -> Tensor | int:
+_Frames = TypeVar("_Frames", int, Tensor)
+
+
+def output_frames(frames: _Frames) -> _Frames:
     """Output frames of utterances of `frames` feature frames."""
     return (frames - KERNELS[0][1]) // 2 + 1 - (KERNELS[1][1] - 1)
 
@@ -55,13 +60,36 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         features, count = self.num_features, sums[-1]
         mean = sums[:features] / count
         variance = (sums[features:-1] / count - mean.square()).clamp_min(0)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
         with torch.no_grad():
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         shape = [1, -1] + [1] * (x.dim() - 2)
         scale = self.weight * (variance + self.eps).rsqrt()
         return x * scale.view(shape) + (self.bias - mean * scale).view(shape)
+
+
+class Padding(NamedTuple):
+    """Which frames of a batch (longest, batch, features) are an utterance's own.
+
+    `frames` (batch,) are the utterances' lengths; `rows` the positions of valid frames in the batch flattened to
+    (longest * batch, features); `flip` (longest, batch, 1) the frame that stands at each place when every utterance is
+    turned round within its own length.
+    """
+
+    frames: Tensor
+    rows: Tensor
+    flip: Tensor
+
+    @classmethod
+    def of(cls, frames: Tensor, longest: int) -> Padding:
+        """The padding of utterances of `frames` (batch,) frames in a batch of `longest`."""
+        position = torch.arange(longest, device=frames.device)[:, None]
+        valid = position < frames
+        flip = torch.where(valid, frames - 1 - position, position)
+        return cls(frames, valid.flatten().nonzero().squeeze(1), flip[:, :, None])
 
 
 class FrameWise(nn.Module):
@@ -71,9 +99,14 @@ class FrameWise(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` (..., features): all leading axes are frames."""
-        return self.module(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+    def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
+        """`x` (longest, batch, features) frame by frame; with `padding`, over valid frames only, and zero elsewhere."""
+        flat = x.flatten(0, 1)
+        if padding is None:
+            return self.module(flat).unflatten(0, x.shape[:2])
+        valid = self.module(flat.index_select(0, padding.rows))
+        out = valid.new_zeros(flat.shape[0], valid.shape[1]).index_copy(0, padding.rows, valid)
+        return out.unflatten(0, x.shape[:2])
 
 
 class RecurrentLayer(nn.Module):
@@ -85,23 +118,34 @@ class RecurrentLayer(nn.Module):
             self.batch_norm = FrameWise(batch_norm)
         self.rnn = nn.GRU(inputs, hidden, bidirectional=bidirectional)
 
-    def forward(self, x: Tensor | PackedSequence) -> Tensor | PackedSequence:
-        """`x` (frames, batch, inputs), or its packed form, to the same with `hidden` features."""
+    def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
+        """`x` (longest, batch, inputs) to (longest, batch, hidden); with `padding`, each utterance ends at its own end."""
         if hasattr(self, "batch_norm"):
-            x = _map(self.batch_norm, x)
-        x, _ = self.rnn(x)
-        return _map(self._sum_directions, x) if self.rnn.bidirectional else x
+            x = self.batch_norm(x, padding)
+        if not self.rnn.bidirectional:
+            return self.rnn(x)[0]
+        if padding is None:
+            return _sum_directions(self.rnn(x)[0])
+        if x.is_cuda:
+            packed, _ = self.rnn(pack_padded_sequence(x, padding.frames.cpu(), enforce_sorted=False))
+            return _sum_directions(pad_packed_sequence(packed, total_length=x.shape[0])[0])
+        # On a CPU PyTorch's packed GRU spends its time clearing gradients (quadratic in the length): run the backward
+        # direction forward over utterances that are turned round instead. What follows an utterance never reaches it.
+        ahead = self._run(x, "")
+        flip = padding.flip.expand(-1, -1, x.shape[2])
+        back = self._run(x.gather(0, flip), "_reverse")
+        return ahead + back.gather(0, padding.flip.expand(-1, -1, back.shape[2]))
 
-    @staticmethod
-    def _sum_directions(x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], 2, -1).sum(-2)
+    def _run(self, x: Tensor, direction: str) -> Tensor:
+        weights = [
+            getattr(self.rnn, f"{name}_l0{direction}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        ]
+        start = x.new_zeros(1, x.shape[1], self.rnn.hidden_size)
+        return torch.gru(x, start, weights, True, 1, 0.0, self.training, False, False)[0]
 
 
-def _map(module, x: Tensor | PackedSequence) -> Tensor | PackedSequence:  # noqa: ANN001
-    """Apply a frame-wise module to a tensor or to the frames of a packed sequence."""
-    if isinstance(x, PackedSequence):
-        return PackedSequence(module(x.data), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-    return module(x)
+def _sum_directions(x: Tensor) -> Tensor:
+    return x.unflatten(2, (2, -1)).sum(2)
 
 
 class DeepSpeech2(nn.Module):
@@ -144,13 +188,12 @@ class DeepSpeech2(nn.Module):
         if features.shape[1] < self.bins:
             features = functional.pad(features, (0, 0, 0, self.bins - features.shape[1]))
         x = self.conv(features.unsqueeze(1))
-        x = x.flatten(1, 2).permute(2, 0, 1)
-        frames = output_frames(frames)
-        if not self.params.mask_padding:
-            return self.fc(self.rnns(x.contiguous())), frames
-        packed = self.rnns(pack_padded_sequence(x, frames.cpu(), enforce_sorted=False))
-        logits, _ = pad_packed_sequence(_map(self.fc, packed), total_length=x.shape[0])
-        return logits, frames
+        x = x.flatten(1, 2).permute(2, 0, 1).contiguous()
+        lengths = output_frames(frames)
+        padding = Padding.of(lengths, x.shape[0]) if self.params.mask_padding else None
+        for layer in self.rnns:
+            x = layer(x, padding)
+        return self.fc[0](x, padding), lengths
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -14,16 +14,11 @@ import ctypes
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmark import mllog
@@ -33,15 +28,16 @@ from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, run_door
 from datasets.manifest import Manifest
 
 from . import distributed
-from .alphabet import BLANK, ctc_frames_needed, encode
-from .augment import samples_after, spec_augment
+from .alphabet import ctc_frames_needed, encode
+from .augment import samples_after
 from .checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from .data import Batch, Order, Recordings, evaluation_order, loader, training_order
+from .data import Order, Recordings, evaluation_order, loader, training_order
 from .evaluate import evaluate
 from .features import Features
 from .model import DeepSpeech2, output_frames
-from .optim import build_optimizer, learning_rate, set_learning_rate
+from .optim import build_optimizer
 from .report import print_line, progress_of
+from .step import TrainState, TrainStep, received_from, train_epoch
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -120,8 +116,8 @@ def _train(
     eval_order.set(0, evaluation_order(len(eval_set), params.train.eval_batch_size, world.rank, world.size))
     texts = [utterance.text for utterance in eval_set]
 
-    trainer = _Step(params, wrapped, features, optimizer, device, world)
-    state = _State(step=resumed.step, trained=resumed.trained_samples) if resumed else _State()
+    trainer = TrainStep(params, wrapped, features, optimizer, device, world)
+    state = TrainState(step=resumed.step, trained=resumed.trained_samples) if resumed else TrainState()
     epoch, wer = (resumed.epoch, resumed.wer) if resumed else (0, None)
 
     accelerators = world.gather(_accelerator(world.rank, device))
@@ -149,7 +145,7 @@ def _train(
                 score = evaluate(
                     network,
                     features,
-                    _received(eval_batches),
+                    received_from(eval_batches),
                     texts,
                     device,
                     world,
@@ -182,146 +178,6 @@ def _train(
     log.event(mllog.TRAINED_SAMPLES, state.trained, epoch_num=epoch)
     log.end(mllog.RUN_STOP, status=mllog.SUCCESS if reached else mllog.ABORTED, epoch_num=epoch)
     return HELD if reached else DID_NOT_HOLD
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# One epoch, one step
-
-
-@dataclass
-class _State:
-    """What counts on from epoch to epoch: optimiser steps, and utterances trained on over all processes."""
-
-    step: int = 0
-    trained: int = 0
-
-
-class _Step:
-    """Forward, loss, backward and update for one batch. Holds what stays the same from step to step."""
-
-    def __init__(
-        self,
-        params: Params,
-        network: nn.Module,
-        features: Features,
-        optimizer: torch.optim.Optimizer,
-        device: torch.device,
-        world: distributed.World,
-    ) -> None:
-        self.params, self.network, self.features, self.optimizer = params, network, features, optimizer
-        self.device, self.world = device, world
-        self._weights = list(network.parameters())
-
-    def autocast(self) -> AbstractContextManager:
-        """bf16 where the variant asks for it, full precision otherwise."""
-        if self.params.train.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
-
-    def __call__(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
-        """Train on `batch` at learning rate `rate`; returns the share's summed loss and whether all was finite (on the device).
-
-        The loss is CTC's negative log-likelihood summed over the global batch and divided by its size. A loss or gradient
-        that is not finite leaves the weights as they are: the fused optimisers skip a step whose `found_inf` is set,
-        without waiting for the device.
-        """
-        samples = batch.samples.to(self.device, non_blocking=True)
-        values, frames = self.features(batch.waveforms.to(self.device, non_blocking=True), samples)
-        augment = self.params.augment
-        if augment.spec_time_masks or augment.spec_freq_masks:
-            uniforms = batch.mask_uniforms.to(self.device, non_blocking=True)
-            values = spec_augment(values, frames, augment, self.params.features.hop_s, uniforms)
-        with self.autocast():
-            logits, frames = self.network(values, frames)
-        log_probabilities = functional.log_softmax(logits.float(), 2)
-        labels = batch.labels.to(self.device, non_blocking=True)
-        loss = functional.ctc_loss(log_probabilities, labels, frames, batch.label_lengths, BLANK, reduction="sum")
-        # DistributedDataParallel averages gradients over the processes: times their number, it is the sum again.
-        (loss * (self.world.size / batch.global_utterances)).backward()
-        norm = nn.utils.clip_grad_norm_(self._weights, self.params.optimizer.clip_norm)
-        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
-        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach(), finite
-
-
-def train_epoch(
-    step: _Step,
-    batches: Iterable[Batch],
-    epoch: int,
-    steps: int,
-    state: _State,
-    progress: Callable[[int, str], None],
-) -> dict[str, float]:
-    """Train on every batch of an epoch of `steps` steps; returns the epoch's statistics over all processes.
-
-    `train_loss` is the mean CTC loss per utterance in nats; `data_wait_s` the time this process waited for the loader.
-    """
-    step.network.train()
-    optimizer = step.params.optimizer
-    last_step = steps * step.params.train.max_epochs
-    started_s = time.perf_counter()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=step.device)
-    utterances = trained = 0
-    audio_s = data_wait_s = 0.0
-    before: tuple[Tensor, Tensor] | None = None
-    received = _received(batches)
-    while True:
-        waiting_since_s = time.perf_counter()
-        batch = next(received, None)
-        data_wait_s += time.perf_counter() - waiting_since_s
-        if batch is None:
-            break
-        loss, finite = step(batch, learning_rate(optimizer, epoch, state.step, last_step))
-        # The step before is checked only now, so that the device always has work queued.
-        _check_finite(before, epoch, state.step)
-        before = loss, finite
-        loss_sum += loss
-        state.step += 1
-        utterances += len(batch.indices)
-        trained += batch.global_utterances
-        audio_s += batch.audio_s
-        progress(trained, "")
-    _check_finite(before, epoch, state.step)
-    state.trained += trained
-    train_s = time.perf_counter() - started_s
-    loss_total, utterances_total, audio_total_s = step.world.sum([loss_sum.item(), utterances, audio_s])
-    return {
-        "train_loss": loss_total / utterances_total,
-        "train_s": round(train_s, 3),
-        "utterances_per_s": round(utterances_total / train_s, 3),
-        "audio_s_per_s": round(audio_total_s / train_s, 3),
-        "data_wait_s": round(data_wait_s, 3),
-        "steps": steps,
-        "learning_rate": step.optimizer.param_groups[0]["lr"],
-    }
-
-
-def _check_finite(result: tuple[Tensor, Tensor] | None, epoch: int, step: int) -> None:
-    if result is not None and not result[1].item():
-        raise UserError(
-            f"the loss or its gradient is not finite (loss {result[0].item():g}); the weights were not updated",
-            where=f"epoch {epoch}, step {step}",
-            remedy="look for damaged audio or transcripts, or lower the learning rate in a parameter file of your own",
-        )
-
-
-def _received(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
-    """The loader's batches, with what went wrong in its workers raised here, whole."""
-    try:
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a loader process died ({str(error).splitlines()[0]})",
-            remedy="it may have run out of memory or of shared memory: use fewer --workers, or raise the limits",
-        ) from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,158 @@
+"""One optimiser step and one epoch of them: forward, loss, backward, update, and what they took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.params import Params
+from datasets.errors import UserError
+
+from .alphabet import BLANK
+from .augment import spec_augment
+from .data import Batch
+from .distributed import World
+from .features import Features
+from .optim import learning_rate, set_learning_rate
+
+
+@dataclass
+class TrainState:
+    """What counts on from epoch to epoch: optimiser steps, and utterances trained on over all processes."""
+
+    step: int = 0
+    trained: int = 0
+
+
+class TrainStep:
+    """Forward, loss, backward and update for one batch. Holds what stays the same from step to step."""
+
+    def __init__(
+        self,
+        params: Params,
+        network: nn.Module,
+        features: Features,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self.params, self.network, self.features, self.optimizer = params, network, features, optimizer
+        self.device, self.world = device, world
+        self._weights = list(network.parameters())
+
+    def autocast(self) -> AbstractContextManager:
+        """bf16 where the variant asks for it, full precision otherwise."""
+        if self.params.train.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def __call__(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+        """Train on `batch` at learning rate `rate`; returns the share's summed loss and whether all was finite (on the device).
+
+        The loss is CTC's negative log-likelihood summed over the global batch and divided by its size. A loss or gradient
+        that is not finite leaves the weights as they are: the fused optimisers skip a step whose `found_inf` is set,
+        without waiting for the device.
+        """
+        samples = batch.samples.to(self.device, non_blocking=True)
+        values, frames = self.features(batch.waveforms.to(self.device, non_blocking=True), samples)
+        augment = self.params.augment
+        if augment.spec_time_masks or augment.spec_freq_masks:
+            uniforms = batch.mask_uniforms.to(self.device, non_blocking=True)
+            values = spec_augment(values, frames, augment, self.params.features.hop_s, uniforms)
+        with self.autocast():
+            logits, frames = self.network(values, frames)
+        log_probabilities = functional.log_softmax(logits.float(), 2)
+        labels = batch.labels.to(self.device, non_blocking=True)
+        loss = functional.ctc_loss(log_probabilities, labels, frames, batch.label_lengths, BLANK, reduction="sum")
+        # DistributedDataParallel averages gradients over the processes: times their number, it is the sum again.
+        (loss * (self.world.size / batch.global_utterances)).backward()
+        norm = nn.utils.clip_grad_norm_(self._weights, self.params.optimizer.clip_norm)
+        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach(), finite
+
+
+def train_epoch(
+    step: TrainStep,
+    batches: Iterable[Batch],
+    epoch: int,
+    steps: int,
+    state: TrainState,
+    progress: Callable[[int, str], None],
+) -> dict[str, float]:
+    """Train on every batch of an epoch of `steps` steps; returns the epoch's statistics over all processes.
+
+    `train_loss` is the mean CTC loss per utterance in nats; `data_wait_s` the time this process waited for the loader.
+    """
+    step.network.train()
+    optimizer = step.params.optimizer
+    last_step = steps * step.params.train.max_epochs
+    started_s = time.perf_counter()
+    loss_sum = torch.zeros((), dtype=torch.float64, device=step.device)
+    utterances = trained = 0
+    audio_s = data_wait_s = 0.0
+    before: tuple[Tensor, Tensor] | None = None
+    received = received_from(batches)
+    while True:
+        waiting_since_s = time.perf_counter()
+        batch = next(received, None)
+        data_wait_s += time.perf_counter() - waiting_since_s
+        if batch is None:
+            break
+        loss, finite = step(batch, learning_rate(optimizer, epoch, state.step, last_step))
+        # The step before is checked only now, so that the device always has work queued.
+        _check_finite(before, epoch, state.step)
+        before = loss, finite
+        loss_sum += loss
+        state.step += 1
+        utterances += len(batch.indices)
+        trained += batch.global_utterances
+        audio_s += batch.audio_s
+        progress(trained, "")
+    _check_finite(before, epoch, state.step)
+    state.trained += trained
+    train_s = time.perf_counter() - started_s
+    loss_total, utterances_total, audio_total_s = step.world.sum([loss_sum.item(), utterances, audio_s])
+    return {
+        "train_loss": loss_total / utterances_total,
+        "train_s": round(train_s, 3),
+        "utterances_per_s": round(utterances_total / train_s, 3),
+        "audio_s_per_s": round(audio_total_s / train_s, 3),
+        "data_wait_s": round(data_wait_s, 3),
+        "steps": steps,
+        "learning_rate": step.optimizer.param_groups[0]["lr"],
+    }
+
+
+def _check_finite(result: tuple[Tensor, Tensor] | None, epoch: int, step: int) -> None:
+    if result is not None and not result[1].item():
+        raise UserError(
+            f"the loss or its gradient is not finite (loss {result[0].item():g}); the weights were not updated",
+            where=f"epoch {epoch}, step {step}",
+            remedy="look for damaged audio or transcripts, or lower the learning rate in a parameter file of your own",
+        )
+
+
+def received_from(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
+    """The loader's batches, with what went wrong in its workers raised here, whole."""
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a loader process died ({str(error).splitlines()[0]})",
+            remedy="it may have run out of memory or of shared memory: use fewer --workers, or raise the limits",
+        ) from None
