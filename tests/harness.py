@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmark.mllog import read_log
 from benchmark.params import load_variant
 from benchmark.record import RunRecord, read_record
 from datasets.dataset import Dataset, Split, write_description
@@ -21,6 +22,9 @@ from datasets.manifest import Manifest, Utterance, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 WAIT_S = 60.0
+
+EPOCH = ["epoch_start", "epoch_stop", "tracked_stats", "eval_start", "eval_accuracy", "eval_stop"]
+"""The keys of one epoch in a log."""
 
 
 def make_dataset(data_dir: Path, name: str = "tiny") -> Path:
@@ -155,3 +159,13 @@ def alive(pid: int) -> bool:
 def keys(log: str) -> list[str]:
     """The keys of a log's lines, in order; every line must be a log line."""
     return [json.loads(line.removeprefix(":::MLLOG "))["key"] for line in log.splitlines()]
+
+
+def ends_aborted(bench: Bench) -> str:
+    """Whether the log ends with an aborted run_stop; the reason it gives."""
+    events, bad = read_log(bench.folders()[0] / "result.txt")
+    assert not bad
+    by_key = {event.key: event for event in events}
+    assert by_key["run_stop"].metadata["status"] == "aborted"
+    assert [event.key for event in events].count("run_stop") == 1
+    return by_key["run_aborted_reason"].value

@@ -6,17 +6,15 @@ import json
 import os
 import pty
 import re
-import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
 from benchmark.mllog import read_log
-from benchmark.record import read_record, write_record
+from benchmark.record import read_record
 from datasets.dataset import Stamp, read_dataset, write_stamp
-from tests.harness import ROOT, Bench, finish, keys, make_dataset, make_params, wait_for
+from tests.harness import EPOCH, ROOT, Bench, finish, keys, make_dataset, make_params
 
 
 @pytest.fixture
@@ -28,7 +26,6 @@ HEAD = [
     *("submission_benchmark", "submission_org", "submission_division", "submission_status", "submission_platform"),
     *("variant", "dataset", "params_sha256", "cache_clear", "init_start"),
 ]
-EPOCH = ["epoch_start", "epoch_stop", "tracked_stats", "eval_start", "eval_accuracy", "eval_stop"]
 
 
 def test_a_run_that_reaches_its_target(bench):
@@ -242,105 +239,6 @@ def test_the_users_working_directory_cannot_shadow_our_packages(bench):
         (bench.folder / name / "__init__.py").write_text("raise RuntimeError('shadowed')\n")
     done = bench.run(env={"PYTHONSAFEPATH": "1"})
     assert done.status == 0, done.stderr
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Going on
-
-
-def interrupted(bench: Bench, at: int = 3):
-    """A run that a signal ended in epoch `at`, after which two whole epochs are kept; its log."""
-    done = finish(bench.hanging(at=at), 15)
-    assert done.status == 2
-    return bench.folders()[0], done.stdout
-
-
-def test_a_resumed_run_is_one_run(bench):
-    folder, before = interrupted(bench)
-    assert [key for key in keys(before) if key != "telemetry_summary"][-2:] == ["run_aborted_reason", "run_stop"]
-    done = bench.run("--resume", str(folder))
-    assert done.status == 0, done.stderr
-    logged = keys(done.stdout)
-    assert logged[logged.index("run_start") :] == [
-        *("run_start", *EPOCH, *EPOCH, "resumed", *EPOCH, "trained_samples", "run_stop"),
-        *logged[logged.index("run_stop") + 1 :],
-    ]
-    assert done.stdout == (folder / "result.txt").read_text()
-    assert len(bench.folders()) == 1
-
-    record = read_record(folder)
-    assert (record.status, record.run.resumed_epochs, record.run.epochs) == ("success", (2,), 3)
-    events, _ = read_log(folder / "result.txt")
-    times = {event.key: event.time_ms for event in events}
-    assert record.run.run_s == (times["run_stop"] - times["run_start"]) / 1000
-    assert times["run_start"] == next(_json(line)["time_ms"] for line in before.splitlines() if '"run_start"' in line)
-
-
-def test_an_epoch_without_its_checkpoint_is_done_again(bench):
-    folder, _ = interrupted(bench)
-    (folder / "checkpoints" / "epoch_02.pt").unlink()
-    done = bench.run("--resume", str(folder))
-    assert done.status == 0
-    assert read_record(folder).run.resumed_epochs == (1,)
-    assert keys(done.stdout).count("eval_accuracy") == 3
-
-
-def test_a_log_cut_in_mid_line_by_a_crash_is_mended(bench):
-    folder, _ = interrupted(bench)
-    path = folder / "result.txt"
-    text = path.read_text()
-    path.write_text(text[: text.rindex("eval_stop")])
-    done = bench.run("--resume", str(folder))
-    assert done.status == 0
-    assert read_record(folder).run.resumed_epochs == (1,)
-    keys(path.read_text())
-
-
-def test_a_run_can_be_resumed_twice(bench):
-    folder, _ = interrupted(bench, at=2)
-    bench.params = make_params(bench.folder / "same.yaml")
-    ready = bench.folder / "ready"
-    ready.unlink()
-    plan = {"fault": "hang", "at": 3, "ready": str(ready)}
-    process = bench.start("--resume", str(folder), plan=plan)
-    wait_for(ready.exists)
-    finish(process, 15)
-    assert bench.run("--resume", str(folder)).status == 0
-    assert read_record(folder).run.resumed_epochs == (1, 2)
-
-
-def test_what_cannot_be_resumed(bench):
-    folder, _ = interrupted(bench)
-    assert "SEED: the run's seed is 7" in bench.run("--resume", str(folder), env={"SEED": "8"}).last_line
-
-    params = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(params.replace("batch_size: 16", "batch_size: 8", 1))
-    assert "parameters are not those" in bench.run("--resume", str(folder)).last_line
-    (folder / "params.yaml").write_text(params)
-
-    record = read_record(folder)
-    write_record(replace(record, dataset=replace(record.dataset, tree_sha256="0" * 64)), folder)
-    assert "not the one that the run began with" in bench.run("--resume", str(folder)).last_line
-    write_record(record, folder)
-
-    shutil.move(folder / "checkpoints", folder / "hidden")
-    assert "no epoch was finished" in bench.run("--resume", str(folder)).last_line
-    shutil.move(folder / "hidden", folder / "checkpoints")
-
-    assert bench.run("--resume", str(folder)).status == 0
-    done = bench.run("--resume", str(folder))
-    assert done.status == 2 and "nothing to go on with" in done.last_line and done.stdout == ""
-    assert "no run record lies here" in bench.run("--resume", str(bench.folder / "nowhere")).last_line
-
-
-def test_a_run_that_still_goes_on_is_not_resumed_beside_itself(bench):
-    process = bench.hanging(at=3)
-    (folder,) = bench.folders()
-    before = (folder / "result.txt").read_text()
-    done = bench.run("--resume", str(folder))
-    assert done.status == 2 and "this run is still going on" in done.last_line
-    assert (folder / "result.txt").read_text() == before
-    finish(process, 15)
 
 
 def test_the_script_needs_no_particular_working_directory(bench):

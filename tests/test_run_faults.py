@@ -1,33 +1,20 @@
-"""A run that goes wrong: the record and the log say what happened, nothing is left behind, the status and last line are right."""
+"""A trainer that goes wrong: record, log, exit status and the last line on stderr say what happened."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 
-from benchmark.mllog import read_log
-from tests.harness import Bench, alive, finish, keys, wait_for
+from tests.harness import Bench, ends_aborted, finish, keys
 
 
 @pytest.fixture
 def bench(tmp_path):
     return Bench(tmp_path)
-
-
-def ends_aborted(bench: Bench) -> str:
-    """Whether the log ends with an aborted run_stop; the reason it gives."""
-    events, bad = read_log(bench.folders()[0] / "result.txt")
-    assert not bad
-    by_key = {event.key: event for event in events}
-    assert by_key["run_stop"].metadata["status"] == "aborted"
-    assert [event.key for event in events].count("run_stop") == 1
-    return by_key["run_aborted_reason"].value
 
 
 def test_a_trainer_that_crashes(bench):
@@ -82,151 +69,3 @@ def test_a_trainer_whose_log_and_exit_status_disagree_has_no_result(bench, fault
     assert done.status == 2
     assert bench.record().status == "failed"
     assert ("claims success" if fault == "lie" else "its log has no such result") in done.last_line
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_run_in_order(bench, number):
-    process = bench.hanging("hang with orphans")
-    done = finish(process, number)
-    assert done.status == 2
-    assert done.last_line == f"error: interrupted by {number.name}"
-    record = bench.record()
-    assert (record.status, record.reason) == ("interrupted", f"interrupted by {number.name}")
-    assert ends_aborted(bench) == f"interrupted by {number.name}"
-    assert done.stdout == bench.log()
-    assert bench.none_left()
-
-
-def test_a_second_signal_changes_nothing(bench):
-    process = bench.hanging("hang with orphans")
-    process.send_signal(signal.SIGTERM)
-    for _ in range(5):
-        process.send_signal(signal.SIGINT)
-    done = finish(process)
-    assert done.status == 2
-    assert bench.record().status == "interrupted"
-    assert bench.none_left()
-
-
-def test_a_harness_that_is_killed_takes_its_trainer_along(bench):
-    process = bench.hanging("hang with orphans")
-    finish(process, signal.SIGKILL)
-    wait_for(bench.none_left)
-    record = bench.record()
-    assert (record.status, record.ended_at) == ("unfinished", None)
-    assert keys(bench.log())[-1] == "epoch_start"
-    done = bench.run("--resume", str(bench.folders()[0]))
-    assert done.status == 0, done.stderr
-    assert not list(bench.folders()[0].glob(".*"))
-
-
-def test_what_a_trainer_leaves_running_is_ended(bench):
-    bench.pids = bench.folder / "pids"
-    done = bench.run(plan={"fault": "leave orphans", "pids": str(bench.pids)})
-    assert done.status == 0
-    assert len(bench.pids.read_text().split()) == 2
-    assert bench.none_left()
-
-
-def test_nohup_keeps_a_run_going_when_the_terminal_closes(bench):
-    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
-    process = bench.start(plan={"epoch_s": 0.5}, **ignore)
-    wait_for(lambda: any("epoch_start" in path.read_text() for path in bench.folder.glob("runs/*/*/result.txt")))
-    done = finish(process, signal.SIGHUP)
-    assert done.status == 0
-
-
-def test_a_reader_of_stdout_that_goes_away_costs_nothing(bench):
-    process = bench.start(plan={"epoch_s": 0.3})
-    process.stdout.readline()
-    process.stdout.close()
-    process.stdout = None
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
-    assert keys(bench.log())[-1] in ("run_stop", "telemetry_summary")
-    record = bench.record()
-    assert record.status == "success"
-    assert any("stdout went away" in note for note in record.notes)
-
-
-def test_a_terminal_that_closes_costs_nothing_but_the_display(bench):
-    process = bench.start(plan={"epoch_s": 0.3})
-    process.stderr.close()
-    process.stderr = None
-    stdout, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert stdout.decode() == bench.log()
-    assert any("stderr" in note for note in bench.record().notes)
-
-
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
-def test_streams_that_were_closed_from_the_start(bench, closed):
-    command = f"exec {sys.executable} -m benchmark run --params tiny.yaml --trainer-module tests.fake_trainer {closed}"
-    environment = os.environ | bench.environment | {"FAKE_TRAINER": "{}"}
-    done = subprocess.run(["sh", "-c", command], env=environment, cwd=bench.folder, capture_output=True, timeout=60)
-    assert done.returncode == 0
-    keys(done.stdout.decode())
-    assert keys(bench.log())[0] == "submission_benchmark"
-    assert bench.record().status == "success"
-
-
-@contextmanager
-def small_disk(path, size: str):
-    """A file system of its own, of `size`; needs root."""
-    path.mkdir()
-    mounted = os.geteuid() == 0 and shutil.which("mount")
-    if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path]).returncode:
-        pytest.skip("cannot mount a small file system here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)
-
-
-def test_a_disk_that_fills_up_in_mid_run(bench):
-    with small_disk(bench.folder / "runs", "2m"):
-        done = bench.run(plan={"fault": "fill the disk", "epoch_s": 0.1})
-        assert done.status == 2
-        assert "No space left on device" in done.last_line
-        record = bench.record()
-        assert record.status == "failed" and "No space left on device" in record.reason
-        assert "No space left on device" in ends_aborted(bench)
-        assert done.stdout == bench.log(), "not a line is lost"
-
-
-def test_a_disk_that_is_full_from_the_start(bench):
-    with small_disk(bench.folder / "runs", "64k"):
-        done = bench.run()
-        assert done.status == 2 and done.stdout == ""
-        assert "No space left on device" in done.last_line and "free some disk space" in done.last_line
-        assert done.stderr.count("\n") <= 2
-
-
-def test_a_results_folder_that_cannot_be_written(bench):
-    (bench.folder / "runs").write_text("a file")
-    done = bench.run()
-    assert (done.status, done.stdout) == (2, "")
-    assert str(bench.folder / "runs") in done.last_line
-
-
-def test_an_interrupted_synthesis_leaves_no_process(bench, tmp_path):
-    """The corpus is made in a process of its own: a stand-in for it hangs here, found before the real one."""
-    fake = tmp_path / "fake"
-    (fake / "datasets").mkdir(parents=True)
-    pid_file = tmp_path / "synthesis.pid"
-    script = f"import os, time\nopen({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
-    (fake / "sitecustomize.py").write_text(f"import sys\nif 'synthesise' in sys.orig_argv:\n    exec({script!r})\n")
-    process = bench.start("--variant", "mini", env={"PYTHONPATH": f"{fake}:{bench.environment['PYTHONPATH']}"})
-    wait_for(lambda: pid_file.exists() and pid_file.read_text())
-    done = finish(process, signal.SIGTERM)
-    assert done.status == 2
-    assert done.last_line == "error: interrupted"
-    assert not alive(int(pid_file.read_text()))
-    assert not bench.folders()
-
-
-def test_a_failing_synthesis_is_told(bench):
-    (bench.folder / "data" / "mini").write_text("a file where a folder should go")
-    done = bench.run("--variant", "mini")
-    assert (done.status, done.stdout) == (2, "")
-    assert "the synthesis of the corpus mini ended with exit status 2" in done.last_line
