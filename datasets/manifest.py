@@ -144,6 +144,8 @@ def _utterance_of(row: object, where: str) -> Utterance:
         raise UserError("id, audio and text must be strings that are not empty", where=where)
     if isinstance(duration_s, bool) or not isinstance(duration_s, int | float) or not 0 < duration_s < math.inf:
         raise UserError("duration_s must be a number of seconds above 0", where=where)
+    if "\0" in row["audio"]:
+        raise UserError("the audio path holds a NUL character", where=where)
     check_text(row["text"], where)
     return Utterance(row["id"], row["audio"], float(duration_s), row["text"])
 
@@ -179,5 +181,17 @@ def read_csv(path: Path) -> Iterator[tuple[int, Path, Path]]:
                 if "\0" in row[0] + row[1]:
                     raise UserError("a path holds a NUL character", where=f"{path}:{reader.line_num}")
                 yield reader.line_num, path.parent / row[0].strip(), path.parent / row[1].strip()
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"not a CSV file in UTF-8 ({error})", where=f"{path}:{reader.line_num + 1}") from None
+        except csv.Error as error:
+            raise UserError(f"not a CSV file ({error})", where=f"{path}:{reader.line_num}") from None
+        except UnicodeDecodeError:
+            raise UserError("not text in UTF-8", where=f"{path}:{_line_not_in_utf8(path)}") from None
+
+
+def _line_not_in_utf8(path: Path) -> int:
+    """The number of the first line that does not decode (the reader decodes by the block, and knows no line)."""
+    data = path.read_bytes()
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return data.count(b"\n", 0, error.start) + 1
+    raise AssertionError("called for a file in UTF-8")

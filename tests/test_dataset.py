@@ -1,0 +1,109 @@
+"""A prepared data set: its description is what makes it whole."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import orjson
+import pytest
+
+from datasets.dataset import (
+    Dataset,
+    Split,
+    Stamp,
+    TreeDigest,
+    description_path,
+    is_prepared,
+    read_dataset,
+    read_stamp,
+    stamp_path,
+    write_description,
+    write_stamp,
+)
+from datasets.errors import UserError
+from datasets.manifest import Manifest, Utterance, write_jsonl
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    write_jsonl(Manifest.of(folder, [Utterance("a", "a.flac", 1.0, "YES")]), folder / "mini_val_manifest.jsonl")
+    split = Split("mini_val_manifest.jsonl", "mini_val_manifest.csv", 1, 1.0, None)
+    return Dataset(
+        folder, "mini", "LibriSpeech", {"val": split}, TreeDigest("ab" * 32, 1, 10240, 2), {"source": "test"}
+    )
+
+
+def test_what_is_described_is_read_again(dataset):
+    write_description(dataset)
+    assert is_prepared(dataset.folder)
+    assert read_dataset(dataset.folder) == dataset
+    assert [u.text for u in read_dataset(dataset.folder).manifest("val")] == ["YES"]
+
+
+def test_the_description_does_not_lie_in_the_folder_it_describes(dataset):
+    write_description(dataset)
+    assert description_path(dataset.folder) == dataset.folder.parent / "mini.dataset.json"
+    assert [path.name for path in dataset.folder.iterdir()] == ["mini_val_manifest.jsonl"]
+
+
+def test_a_folder_without_a_description_is_half_made(dataset):
+    assert not is_prepared(dataset.folder)
+    with pytest.raises(UserError, match="half-made"):
+        read_dataset(dataset.folder)
+
+
+def test_a_description_without_a_folder_is_no_data_set(dataset):
+    write_description(dataset)
+    (dataset.folder / "mini_val_manifest.jsonl").unlink()
+    dataset.folder.rmdir()
+    assert not is_prepared(dataset.folder)
+    with pytest.raises(UserError, match="no data set lies here") as caught:
+        read_dataset(dataset.folder)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tree: tree.pop("digest"),
+        lambda tree: tree.update(format=99),
+        lambda tree: tree.update(splits=[]),
+        lambda tree: tree["splits"]["val"].pop("csv"),
+        lambda tree: tree["digest"].update(colour="blue"),
+    ],
+)
+def test_a_damaged_description_is_named(dataset, damage):
+    write_description(dataset)
+    path = description_path(dataset.folder)
+    tree = orjson.loads(path.read_bytes())
+    damage(tree)
+    path.write_bytes(orjson.dumps(tree))
+    with pytest.raises(UserError) as caught:
+        read_dataset(dataset.folder)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null"])
+def test_a_description_that_is_something_else_is_named(dataset, content):
+    description_path(dataset.folder).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_dataset(dataset.folder)
+    assert caught.value.where == str(description_path(dataset.folder))
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(dataset):
+    with pytest.raises(UserError, match="no split 'test'") as caught:
+        dataset.manifest("test")
+    assert "val" in caught.value.remedy
+
+
+def test_a_stamp_is_read_again_and_a_damaged_one_counts_as_none(dataset):
+    assert read_stamp(dataset.folder) is None
+    stamp = Stamp("2026-01-02T03:04:05Z", "ab" * 32, True)
+    write_stamp(dataset.folder, stamp)
+    assert read_stamp(dataset.folder) == stamp
+    for content in (b"", b"{}", b"[1]", orjson.dumps(dataclasses.asdict(stamp) | {"more": 1})):
+        stamp_path(dataset.folder).write_bytes(content)
+        assert read_stamp(dataset.folder) is None

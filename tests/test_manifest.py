@@ -1,0 +1,222 @@
+"""Manifests: what goes in comes out, and what is wrong is named by file and line."""
+
+from __future__ import annotations
+
+import string
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets.errors import UserError
+from datasets.manifest import (
+    ALPHABET,
+    Manifest,
+    Utterance,
+    check_text,
+    normalise_text,
+    read_csv,
+    read_jsonl,
+    write_atomically,
+    write_csv,
+    write_jsonl,
+)
+
+GOOD = {"id": "a", "audio": "a.flac", "duration_s": 1.5, "text": "YES"}
+
+
+def lines(path, *rows):
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return path
+
+
+def test_utterances_come_sorted_by_length_then_id(tmp_path):
+    utterances = [Utterance(id, f"{id}.flac", s, "A") for id, s in (("c", 2.0), ("b", 1.0), ("a", 2.0))]
+    manifest = Manifest.of(tmp_path, utterances)
+    assert [u.id for u in manifest] == ["b", "a", "c"]
+    assert len(manifest) == 3 and manifest.duration_s == 5.0
+    assert manifest.audio_path(manifest.utterances[0]) == tmp_path / "b.flac"
+
+
+def test_absolute_audio_paths_stay_as_they_are(tmp_path):
+    manifest = Manifest.of(tmp_path, [Utterance("a", "/somewhere/a.flac", 1.0, "A")])
+    assert str(manifest.audio_path(manifest.utterances[0])) == "/somewhere/a.flac"
+
+
+def test_an_id_that_occurs_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="'a' occurs twice"):
+        Manifest.of(tmp_path, [Utterance("a", "x.flac", 1.0, "A"), Utterance("a", "y.flac", 2.0, "B")])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+            st.floats(1e-3, 1e4),
+            st.text("".join(sorted(ALPHABET)), min_size=1),
+        ),
+        min_size=1,
+        max_size=8,
+        unique_by=lambda row: row[0],
+    )
+)
+def test_json_lines_come_back_as_they_were(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("round")
+    # Written to the microsecond, so that lengths are compared, and sorted, as they are written.
+    utterances = [Utterance(name, name, max(round(s, 6), 1e-6), text) for name, s, text in rows]
+    manifest = Manifest.of(folder, utterances)
+    write_jsonl(manifest, folder / "m.jsonl")
+    assert read_jsonl(folder / "m.jsonl") == manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"text": ""}, "not empty"),
+        ({"text": "caffé"}, "alphabet"),
+        ({"text": 3}, "strings"),
+        ({"id": ""}, "not empty"),
+        ({"duration_s": 0}, "above 0"),
+        ({"duration_s": -1.0}, "above 0"),
+        ({"duration_s": True}, "above 0"),
+        ({"duration_s": "1"}, "above 0"),
+        ({"duration_s": None}, "above 0"),
+        ({"audio": "a\0.flac"}, "NUL"),
+        ({"more": 1}, "expected an object"),
+    ],
+)
+def test_a_faulty_line_is_named(tmp_path, change, said):
+    path = lines(tmp_path / "m.jsonl", GOOD, GOOD | {"id": "b"} | change)
+    with pytest.raises(UserError, match=said) as caught:
+        read_jsonl(path)
+    assert caught.value.where == f"{path}:2"
+
+
+@pytest.mark.parametrize("line", [b"", b"[1]", b"{", b"\xff\xfe", b"nul", b"[" * 5000, b'{"duration_s": 1e999}'])
+def test_a_line_that_is_no_object_is_named(tmp_path, line):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(orjson.dumps(GOOD) + b"\n" + line + b"\n")
+    with pytest.raises(UserError) as caught:
+        read_jsonl(path)
+    assert caught.value.where == f"{path}:2"
+
+
+def test_a_missing_or_empty_manifest_says_so(tmp_path):
+    with pytest.raises(UserError, match="no such manifest"):
+        read_jsonl(tmp_path / "none.jsonl")
+    with pytest.raises(UserError, match="empty"):
+        read_jsonl(lines(tmp_path / "m.jsonl"))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.binary(max_size=300))
+def test_any_bytes_as_json_lines_are_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
+    path.write_bytes(data)
+    accepted_or_refused(lambda: read_jsonl(path))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.fixed_dictionaries({"id": JSON, "audio": JSON, "duration_s": JSON, "text": JSON}), max_size=3))
+def test_any_values_in_json_lines_are_read_or_refused(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
+    accepted_or_refused(lambda: read_jsonl(lines(path, *rows)))
+
+
+def accepted_or_refused(read):
+    """Nothing but a UserError may come out, and what is read must be usable."""
+    try:
+        manifest = read()
+    except UserError:
+        return
+    for utterance in manifest:
+        check_text(utterance.text, "here")
+        assert 0 < utterance.duration_s < float("inf")
+
+
+PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+    lambda path: path == path.strip()
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(PATHS, PATHS), min_size=1, max_size=5))
+def test_csv_rows_come_back_as_they_were(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "round.csv"
+    write_csv(rows, path)
+    read = [(audio, transcript) for _, audio, transcript in read_csv(path)]
+    assert read == [(path.parent / audio, path.parent / transcript) for audio, transcript in rows]
+
+
+def test_csv_lines_are_counted_from_one_and_blank_ones_passed_over(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_bytes("\ufeffa b.wav, a.txt \r\n\r\n/x/b.wav,b.txt".encode())
+    assert [(line, str(audio.name), transcript.name) for line, audio, transcript in read_csv(path)] == [
+        (1, "a b.wav", "a.txt"),
+        (3, "b.wav", "b.txt"),
+    ]
+
+
+@pytest.mark.parametrize("bad", [b"a.wav", b"a,b,c", b"a,", b" ,b", b"\xff,b", b"a\0,b", b"a," + b"b" * 200_000])
+def test_a_faulty_csv_row_is_named(tmp_path, bad):
+    path = tmp_path / "m.csv"
+    path.write_bytes(b"a.wav,a.txt\n" + bad + b"\n")
+    with pytest.raises(UserError) as caught:
+        list(read_csv(path))
+    assert caught.value.where == f"{path}:2"
+
+
+def test_a_missing_csv_says_so(tmp_path):
+    with pytest.raises(UserError, match="no such manifest"):
+        list(read_csv(tmp_path / "none.csv"))
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.binary(max_size=200) | st.text('a,"\r\n\0 é', max_size=60).map(str.encode))
+def test_any_bytes_as_csv_are_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "fuzz.csv"
+    path.write_bytes(data)
+    try:
+        for _, audio, transcript in read_csv(path):
+            # Whatever comes through can be asked of the file system.
+            audio.is_file(), transcript.is_file()
+            assert "\0" not in f"{audio}{transcript}"
+    except UserError:
+        return
+
+
+@given(st.text())
+def test_normalised_text_is_upper_case_with_single_spaces(text):
+    normal = normalise_text(text)
+    assert normal == normalise_text(normal) or not set(normal) <= ALPHABET
+    assert "  " not in normal and normal == normal.strip()
+
+
+def test_the_alphabet_is_the_references():
+    assert set(string.ascii_uppercase + "' ") == ALPHABET
+    check_text("DON'T STOP", "here")
+    with pytest.raises(UserError, match=r"'-' '3' '_'"):
+        check_text("A_3-B", "here")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+
+        def refuse(*_):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("os.replace", refuse)
+        with pytest.raises(OSError, match="No space"):
+            write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
