@@ -291,7 +291,8 @@ def _hardware(run: Run, seen: dict[str, Event]) -> None:
         facts = (run.record or {}).get("run")
         run.nodes = count(facts.get("nnodes") if isinstance(facts, dict) else None) or run.nodes
         return
-    run.accelerator = text(described.get("accelerator_model_name"))
+    named = text(described.get("accelerator_model_name"))
+    run.accelerator = None if named in ("N/A", "-") else named
     per_node = count(described.get("accelerators_per_node"))
     run.accelerators = per_node * run.nodes if per_node is not None and run.nodes is not None else None
 

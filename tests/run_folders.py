@@ -174,14 +174,19 @@ def write_telemetry(path: Path, machine: FakeMachine, events: list[mllog.Event])
 
 
 def write_series(
-    folder: Path, count: int, machine: FakeMachine | None = None, slower: float = 1.0, **changes: object
+    folder: Path,
+    count: int,
+    machine: FakeMachine | None = None,
+    slower: float = 1.0,
+    seed_offset: int = 0,
+    **changes: object,
 ) -> list[Path]:
     """`count` runs with distinct seeds and slightly different times; `slower` stretches the time of an epoch."""
     machine = machine or FakeMachine()
     runs = []
     for number in range(count):
         fake = FakeRun(
-            seed=1000 + number * 7919,
+            seed=1000 + seed_offset + number * 7919,
             start_s=1_760_000_000.0 + 3600 * number,
             train_s=9.0 * slower * (1 + 0.02 * math.sin(number)),
             **changes,
