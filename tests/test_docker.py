@@ -172,7 +172,7 @@ class Buildah:
         if os.getuid() != 0:
             pytest.skip("needs root, for debootstrap and chroot")
         self.folder = folder
-        self.environment = os.environ | {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
+        self.environment = os.environ | {"BUILDAH_ISOLATION": "chroot"}
 
     def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         command = ["buildah", "--root", f"{self.folder}/storage", "--runroot", f"{self.folder}/run", *arguments]
