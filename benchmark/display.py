@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import orjson
 
@@ -30,6 +31,14 @@ class Display:
         """Show one message, above the bar where there is one."""
         try:
             print(one_line(text), file=sys.stderr, flush=True)
+        except OSError:
+            self._lose()
+
+    def show(self, draw: Callable[[], None]) -> None:
+        """Draw something larger; a stderr that is gone costs the drawing alone."""
+        self.close()
+        try:
+            draw()
         except OSError:
             self._lose()
 

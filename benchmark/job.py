@@ -89,8 +89,11 @@ def begin_record(job: Job) -> RunRecord:
     if job.resumption:
         old = job.resumption.record
         notes = old.notes
+        went_on = f"went on after epoch {job.resumption.epoch}"
         if code != old.code:
-            notes += (f"went on after epoch {job.resumption.epoch} with commit {code.commit}",)
+            notes += (f"{went_on} with commit {code.commit}{'' if code.clean else ', changed'}",)
+        if (settings.processes, settings.nodes) != (old.run.nproc, old.run.nnodes):
+            notes += (f"{went_on} with {settings.processes} processes on {settings.nodes} machines",)
         run = replace(old.run, resumed_epochs=(*old.run.resumed_epochs, job.resumption.epoch))
         return replace(
             old, status="unfinished", reason=None, ended_at=None, command=tuple(command), run=run, notes=notes

@@ -89,7 +89,7 @@ def run(settings: Settings) -> int:
             raise
         record = _finish(record, job, out, status, reason)
 
-    print_summary(record, job.run_dir)
+    display.show(lambda: print_summary(record, job.run_dir))
     if record.status not in EXIT_STATUS:
         display.say(f"error: {record.reason}")
     return EXIT_STATUS.get(record.status, COULD_NOT)
@@ -282,7 +282,7 @@ def _telemetry_summary(out: _Outlets) -> Summary | None:
 
 
 def _notes(out: _Outlets) -> tuple[str, ...]:
-    notes = list(out.telemetry.notices)
+    notes = []
     if out.log.stdout_lost:
         notes.append("the reader of stdout went away before the end: result.txt has the whole log")
     if out.display.lost:
