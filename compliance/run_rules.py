@@ -52,13 +52,19 @@ def runs_distinct(runs: Runs) -> Iterator[Fault]:
     remedy = "give each run's own log"
     seen: dict[object, Log] = {}
     for log in runs.logs:
-        if not log.events:
+        if len(log.events) < 3:
             continue
-        # Two runs never share the milliseconds of all their events; a copy under another seed still does.
-        times = tuple(event.time_ms for event in log.events)
+        # Two runs never share the milliseconds between all their events; a copy under another seed or date still does.
+        times = tuple(event.time_ms - log.events[0].time_ms for event in log.events)
         first = seen.setdefault(times, log)
         if first is not log:
-            yield Fault("a log of its own for each run", f"the times of {first.path.name}", remedy, 1, file=log.path)
+            yield Fault(
+                "a log of its own for each run",
+                f"the times of {first.path.name}, event by event",
+                remedy,
+                1,
+                file=log.path,
+            )
     scores: dict[object, Log] = {}
     for log in runs.logs:
         curve = tuple((event.value, shown(event.metadata.get("char_edits"))) for event in log.all(mllog.EVAL_ACCURACY))

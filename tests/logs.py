@@ -235,8 +235,9 @@ def ten_runs(**changes: object) -> list[list[str]]:
     chance = random.Random(5)
     runs = []
     for number in range(10):
-        edits = (1290, 800, 420, 280 + chance.randrange(10)) if number % 2 else (1290, 800, 420, 305, 250)
+        edits = (1290, 800 + number, 420, 280) if number % 2 else (1290, 800 + number, 420, 305, 250)
         run = FakeRun(seed=1000 + 7 * number, start_s=1_760_000_000.0 + 400 * number, word_edits=edits)
+        run.train_s += chance.random()
         for name, value in changes.items():
             setattr(run, name, value)
         runs.append(run.write())
