@@ -6,6 +6,7 @@ Reads only; comparing twice gives the same answer. Exit 0: compared; 2: nothing 
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,9 @@ from results.load import Run, read_run
 from results.table import render_text
 
 
-def load_runs(paths: Sequence[Path]) -> Iterator[Run]:
-    """The runs under `paths`, one at a time, without their curves."""
-    return (read_run(source).slim() for source in find_sources(paths))
+def load_runs(paths: Sequence[Path], problems: list[str] | None = None) -> Iterator[Run]:
+    """The runs under `paths`, one at a time, without their curves; folders that cannot be read go to `problems`."""
+    return (read_run(source).slim() for source in find_sources(paths, problems))
 
 
 def report_problems(problems: Sequence[str]) -> None:
@@ -47,10 +48,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--format", choices=["text", "markdown", "csv", "json"], default="text")
     parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the text table; default: the terminal's")
     options = parser.parse_args(argv)
+    problems: list[str] = []
     comparison = compare_runs(
-        load_runs(options.paths), benchmark=options.benchmark, baseline=options.baseline, sort=options.sort
+        load_runs(options.paths, problems), benchmark=options.benchmark, baseline=options.baseline, sort=options.sort
     )
+    comparison.problems[:0] = problems
     report_problems(comparison.problems)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that knows no Unicode gets the name's escapes, not an error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout.write(render(comparison, options.format, options.width))
     if not comparison.rows:
         print("error: no run could be compared", file=sys.stderr)

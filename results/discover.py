@@ -57,16 +57,17 @@ def natural_key(text: object) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
-def find_sources(paths: Iterable[Path]) -> list[Source]:
+def find_sources(paths: Iterable[Path], problems: list[str] | None = None) -> list[Source]:
     """Every log under `paths`, each once, in a fixed order: the paths' order, then natural order of names.
 
-    Raises UserError for a path that does not exist or holds no log at all.
+    Folders that cannot be read are told in `problems`. Raises UserError for a path that does not exist or holds no log.
     """
     found: dict[Path, Source] = {}
+    told = [] if problems is None else problems
     for path in paths:
         if not path.exists():
             raise UserError("no such file or folder", where=path)
-        sources = [_source_of(path)] if path.is_file() else _walk(path)
+        sources = [_source_of(path)] if path.is_file() else _walk(path, told)
         if not sources:
             raise UserError(
                 "no result log found",
@@ -78,9 +79,13 @@ def find_sources(paths: Iterable[Path]) -> list[Source]:
     return list(found.values())
 
 
-def _walk(top: Path) -> list[Source]:
+def _walk(top: Path, problems: list[str]) -> list[Source]:
     sources: list[Source] = []
-    for folder, subfolders, files in os.walk(top):
+
+    def unreadable(error: OSError) -> None:
+        problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    for folder, subfolders, files in os.walk(top, onerror=unreadable):
         here = Path(folder)
         names = set(files)
         if names & {LOG_NAME, RECORD_NAME}:

@@ -109,7 +109,7 @@ def render_json(comparison: Comparison) -> str:
         "rows": rows,
         "problems": comparison.problems,
     }
-    return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(tree, indent=1, allow_nan=False) + "\n"
 
 
 def render_csv(comparison: Comparison) -> str:

@@ -6,6 +6,7 @@ not spoil a comparison.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +106,8 @@ def read_run(source: Source) -> Run:
     run = Run(source.log, source)
     seen: dict[str, Event] = {}
     try:
+        if source.log.exists() and not source.log.is_file():
+            raise OSError(errno.EINVAL, "no plain file")
         with open(source.log, "rb") as file:
             _Reader(run, seen).read(mllog.read_lines(file))
         if not seen and not run.bad_lines:

@@ -26,7 +26,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page to write")
     parser.add_argument("--title", default="DeepSpeech2 benchmark: results", help="the page's title")
     options = parser.parse_args(argv)
-    sources = find_sources(options.paths)
+    problems: list[str] = []
+    sources = find_sources(options.paths, problems)
     inputs = {path.resolve() for source in sources for path in (source.log, source.record, source.description) if path}
     if options.html.resolve() in inputs:
         raise UserError("this is one of the inputs, which are never written to", where=options.html)
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
         baseline=options.baseline,
         sort=options.sort,
     )
+    comparison.problems[:0] = problems
     report_problems(comparison.problems)
     if not comparison.rows:
         raise UserError("no run could be reported", where=options.paths[0])

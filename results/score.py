@@ -23,8 +23,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m results score", description=__doc__.split("\n\n")[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run folder, or folder of runs")
     options = parser.parse_args(argv)
-    comparison = compare_runs(load_runs(options.paths))
-    report_problems(comparison.problems)
+    problems: list[str] = []
+    comparison = compare_runs(load_runs(options.paths, problems))
+    report_problems(problems + comparison.problems)
     if len(comparison.rows) != 1:
         sys.stderr.write(render_text(comparison, 80))
         print(f"error: {len(comparison.rows)} kinds of runs here, where a score is of one", file=sys.stderr)

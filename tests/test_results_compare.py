@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -217,6 +218,22 @@ def test_broken_files_are_reported_and_spoil_nothing(tmp_path, capsys):
     for name in ("empty", "garbage", "not-json", "escape", "array", "long", "bad-record", "no-log"):
         assert re.search(rf"^warning: .*/{name}/", err, re.MULTILINE), name
     assert "\x1b" not in err and "Traceback" not in err
+
+
+def test_odd_file_systems_spoil_nothing(tmp_path):
+    write_series(tmp_path, 2, FakeMachine("名前"))
+    os.mkfifo(tmp_path / "result_1.txt")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    odd = Path(os.fsdecode(bytes(tmp_path / "x") + b"\xff"))
+    odd.mkdir()
+    (odd / "result.txt").write_bytes(b"nothing")
+    for form in ("text", "json", "csv", "markdown"):
+        command = [sys.executable, "-m", "results", "compare", str(tmp_path), "--format", form]
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env=environment, timeout=60)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+        assert b"no plain file" in done.stderr and b"no log line" in done.stderr
+    assert len(find_sources([tmp_path])) == 4
 
 
 def test_nothing_to_compare_is_told(tmp_path, capsys):
