@@ -128,15 +128,16 @@ def _is_done(chapter: Chapter, part: Path) -> bool:
     """Whether the chapter's files are all there and whole (a power cut may have emptied some)."""
     if not _done_path(chapter, part).is_file():
         return False
+    folder = part / "tree" / _folder_of(chapter)
     try:
         rows = orjson.loads(_done_path(chapter, part).read_bytes())
         for id, samples, _text in rows:
-            found, rate_hz = audio.read(part / "tree" / _folder_of(chapter) / f"{id}.flac")
+            found, rate_hz = audio.read(folder / f"{id}.flac")
             if (len(found), rate_hz) != (samples, SAMPLE_RATE_HZ):
                 return False
-    except (UserError, orjson.JSONDecodeError):
+        return (folder / f"{chapter.id}.trans.txt").read_text() == _transcript(rows)
+    except (UserError, orjson.JSONDecodeError, FileNotFoundError):
         return False
-    return (part / "tree" / _folder_of(chapter) / f"{chapter.id}.trans.txt").read_text() == _transcript(rows)
 
 
 def _record(part: Path, chapter: Chapter) -> int:
