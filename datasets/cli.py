@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import imported, synthetic
+from . import download, imported, stats, synthetic
 
-COMMANDS = (synthetic, imported)
+COMMANDS = (synthetic, download, imported, stats)
 
 EXAMPLES = """examples:
   python -m datasets synthesise mini
   python -m datasets synthesise synthetic --hours 20
+  python -m datasets download all
   python -m datasets import --train train.csv --val val.csv --out data/mine
 """
 

@@ -8,6 +8,7 @@ beside it, is the stamp of the last verification.
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,11 @@ class Stamp:
     verified_at: str
     tree_sha256: str
     passed: bool
+
+
+def default_data_dir() -> Path:
+    """Where data sets lie unless said otherwise: DATA_DIR, else `data` in the checkout."""
+    return Path(os.environ.get("DATA_DIR") or Path(__file__).resolve().parents[1] / "data")
 
 
 def description_path(folder: Path) -> Path:

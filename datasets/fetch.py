@@ -154,6 +154,12 @@ def move_aside(target: Path, what: str, reports: Reports) -> None:
     reports.say(f"{target}: {what}; moved aside to {aside.name}, fetching it anew")
 
 
+def remove(target: Path) -> None:
+    """Delete a fetched file and the note that it was right."""
+    _mark_path(target).unlink(missing_ok=True)
+    target.unlink()
+
+
 def _download(url: str, target: Path, wanted: Wanted, reports: Reports) -> None:
     """One connection: append what comes to the part file; return once the target is whole and right."""
     part = part_path(target)
