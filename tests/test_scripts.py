@@ -130,3 +130,12 @@ def test_the_workflow_runs_what_ci_runs():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     assert {"run": ".ci/run"} in steps
+
+
+def test_every_row_of_the_reliability_table_names_a_test_that_is_there():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| fault ")]
+    assert rows
+    for row in rows:
+        file, _, name = row.rstrip(" |").split("`")[-2].partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), row
