@@ -25,7 +25,7 @@ def print_summary(record: RunRecord, run_dir: Path) -> None:
     console = Console(file=sys.stderr, highlight=False, width=min(WIDTH, console.width))
     if record.epochs:
         table = Table(box=box.SIMPLE_HEAD)
-        for column in ("epoch", "WER %", "CER %", "loss", "train", "evaluate", "utterances/s", "audio s/s"):
+        for column in ("epoch", "WER %", "CER %", "loss", "train", "evaluate", "utter./s", "audio s/s"):
             table.add_column(column, justify="right")
         for epoch in record.epochs:
             table.add_row(*_epoch_cells(epoch))

@@ -245,11 +245,13 @@ def test_the_summary_fits_80_columns_and_invents_nothing(tmp_path, capsys):
         "trainer": {"cpu_pct": {"mean": 99.0}},
     }
     run_dir = tmp_path / "[a] folder"
-    print_summary(a_record(telemetry=telemetry), run_dir)
+    slow = dataclasses.replace(a_record().epochs[0], train_s=12_345.0, train_loss=123.456, utterances_per_s=1234.5)
+    print_summary(a_record(telemetry=telemetry, epochs=(slow,)), run_dir)
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
     assert max(map(len, lines)) <= 80
+    assert "…" not in captured.err, "nothing is cut off"
     text = " ".join(captured.err.split())
     for expected in (
         "target reached: WER 20.00 % after epoch 1 (target 23 %)",
