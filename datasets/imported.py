@@ -325,5 +325,6 @@ def _run(options: argparse.Namespace) -> int:
     for name, split in dataset.splits.items():
         print(f"{dataset.name} {name}: {split.utterances:,} utterances, {clock(split.duration_s)}", file=sys.stderr)
     if left_out := dataset.provenance["left_out"]:
-        print(one_line(f"{left_out} rows left out: see {left_out_path(dataset.folder)}"), file=sys.stderr)
+        rows = "1 row" if left_out == 1 else f"{left_out} rows"
+        print(one_line(f"{rows} left out: see {left_out_path(dataset.folder)}"), file=sys.stderr)
     return HELD
