@@ -22,6 +22,7 @@ from typing import Protocol
 
 from .cksum import combine, crc_of, multiply, posix_cksum, power_of_x
 from .dataset import TreeDigest
+from .manifest import write_atomically
 from .tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
 
 BATCH_FILES, BATCH_BYTES = 256, 16 << 20
@@ -75,6 +76,20 @@ def digest_tree(
     names that no ustar tar can hold, and files that change meanwhile.
     """
     return sum_tree(folder, processes, progress).digest
+
+
+def digest_and_keep_sums(
+    folder: Path, processes: int | None = None, progress: Callable[[int], object] | None = None
+) -> TreeDigest:
+    """`digest_tree`, and each file's line written to `sums_path(folder)`, so that damage can later be told by file."""
+    sums = sum_tree(folder, processes, progress)
+    write_atomically(sums_path(folder), b"".join(sums.lines))
+    return sums.digest
+
+
+def sums_path(folder: Path) -> Path:
+    """Where the `sha256sum` lines of the folder's files lie: check them with `sha256sum -c` run in the folder."""
+    return folder.with_name(folder.name + ".sha256sums")
 
 
 def sum_tree(

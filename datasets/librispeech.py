@@ -21,7 +21,7 @@ from pathlib import Path
 from . import fetch, flac
 from .archives import MIRRORS, PUBLISHED, Archive
 from .dataset import Dataset, Split, description_path, is_prepared, read_dataset, stamp_path, write_description
-from .digest import FileSum, available_cores, derive_digest, sum_of
+from .digest import FileSum, available_cores, derive_digest, sum_of, sums_path
 from .errors import UserError
 from .manifest import Manifest, Utterance, write_atomically, write_csv, write_jsonl
 from .meter import Meter
@@ -230,11 +230,6 @@ def _assemble(folder: Path, work: Path, parts: list[tuple[Archive, Part]], optio
     os.sync()
     write_description(dataset)
     return dataset
-
-
-def sums_path(folder: Path) -> Path:
-    """Where the `sha256sum` lines of the folder's files lie: check them with `sha256sum -c` run in the folder."""
-    return folder.with_name(folder.name + ".sha256sums")
 
 
 def _merge(source: Path, target: Path) -> None:

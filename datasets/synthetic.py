@@ -20,7 +20,7 @@ import orjson
 
 from . import audio, plans
 from .dataset import Dataset, Split, description_path, is_prepared, read_dataset, write_description
-from .digest import digest_tree
+from .digest import digest_and_keep_sums
 from .errors import HELD, UserError
 from .manifest import SAMPLE_RATE_HZ, Manifest, Utterance, write_atomically, write_csv, write_jsonl
 from .plans import Chapter, Corpus
@@ -225,7 +225,7 @@ def _describe(corpus: Corpus, folder: Path) -> Dataset:
         name=corpus.name,
         layout="LibriSpeech",
         splits=splits,
-        digest=digest_tree(folder),
+        digest=digest_and_keep_sums(folder),
         provenance={
             "source": "speech synthesis (espeak-ng)",
             "version": plans.VERSION,

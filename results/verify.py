@@ -1,0 +1,176 @@
+"""`python -m results verify-dataset`: is this data set, to the last bit, what it should be?
+
+The folder is read once and summed up as its normalised tar, of which nothing is written. The sums are compared with a
+reference: `--expect`, else the digest committed for `mini`, else the data set's own description. LibriSpeech's was
+derived from what came out of archives with the published SHA-256, so reading it back and finding the same is proof.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from datasets.cksum import file_cksum
+from datasets.dataset import Dataset, Stamp, description_path, read_dataset, write_stamp
+from datasets.digest import TreeSums, sum_tree
+from datasets.errors import DID_NOT_HOLD, HELD, UserError
+from datasets.progress import Progress
+from datasets.stats import default_folder
+from datasets.tarball import absolute, tar_bytes
+
+from .verify_cache import Cache
+from .verify_difference import describe_difference
+from .verify_reference import Reference, find_references, parse_expected
+from .verify_tarball import write_tarball
+
+REFERENCE_WAV_BYTES = 113_699_829_760
+"""The length of the MLPerf reference's own tar of its processed tree, all seven archives as WAV and txt files."""
+
+PASSED, FAILED = "Dataset Checksum Passed.", "WARNING: Dataset Checksum Failed."
+MEGABYTE = 1_000_000
+
+EPILOG = """The cksum line is what this prints in the folder that holds the data set's folder NAME:
+  tar --sort=name --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X -cf - NAME | cksum
+exit status: 0 passed; 1 failed: what is missing, extra or changed is named; 2 it could not be done"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Verify a data set; see the module."""
+    options = _parser().parse_args(arguments)
+    folder = absolute(options.folder or default_folder())
+    if options.processes is not None and options.processes < 1:
+        raise UserError("must be 1 or more", where="--processes")
+    if options.tarball and options.tarball.exists():
+        return _verify_tar_file(options.tarball, folder, options.expect)
+    if not folder.is_dir():
+        raise UserError(
+            "no data set lies here",
+            where=folder,
+            remedy="name its folder, or prepare it (`sh script/download_dataset.sh`, `python -m datasets --help`)",
+        )
+    dataset = read_dataset(folder) if description_path(folder).exists() else None
+    references = find_references(folder, dataset, options.expect)
+    sums = _read(folder, dataset, options)
+    _print_sums(folder, sums)
+    if options.tarball:
+        write_tarball(folder, options.tarball, sums.digest)
+    if not references:
+        raise UserError(
+            "there is nothing to compare these sums with: the data set has no description",
+            where=folder,
+            remedy="prepare it again, or give what you know of it with --expect",
+        )
+    passed = _judge(folder, dataset, references, sums)
+    if not options.quick:
+        _stamp(folder, sums, passed)
+    return HELD if passed else DID_NOT_HOLD
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m results verify-dataset",
+        description="Checksum a data set and compare it with its reference.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="DIR",
+        help="the data set's folder (default: LibriSpeech's, else mini's)",
+    )
+    parser.add_argument(
+        "--expect",
+        type=parse_expected,
+        metavar="SUM",
+        help="compare with this instead: `CKSUM`, `CKSUM:BYTES` or the SHA-256 tree digest",
+    )
+    parser.add_argument("--cache", action="store_true", help="when interrupted, go on from there the next time")
+    parser.add_argument(
+        "--quick", action="store_true", help="cksum alone, without SHA-256: finds damage; does not count as verified"
+    )
+    parser.add_argument(
+        "--tarball", type=Path, metavar="FILE", help="also write the tar to FILE; checksum FILE if it exists"
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="readers at work (default: one per CPU)")
+    return parser
+
+
+def _read(folder: Path, dataset: Dataset | None, options: argparse.Namespace) -> TreeSums:
+    total = dataset.digest.tar_bytes if dataset else tar_bytes(folder)
+    cache = Cache(folder) if options.cache else None
+    with Progress(f"verifying {folder.name}", -(-total // MEGABYTE), "MB") as bar:
+
+        def progress(done: int) -> None:
+            bar.update(min(-(-done // MEGABYTE), bar.total))
+
+        sums = sum_tree(folder, options.processes, progress, cache=cache, sha256=not options.quick)
+    if cache is not None:
+        # What was read an hour ago proves nothing about tomorrow: the cache serves one verification.
+        cache.remove()
+    return sums
+
+
+def _print_sums(folder: Path, sums: TreeSums) -> None:
+    print(f"cksum   {sums.digest.tar_cksum} {sums.digest.tar_bytes}  (the tar of {folder.name})")
+    if sums.digest.tree_sha256:
+        print(f"sha256  {sums.digest.tree_sha256}  (the tree of {sums.digest.files:,} files)")
+
+
+def _judge(folder: Path, dataset: Dataset | None, references: Sequence[Reference], sums: TreeSums) -> bool:
+    """Print the verdict and what it rests on; whether it passed."""
+    matched = next((reference for reference in references if reference.matches(sums)), None)
+    if dataset and dataset.layout == "wav":
+        print(f"bytes   {sums.digest.tar_bytes:,}; the MLPerf reference's tar has {REFERENCE_WAV_BYTES:,}")
+    if matched is None:
+        for line in describe_difference(folder, dataset, references[0], sums):
+            print(line)
+        print(FAILED)
+        return False
+    print(f"equal to {matched.title}")
+    if matched is not references[0]:
+        print(
+            f"not equal to {references[0].title}: nothing is damaged, but this machine's synthesis gives other bytes; "
+            "compare results only between data sets with equal sums"
+        )
+    print(PASSED)
+    return True
+
+
+def _stamp(folder: Path, sums: TreeSums, passed: bool) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        write_stamp(folder, Stamp(now, sums.digest.tree_sha256, passed))
+    except OSError as error:
+        # The verdict stands without it; only later runs will not know of it.
+        print(f"the verification is not noted for later runs ({error.strerror}: {folder.parent})", file=sys.stderr)
+
+
+def _verify_tar_file(path: Path, folder: Path, expected: Reference | None) -> int:
+    """Checksum a tar that exists and compare it with the reference of the data set that it was made of."""
+    dataset = read_dataset(folder) if folder.is_dir() and description_path(folder).exists() else None
+    references = find_references(folder, dataset, expected)
+    total = os.path.getsize(path)
+    with Progress(f"checksumming {path.name}", -(-total // MEGABYTE), "MB") as bar:
+        crc, length = file_cksum(path, lambda done: bar.update(-(-done // MEGABYTE)))
+    print(f"cksum   {crc} {length}  {path}")
+    matched = next((reference for reference in references if reference.matches_tar(crc, length)), None)
+    if not references or all(reference.tar_cksum is None for reference in references):
+        raise UserError(
+            "there is nothing to compare this sum with",
+            where=path,
+            remedy="name the data set's folder, or use --expect",
+        )
+    if matched:
+        print(f"equal to {matched.title}")
+    else:
+        reference = references[0]
+        print(f"expected {reference.tar_cksum} {reference.tar_bytes or ''}".rstrip() + f" ({reference.title})")
+    print(PASSED if matched else FAILED)
+    return HELD if matched else DID_NOT_HOLD

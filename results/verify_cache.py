@@ -1,0 +1,46 @@
+"""The sums of an unfinished verification, kept beside the data set so that the next one goes on from them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from datasets.digest import BatchSums
+
+
+class Cache:
+    """Sums of batches by key, appended to `NAME.verifying.jsonl` as they come; see datasets.digest.Cache."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder.with_name(folder.name + ".verifying.jsonl")
+        self._kept: dict[str, dict] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for line in self.path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError):  # the line that was being written when it stopped
+                    row = json.loads(line)
+                    self._kept[row.pop("key")] = row
+        self._file = open(self.path, "ab")
+        self._file.write(b"\n")
+
+    def get(self, key: bytes) -> BatchSums | None:
+        """The sums kept under `key`, or None."""
+        row = self._kept.get(key.hex())
+        if row is None:
+            return None
+        lines = tuple(line.encode("utf-8", "surrogateescape") for line in row["lines"])
+        return BatchSums(row["crc"], row["plain_crc"], row["length"], lines)
+
+    def put(self, key: bytes, sums: BatchSums) -> None:
+        """Keep `sums` under `key`, at once."""
+        lines = [line.decode("utf-8", "surrogateescape") for line in sums.lines]
+        row = {
+            "key": key.hex(), "crc": sums.crc, "plain_crc": sums.plain_crc, "length": sums.length, "lines": lines,
+        }  # fmt: skip
+        self._file.write(json.dumps(row).encode("ascii") + b"\n")
+        self._file.flush()
+
+    def remove(self) -> None:
+        """Forget everything: the verification is finished."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""Where a data set differs from what it should be, file by file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from datasets.dataset import Dataset
+from datasets.digest import TreeSums, path_of_line, sums_path
+from datasets.errors import one_line
+from datasets.tarball import members
+
+from .verify_reference import Reference
+
+SHOWN = 20
+"""How many files of a kind are named; the rest are counted."""
+
+
+def describe_difference(folder: Path, dataset: Dataset | None, reference: Reference, sums: TreeSums) -> Iterator[str]:
+    """Lines that say what differs from the reference, and which files are missing, extra or changed."""
+    yield from _sums_that_differ(reference, sums)
+    if not sums.digest.tree_sha256:
+        yield "which files differ was not looked at (--quick): leave it out, and they are named"
+        return
+    own = dataset.digest.tree_sha256 if dataset else None
+    if own == sums.digest.tree_sha256 or (own is None and reference.tree_sha256 == sums.digest.tree_sha256):
+        empty = [path + b"/" for path in _empty_folders(folder)]
+        if own == reference.tree_sha256 or own is None:
+            yield "all files are right; the folders differ"
+        yield from _named("empty folder", empty)
+        return
+    lines = _kept_lines(folder, own)
+    if lines is None:
+        yield f"which files differ cannot be told: {sums_path(folder).name}, made with the data set, is missing or changed"
+        return
+    missing, extra, changed = compare_lines(lines, sums.lines)
+    yield from _named("missing", missing)
+    yield from _named("extra", extra)
+    yield from _named("changed", changed)
+    yield "prepare the data set again, or put back the files named"
+
+
+def _sums_that_differ(reference: Reference, sums: TreeSums) -> Iterator[str]:
+    found = sums.digest
+    pairs = [
+        ("cksum", reference.tar_cksum, found.tar_cksum),
+        ("bytes", reference.tar_bytes, found.tar_bytes),
+        ("sha256", reference.tree_sha256, found.tree_sha256 or None),
+    ]
+    differing = [
+        f"{name} {expected}" for name, expected, got in pairs if None not in (expected, got) and expected != got
+    ]
+    yield f"expected {', '.join(differing)} ({reference.title})"
+
+
+def _kept_lines(folder: Path, tree_sha256: str | None) -> list[bytes] | None:
+    """The sums kept when the data set was prepared, if they are still those that its description vouches for."""
+    try:
+        data = sums_path(folder).read_bytes()
+    except FileNotFoundError:
+        return None
+    if tree_sha256 is not None and hashlib.sha256(data).hexdigest() != tree_sha256:
+        return None
+    return data.splitlines(keepends=True)
+
+
+def compare_lines(expected: Sequence[bytes], found: Sequence[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """Paths that are missing, extra and changed, from `sha256sum` lines in byte order of their paths."""
+    missing, extra, changed = [], [], []
+    left, right = 0, 0
+    while left < len(expected) or right < len(found):
+        want = path_of_line(expected[left]) if left < len(expected) else None
+        have = path_of_line(found[right]) if right < len(found) else None
+        if have is None or (want is not None and want < have):
+            assert want is not None
+            missing.append(want)
+            left += 1
+        elif want is None or have < want:
+            extra.append(have)
+            right += 1
+        else:
+            if expected[left] != found[right]:
+                changed.append(want)
+            left, right = left + 1, right + 1
+    return missing, extra, changed
+
+
+def _empty_folders(folder: Path) -> Iterator[bytes]:
+    previous = None
+    for member in members(folder):
+        # A folder comes before its contents, so an empty one is followed by something outside it.
+        if previous is not None and not member.path.startswith(previous + b"/"):
+            yield previous
+        previous = member.path if member.is_folder and member.path else None
+    if previous is not None:
+        yield previous
+
+
+def _named(kind: str, paths: Iterable[bytes]) -> Iterator[str]:
+    all_paths = list(paths)
+    for path in all_paths[:SHOWN]:
+        yield f"{kind}: {one_line(os.fsdecode(path))}"
+    if len(all_paths) > SHOWN:
+        yield f"{kind}: {len(all_paths) - SHOWN:,} more"

@@ -1,0 +1,82 @@
+"""What a data set is compared with, and where that comes from."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from datasets.dataset import Dataset, TreeDigest
+from datasets.digest import TreeSums
+
+COMMITTED = Path(__file__).resolve().parents[1] / "datasets" / "references.json"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Sums that a data set should have; None is not compared. `title` says whose they are."""
+
+    title: str
+    tree_sha256: str | None
+    tar_cksum: int | None
+    tar_bytes: int | None
+
+    @classmethod
+    def of(cls, title: str, digest: TreeDigest) -> Reference:
+        """All the sums of `digest`."""
+        return cls(title, digest.tree_sha256, digest.tar_cksum, digest.tar_bytes)
+
+    def matches(self, sums: TreeSums) -> bool:
+        """Whether all that is known agrees. Set-id bits of folders, which change the tar's cksum, may differ."""
+        found = sums.digest
+        if self.tar_cksum is not None and self.tar_cksum not in (found.tar_cksum, sums.plain_cksum):
+            return False
+        if self.tar_bytes is not None and self.tar_bytes != found.tar_bytes:
+            return False
+        # A quick reading has no SHA-256; it is then the cksum's word that counts, where the reference has one.
+        if self.tree_sha256 is not None and found.tree_sha256:
+            return self.tree_sha256 == found.tree_sha256
+        return self.tar_cksum is not None
+
+    def matches_tar(self, cksum: int, length: int) -> bool:
+        """Whether a tar with this cksum and length in bytes is the one described."""
+        return self.tar_cksum == cksum and self.tar_bytes in (None, length)
+
+
+def parse_expected(text: str) -> Reference:
+    """`--expect`: `CKSUM`, `CKSUM:BYTES` (also parted by a space, as cksum prints them) or a SHA-256 tree digest."""
+    title = "what --expect says"
+    if re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        return Reference(title, text.lower(), None, None)
+    if found := re.fullmatch(r"(\d{1,10})(?:[: ]+(\d+))?", text.strip()):
+        return Reference(title, None, int(found[1]), int(found[2]) if found[2] else None)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither CKSUM, CKSUM:BYTES nor a SHA-256 of 64 hex digits")
+
+
+def find_references(folder: Path, dataset: Dataset | None, expected: Reference | None) -> list[Reference]:
+    """The references to compare with, the one that counts first; a later one tells an honest difference from damage."""
+    if expected:
+        return [expected]
+    references = []
+    committed = orjson.loads(COMMITTED.read_bytes()) if COMMITTED.exists() else {}
+    if folder.name in committed:
+        references.append(
+            Reference.of(f"the reference committed for {folder.name}", TreeDigest(**committed[folder.name]))
+        )
+    if dataset:
+        references.append(Reference.of(_own_title(dataset), dataset.digest))
+    return references
+
+
+def _own_title(dataset: Dataset) -> str:
+    published = dataset.provenance.get("published_hashes")
+    archives = dataset.provenance.get("archives")
+    if isinstance(archives, dict):
+        names = ", ".join(archives)
+        if published:
+            return f"what the published archives hold ({names})"
+        return f"what these archives held, which are NOT the published ones ({names})"
+    return "what was noted when the data set was prepared"

@@ -1,0 +1,49 @@
+"""Write a data set's normalised tar to a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from datasets.cksum import crc_of, posix_cksum
+from datasets.dataset import TreeDigest
+from datasets.errors import UserError
+from datasets.progress import Progress
+from datasets.tarball import stream
+
+MEGABYTE = 1_000_000
+
+
+def write_tarball(folder: Path, path: Path, digest: TreeDigest) -> None:
+    """Write the tar of `folder`, just found to have `digest`, to `path`; UserError where the disk is too small."""
+    target = Path(os.path.abspath(path))
+    if folder in target.parents:
+        raise UserError("the tar cannot lie in the folder that it holds", where=path, remedy="choose another place")
+    free = shutil.disk_usage(target.parent).free
+    if free < digest.tar_bytes:
+        raise UserError(
+            f"the tar has {digest.tar_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            where=target.parent,
+            remedy="choose another place",
+        )
+    part = target.with_name(target.name + ".part")
+    crc, length = 0xFFFFFFFF, 0
+    try:
+        with (
+            open(part, "wb", buffering=0) as file,
+            Progress(f"writing {target.name}", -(-digest.tar_bytes // MEGABYTE), "MB") as bar,
+        ):
+            for piece in stream(folder):
+                view = memoryview(piece)
+                crc, length = crc_of(view, crc), length + len(view)
+                while view:
+                    view = view[file.write(view) :]
+                bar.update(-(-length // MEGABYTE))
+            os.fsync(file.fileno())
+        if (posix_cksum(crc, length), length) != (digest.tar_cksum, digest.tar_bytes):
+            raise UserError("the data set changed while it was written", where=folder, remedy="start again")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"wrote   {target}")

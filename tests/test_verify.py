@@ -1,0 +1,284 @@
+"""Verification passes what is right, names what is not, and says so in its exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from datasets.dataset import Dataset, Split, TreeDigest, read_stamp, stamp_path, write_description
+from datasets.digest import digest_and_keep_sums, sums_path
+from results import verify_reference
+from results.verify import FAILED, PASSED, main
+from results.verify_cache import Cache
+from results.verify_difference import compare_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+TAR = "tar --sort=name --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X -cf - "
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small prepared data set."""
+    folder = tmp_path / "mine"
+    for number in range(40):
+        path = folder / f"train/{number % 3}/{number % 5}/{number}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number]) * (1000 + 77 * number))
+    describe(folder)
+    return folder
+
+
+def describe(folder: Path, layout: str = "flac", provenance: dict | None = None) -> Dataset:
+    splits = {"train": Split("mine_train_manifest.jsonl", "mine_train_manifest.csv", 40, 1.0, 3)}
+    dataset = Dataset(folder, folder.name, layout, splits, digest_and_keep_sums(folder), provenance or {})
+    write_description(dataset)
+    return dataset
+
+
+def verify(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def command(*arguments: object, **options) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "results", "verify-dataset", *map(str, arguments)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, **options)
+
+
+def test_right_set_passes_and_prints_what_tar_and_cksum_print(folder: Path):
+    before = sorted(folder.rglob("*"))
+    done = subprocess.run(["sh", ROOT / "verify_dataset.sh", folder], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"equal to what was noted when the data set was prepared\n{PASSED}\n")
+    assert sorted(folder.rglob("*")) == before
+    shown = subprocess.run(
+        TAR + f"{folder.name} | cksum", shell=True, cwd=folder.parent, capture_output=True, text=True
+    )
+    assert f"cksum   {shown.stdout.strip()}  " in done.stdout
+    stamp = read_stamp(folder)
+    assert stamp is not None
+    assert stamp.passed
+    assert stamp.tree_sha256 in done.stdout
+    assert stamp.verified_at.endswith("Z")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[500] ^= 1
+    path.write_bytes(data)
+
+
+FILE = "train/1/2/7.flac"
+DAMAGE = {
+    "one flipped bit": (lambda f: flip(f / FILE), [f"changed: {FILE}"]),
+    "missing": (lambda f: (f / FILE).unlink(), [f"missing: {FILE}"]),
+    "extra": (lambda f: (f / "train/extra file").touch(), ["extra: train/extra file"]),
+    "renamed": (lambda f: (f / FILE).rename(f / "z"), [f"missing: {FILE}", "extra: z"]),
+    "all gone": (lambda f: [p.unlink() for p in f.rglob("*.flac")], ["missing: 20 more"]),
+    "empty folder": (lambda f: (f / "train/new\n").mkdir(), ["all files are right", r"empty folder: train/new\n/"]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_named(folder: Path, capsys, case: str):
+    damage, expected = DAMAGE[case]
+    damage(folder)
+    assert verify(folder) == 1
+    out = capsys.readouterr().out
+    assert out.endswith(FAILED + "\n")
+    for text in expected:
+        assert text in out
+    stamp = read_stamp(folder)
+    assert stamp is not None
+    assert not stamp.passed
+    assert verify(folder, "--quick") == 1
+    assert FAILED in capsys.readouterr().out
+
+
+def test_exit_status_of_the_command(folder: Path):
+    flip(folder / FILE)
+    done = command(folder)
+    assert done.returncode == 1
+    assert FAILED in done.stdout
+
+
+def test_differences_are_found_in_byte_order_of_paths(tmp_path: Path):
+    lines = [b"0" * 64 + b"  " + p + b"\n" for p in (b"a-b/x", b"a/x", b"b", b"\xff")]
+    changed = b"1" * 64 + lines[1][64:]
+    assert compare_lines(lines, lines) == ([], [], [])
+    assert compare_lines(lines, [changed, lines[3]]) == ([b"a-b/x", b"b"], [], [b"a/x"])
+    assert compare_lines([], lines[:1]) == ([], [b"a-b/x"], [])
+
+
+def test_without_kept_sums_it_still_fails_and_says_what_it_cannot(folder: Path, capsys):
+    flip(folder / FILE)
+    sums_path(folder).write_text("tampered")
+    assert verify(folder) == 1
+    assert "which files differ cannot be told: mine.sha256sums" in capsys.readouterr().out
+
+
+def test_shared_folders_of_a_cluster_pass(folder: Path, capsys):
+    (folder / "train").chmod(0o2775)
+    assert verify(folder) == 0
+    assert PASSED in capsys.readouterr().out
+
+
+def test_expectations(folder: Path, capsys):
+    shown = subprocess.run(
+        TAR + f"{folder.name} | cksum", shell=True, cwd=folder.parent, capture_output=True, text=True
+    )
+    crc, length = shown.stdout.split()
+    assert verify(folder, "--expect", crc) == 0
+    assert verify(folder, "--expect", f"{crc} {length}") == 0
+    assert verify(folder, "--expect", f"{crc}:{length}", "--quick") == 0
+    assert "sha256" not in capsys.readouterr().out.splitlines()[-3]
+    assert verify(folder, "--expect", f"{crc}:1") == 1
+    assert verify(folder, "--expect", str(int(crc) ^ 1)) == 1
+    assert verify(folder, "--expect", "0" * 64) == 1
+    assert "expected sha256 0000" in capsys.readouterr().out
+    tree = read_stamp(folder)
+    assert tree is not None
+    assert verify(folder, "--expect", tree.tree_sha256.upper()) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--expect", "12x"], ["--expect", "f" * 63], ["--processes", "0"], ["a", "b"]])
+def test_bad_arguments_are_exit_2(folder: Path, arguments: list[str]):
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_could_not_be_done(tmp_path: Path, folder: Path):
+    done = command(tmp_path / "nothing")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no data set lies here" in done.stderr
+    (tmp_path / "mine.dataset.json").unlink()
+    done = command(folder)
+    assert done.returncode == 2
+    assert done.stdout.startswith("cksum   ")  # the sums are of use without a reference
+    assert "--expect" in done.stderr
+    (folder / "link").symlink_to("train")
+    done = command(folder)
+    assert done.returncode == 2
+    assert "mine/link: a symbolic link" in done.stderr
+
+
+@pytest.fixture
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Commit a reference for `mine`."""
+
+    def commit(digest: TreeDigest) -> None:
+        path = tmp_path / "references.json"
+        keys = ("tree_sha256", "tar_cksum", "tar_bytes", "files")
+        path.write_text(json.dumps({"mine": {key: getattr(digest, key) for key in keys}}))
+        monkeypatch.setattr(verify_reference, "COMMITTED", path)
+
+    return commit
+
+
+def test_committed_reference_is_told_from_this_machines_own(folder: Path, capsys, committed):
+    dataset = describe(folder)
+    committed(dataset.digest)
+    assert verify(folder) == 0
+    assert "equal to the reference committed for mine" in capsys.readouterr().out
+    # Another machine's synthesis gave other bytes, and its description says so: no damage.
+    committed(TreeDigest("a" * 64, 1, 2, 3))
+    assert verify(folder) == 0
+    out = capsys.readouterr().out
+    assert "equal to what was noted when the data set was prepared" in out
+    assert "not equal to the reference committed for mine: nothing is damaged" in out
+    # Damage on that machine equals neither.
+    flip(folder / FILE)
+    assert verify(folder) == 1
+    assert f"changed: {FILE}" in capsys.readouterr().out
+
+
+def test_repaired_set_is_known_by_the_committed_reference(folder: Path, capsys, committed):
+    committed(describe(folder).digest)
+    (folder.parent / "mine.dataset.json").unlink()
+    assert verify(folder) == 0
+
+
+def test_libri_title_says_whether_the_archives_were_the_published_ones(folder: Path, capsys):
+    describe(folder, provenance={"archives": {"dev-clean": "0"}, "published_hashes": True})
+    assert verify(folder) == 0
+    assert "equal to what the published archives hold (dev-clean)" in capsys.readouterr().out
+    describe(folder, "wav", {"archives": {"dev-clean": "0"}, "published_hashes": False})
+    assert verify(folder) == 0
+    out = capsys.readouterr().out
+    assert "NOT the published ones" in out
+    assert "the MLPerf reference's tar has 113,699,829,760" in out
+
+
+def test_tarball_is_written_and_checked(folder: Path, tmp_path: Path, capsys):
+    tar = tmp_path / "out.tar"
+    assert verify(folder, "--tarball", tar) == 0
+    made = subprocess.run(TAR + folder.name, shell=True, cwd=folder.parent, capture_output=True).stdout
+    assert tar.read_bytes() == made
+    assert verify(folder, "--tarball", tar) == 0
+    flip(tar)
+    assert verify(folder, "--tarball", tar) == 1
+    assert capsys.readouterr().out.endswith(FAILED + "\n")
+    assert verify(tmp_path / "nothing", "--tarball", tar, "--expect", "1:2") == 1
+    done = command(tmp_path / "nothing", "--tarball", tar)
+    assert done.returncode == 2
+    done = command(folder, "--tarball", folder / "inside.tar")
+    assert done.returncode == 2
+    assert "cannot lie in the folder" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_read_only_parent_only_loses_the_note(folder: Path, capsys):
+    folder.parent.chmod(0o555)
+    assert verify(folder) == 0
+    assert "not noted" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_read_only_disk_only_loses_the_note(folder: Path, capsys):
+    parent = folder.parent
+    mount = ["mount", "--bind", parent, parent]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", parent], check=True)
+        assert verify(folder) == 0
+        assert "not noted for later runs" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", parent], check=True)
+    assert not stamp_path(folder).exists()
+
+
+def test_cache_is_used_once_and_then_forgotten(folder: Path, capsys):
+    cache = Cache(folder)
+    assert cache.path.parent == folder.parent
+    assert verify(folder, "--cache") == 0
+    assert not cache.path.exists()
+    (folder.parent / "mine.verifying.jsonl").write_bytes(b'{"key": "00", "crc"')  # cut off while it was written
+    assert verify(folder, "--cache") == 0
+
+
+def test_killed_verification_goes_on(tmp_path: Path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number in range(80):
+        (folder / f"{number}.flac").write_bytes(os.urandom(1 << 20) * 4)
+    describe(folder)
+    cache = tmp_path / "mine.verifying.jsonl"
+    line = [sys.executable, "-m", "results", "verify-dataset", folder, "--cache", "--processes", "1"]
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (cache.exists() and cache.stat().st_size > 1000) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if process.returncode == -signal.SIGKILL:
+        assert len(Cache(folder)._kept) >= 1
+    done = command(folder, "--cache")
+    assert done.returncode == 0, done.stdout
+    assert not cache.exists()
