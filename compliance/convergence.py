@@ -173,12 +173,18 @@ CONVERGENCE_RULES = [
 
 
 def make_points(run_dirs: list[Path]) -> dict[str, object]:
-    """The reference points of run folders, one entry for each batch size, in MLPerf's own format; UserError if unfit."""
+    """The reference points of the runs below these folders, one entry for each batch size, in MLPerf's own format.
+
+    UserError where a run breaks a rule, runs do not belong together, or there are too few.
+    """
     from .check import log_findings
 
     logs: dict[int, list[Log]] = {}
-    for run_dir in run_dirs:
-        log = read(run_dir / "result.txt" if run_dir.is_dir() else run_dir)
+    paths = [path for run in run_dirs for path in (sorted(run.rglob("result.txt")) if run.is_dir() else [run])]
+    if not paths:
+        raise UserError("no run lies here", where=", ".join(map(str, run_dirs)))
+    for path in paths:
+        log = read(path)
         errors = [finding for finding in log_findings(log, None)[1] if finding.severity != WARNING]
         if errors:
             place = f"{log.path}:{errors[0].line}"
@@ -215,7 +221,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m compliance.convergence", description="Make reference convergence points from run folders."
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a log")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of such")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, e.g. compliance/rcp/mini.json")
     args = parser.parse_args()
     tree = make_points(args.runs)

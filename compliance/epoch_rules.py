@@ -192,5 +192,5 @@ EPOCH_RULES = [
     ),
     Rule("run-status", "The run's status is success; aborted is honest, but no entry.", run_status),
     Rule("trained-samples", "trained_samples is train_samples times the epochs.", trained_samples),
-    Rule("resumed", "A resumed run goes on after a whole epoch.", resumed),
+    Rule("epoch-resumed", "A resumed run goes on after a whole epoch.", resumed),
 ]

@@ -21,7 +21,7 @@ from .log_rules import is_text
 from .seals import LOCK_FILE, sha256_of
 
 SUMS = "SHA256SUMS"
-SAID = (
+DECISIVE = (
     "submitter",
     "division",
     "status",
@@ -31,7 +31,8 @@ SAID = (
     "framework",
     "operating_system",
 )
-"""The fields that may not be empty: without them nobody knows what was measured."""
+"""Without these fields nobody knows what was measured."""
+MAY_BE_EMPTY = ("hw_notes", "sw_notes")
 AVAILABILITY = {
     "onprem": "Available on-premise",
     "cloud": "Available cloud",
@@ -129,21 +130,24 @@ def _count(result: Result) -> Iterator[Fault]:
 
 
 def package_system(package: Package) -> Iterator[Fault]:
-    """Each system is described, with all 33 fields, the decisive ones filled."""
+    """Each system is described, with all 33 fields, filled."""
     for system, reason in sorted(package.broken.items()):
         remedy = "write the system's description (`python -m results package` makes one)"
         yield Fault(f"the description of {system}", reason, remedy, file=package.description_path(system))
     for system, tree in sorted(package.descriptions.items()):
         path = package.description_path(system)
+        ours = any(result.ours and result.system == system for result in package.results)
         for name in FIELDS:
             if name not in tree:
-                yield Fault(f"the field {name}", "missing", "add it; empty text where it does not apply", file=path)
+                yield Fault(f"the field {name}", "missing", "add it; N/A where it does not apply", file=path)
             elif name != "other_software_stack" and not isinstance(tree[name], str):
                 yield Fault(f"{name}: text", shown(tree[name]), "write it in quotes", _line(path, name), file=path)
-            elif (
-                name in SAID and not is_text(tree[name]) and any(r.ours and r.system == system for r in package.results)
-            ):
-                yield Fault(f"{name}, filled", "empty", "say what was measured", _line(path, name), file=path)
+            elif ours and not tree[name] and name not in MAY_BE_EMPTY:
+                remedy = (
+                    "say what was measured (`python -m results package --describe FILE`); N/A where it does not apply"
+                )
+                severity = "error" if name in DECISIVE else WARNING
+                yield Fault(f"{name}, filled", "empty", remedy, _line(path, name), severity, path)
 
 
 def package_agreement(package: Package) -> Iterator[Fault]:
@@ -293,7 +297,9 @@ def _line(path: Path, name: str) -> int | None:
 PACKAGE_RULES = [
     Rule("package-tree", "systems/, results/ and benchmarks/ are there, results numbered from 0.", package_tree),
     Rule(
-        "package-system", "Each system is described with MLPerf's 33 fields, the decisive ones filled.", package_system
+        "package-system",
+        "Each system is described with MLPerf's 33 fields, filled (a warning where that decides nothing).",
+        package_system,
     ),
     Rule("package-agreement", "Descriptions agree with the folders and with the logs.", package_agreement),
     Rule("package-record", "Each DeepSpeech2 result has its record beside it.", package_record),

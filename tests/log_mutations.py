@@ -193,8 +193,8 @@ MUTATIONS = [
     ("the header alone", lambda x: x[:9], "key-present", END),
     ("an event of the run's middle garbled", lambda x: [*x[:30], x[30].replace('"key"', '"k'), *x[31:]], "log-line-parse", 31),
     ("a reason for abortion in a success", aborted_reason, "run-status", None),
-    ("resumed in mid-epoch", lambda x: with_resumed(x, "epoch_stop", 1), "resumed", ("resumed", 0)),
-    ("resumed after another epoch", lambda x: with_resumed(x, "epoch_start", 1, value=3), "resumed", ("resumed", 0)),
+    ("resumed in mid-epoch", lambda x: with_resumed(x, "epoch_stop", 1), "epoch-resumed", ("resumed", 0)),
+    ("resumed after another epoch", lambda x: with_resumed(x, "epoch_start", 1, value=3), "epoch-resumed", ("resumed", 0)),
 ]  # fmt: skip
 
 
