@@ -23,7 +23,7 @@ from pathlib import Path
 
 from . import audio
 from .dataset import Dataset, Split, is_prepared, write_description
-from .digest import digest_tree
+from .digest import digest_and_keep_sums
 from .errors import HELD, UserError, one_line
 from .manifest import (
     SAMPLE_RATE_HZ,
@@ -115,7 +115,7 @@ def import_corpus(
             name=name or out.name,
             layout="LibriSpeech",
             splits=splits,
-            digest=digest_tree(out),
+            digest=digest_and_keep_sums(out),
             provenance={"source": "imported", "left_out": len(faults.left_out)},
         )
         write_description(dataset)
