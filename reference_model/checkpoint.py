@@ -77,7 +77,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"refused: the file holds more than plain data ({reason})", where=path) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except PermissionError:
+        raise
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        # PyTorch's reader answers a damaged file with any of these, an OSError of "Invalid argument" among them.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"not a whole checkpoint ({reason})", where=path, remedy="use the one of an earlier epoch"
