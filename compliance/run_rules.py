@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
@@ -60,7 +61,7 @@ def runs_distinct(runs: Runs) -> Iterator[Fault]:
         if first is not log:
             yield Fault(
                 "a log of its own for each run",
-                f"the times of {first.path.name}, event by event",
+                f"the times of {_other(first, log)}, event by event",
                 remedy,
                 1,
                 file=log.path,
@@ -71,7 +72,7 @@ def runs_distinct(runs: Runs) -> Iterator[Fault]:
         first = scores.setdefault(curve, log) if len(curve) > 1 else log
         if first is not log:
             line = log.all(mllog.EVAL_ACCURACY)[0].line
-            found = f"those of {first.path.name}, all {len(curve)} of them"
+            found = f"those of {_other(first, log)}, all {len(curve)} of them"
             yield Fault("error rates of its own for each run", found, remedy, line, WARNING, log.path)
 
 
@@ -130,6 +131,11 @@ def status_of(log: Log) -> object:
     return stop.metadata.get(mllog.STATUS) if stop else None
 
 
+def _other(other: Log, log: Log) -> Path:
+    """How a log is called beside another: by its name, by its path where both have the same."""
+    return other.path if other.path.name == log.path.name else Path(other.path.name)
+
+
 def _value_of(key: str) -> Callable[[Log], object]:
     return lambda log: log.value(key)
 
@@ -146,7 +152,7 @@ def _distinct(runs: Runs, of: Callable[[Log], object], key: str, expected: str) 
             continue
         first = seen.setdefault(_frozen(value), log)
         if first is not log:
-            found = f"{shown(value)}, as in {first.path.name if first.path.name != log.path.name else first.path}"
+            found = f"{shown(value)}, as in {_other(first, log)}"
             event = log.first(key)
             remedy = "let the system draw a seed for each run (leave SEED unset)"
             yield Fault(expected, found, remedy, event.line if event else None, file=log.path)

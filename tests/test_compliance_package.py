@@ -44,6 +44,7 @@ def runs(tmp_path_factory):
     for number in range(10):
         edits = (1290, 800, 420, 240 + number) if number % 2 else (1280 + number, 800, 420, 330, 250)
         run = FakeRun(seed=100 + 7919 * number, start_s=1_760_000_000.0 + 3600 * number, word_edits=edits)
+        run.train_s += number / 10
         made.append(write_run(folder / f"run-{number}", run, FakeMachine("two-gpus", gpus=2), **changes))
     return made
 
@@ -242,6 +243,7 @@ def test_one_run_that_missed_the_target_is_forgiven_and_two_are_not(runs, tmp_pa
     bad = []
     for number in range(2):
         run = FakeRun(seed=number, start_s=1_770_000_000.0 + 3600 * number, word_edits=tuple(missed))
+        run.train_s += number
         bad.append(write_run(tmp_path / f"bad-{number}", run, machine, **changes))
     one = build_package([*runs[:9], bad[0]], ORG, "a-system", tmp_path / "one")
     assert errors_in(one) == []
