@@ -86,13 +86,16 @@ def _find_or_begin(settings: Settings, params: Params, runs: int, display: Displ
     parent = settings.results_dir / FOLDER
     for folder in sorted(parent.glob("*/"), reverse=True):
         plan = _plan(folder)
-        if plan is None or {name: plan.get(name) for name in same} != same:
+        if plan is None:
             continue
         states = [_state(folder, seed) for seed in plan["seeds"]]
-        if not all(found is not None and _is_over(found[1]) for found in states):
-            over = sum(found is not None and _is_over(found[1]) for found in states)
+        over = sum(found is not None and _is_over(found[1]) for found in states)
+        other = [name for name in same if plan.get(name) != same[name]]
+        if over < len(states) and not other:
             display.say(f"going on with the series in {folder}: {over} of {runs} runs are done")
             return folder
+        if over < len(states):
+            display.say(f"the unfinished series in {folder} is another one (other {', '.join(other)})")
     now = datetime.now(UTC)
     folder = parent / f"{params.variant}-{now:%Y%m%dT%H%M%S%fZ}"
     folder.mkdir(parents=True)

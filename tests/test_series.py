@@ -67,7 +67,7 @@ def test_a_run_that_broke_on_the_clock_stays_in_the_series(bench):
 def test_other_parameters_begin_another_series(bench):
     finish(bench.hanging(env=series(2)), signal.SIGTERM)
     done = bench.run(env=series(3))
-    assert done.status == 0 and len(plans(bench)) == 2
+    assert done.status == 0 and len(plans(bench)) == 2 and "is another one (other runs)" in done.stderr
 
 
 @pytest.mark.parametrize(
