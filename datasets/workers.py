@@ -52,10 +52,10 @@ def each_in_fresh_process(
                     raise result
                 yield result
     finally:
-        for process in running.values():
-            process.terminate()
-        for receiver, process in running.items():
-            process.join()
+        for left in running.values():
+            left.terminate()
+        for receiver, left in running.items():
+            left.join()
             receiver.close()
 
 

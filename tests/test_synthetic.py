@@ -142,8 +142,14 @@ def test_the_order_of_chapters_does_not_show_in_their_bytes(small, tmp_path):
     assert synthesise(backwards, tmp_path, processes=1).digest == small.digest
 
 
-def test_mini_is_the_reference(tmp_path):
-    digest = synthesise(MINI, tmp_path).digest
+def test_mini_through_the_door_is_the_reference_and_then_nothing_is_left_to_do(tmp_path):
+    command = [sys.executable, "-m", "datasets", "synthesise", "mini", "--data-dir", tmp_path / "a b"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0 and made.stdout == ""
+    assert "mini train: 1,760 utterances, 43:47 min, 80 speakers" in made.stderr
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and "already prepared" in again.stderr
+    digest = read_dataset(tmp_path / "a b" / "mini").digest
     reference = json.loads((ROOT / "datasets" / "references.json").read_text())["mini"]
     if dataclasses.asdict(digest) == reference:
         return
@@ -225,8 +231,13 @@ def wait_for_chapters(data, process, count):
     assert process.poll() is None, process.stderr.read()
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return synthesise(part_of(MINI, 20, 4, 8), tmp_path_factory.mktemp("undisturbed"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_synthesis_is_not_taken_for_whole_and_goes_on(tmp_path, number):
+def test_an_interrupted_synthesis_is_not_taken_for_whole_and_goes_on(tmp_path, number, undisturbed):
     process = driver(tmp_path)
     wait_for_chapters(tmp_path, process, 3)
     process.send_signal(number)
@@ -236,10 +247,8 @@ def test_an_interrupted_synthesis_is_not_taken_for_whole_and_goes_on(tmp_path, n
         assert process.returncode == 2 and said.splitlines()[-1] == "error: interrupted"
     assert not is_prepared(tmp_path / "mini") and not (tmp_path / "mini").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".mini.part" / "done").glob("*.json")}
-    corpus = part_of(MINI, 20, 4, 8)
     _until_alone(tmp_path)
-    dataset = synthesise(corpus, tmp_path)
-    assert dataset.digest == synthesise(corpus, tmp_path / "fresh").digest
+    assert synthesise(part_of(MINI, 20, 4, 8), tmp_path).digest == undisturbed.digest
     assert len(kept) >= 3 and not (tmp_path / ".mini.part").exists()
 
 
