@@ -53,8 +53,8 @@ class Result:
 
     @property
     def ours(self) -> bool:
-        """Whether these are DeepSpeech2's results."""
-        return self.benchmark == mllog.BENCHMARK
+        """Whether these are DeepSpeech2's results, by the folder's name or by a log's."""
+        return self.benchmark == mllog.BENCHMARK or any(log.benchmark == mllog.BENCHMARK for log in self.logs)
 
 
 @dataclass
@@ -153,6 +153,12 @@ def package_system(package: Package) -> Iterator[Fault]:
 def package_agreement(package: Package) -> Iterator[Fault]:
     """Descriptions agree with the folders they are in and with the logs."""
     for result in package.results:
+        for log in result.logs:
+            if log.benchmark not in (None, result.benchmark):
+                event = log.first(mllog.SUBMISSION_BENCHMARK)
+                remedy = "put each benchmark's logs into the folder of its name"
+                line = event.line if event else None
+                yield Fault(f"logs of {result.benchmark}", shown(log.benchmark), remedy, line, file=log.path)
         tree = package.descriptions.get(result.system)
         if tree is None or not result.ours:
             continue

@@ -118,7 +118,7 @@ def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
         ),
         ("dataset.train_utterances", record.dataset.train_utterances, log.value(mllog.TRAIN_SAMPLES)),
         ("dataset.eval_utterances", record.dataset.eval_utterances, log.value(mllog.EVAL_SAMPLES)),
-        ("status", record.status, stop.metadata.get(mllog.STATUS) if stop else None),
+        ("status", _LOGGED_AS.get(record.status), stop.metadata.get(mllog.STATUS) if stop else None),
         ("run.epochs", record.run.epochs, len(scores)),
         ("run.final_wer", record.run.final_wer, scores[-1] if scores else None),
         ("run.best_wer", record.run.best_wer, min(scores) if scores and all(map(_number, scores)) else None),
@@ -142,6 +142,10 @@ def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
     if sha256 != record.params_sha256:
         remedy = "restore the record as the run wrote it"
         yield Fault(f"params_sha256 {sha256}, of the record's own parameters", record.params_sha256, remedy)
+
+
+_LOGGED_AS = {"success": mllog.SUCCESS, "aborted": mllog.ABORTED, "failed": mllog.ABORTED, "interrupted": mllog.ABORTED}
+"""What a record's status is called in a log; an unfinished run logged none."""
 
 
 def _number(value: object) -> bool:

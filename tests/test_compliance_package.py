@@ -252,6 +252,12 @@ def test_one_run_that_missed_the_target_is_forgiven_and_two_are_not(runs, tmp_pa
     assert {f.rule for f in errors_in(two)} == {"run-status", "runs-aborted"}
 
 
+def test_logs_in_the_folder_of_another_benchmark_are_refused(copy):
+    (copy / "results" / "a-system" / DS2).rename(copy / "results" / "a-system" / "dlrm")
+    seal(copy)
+    assert {"package-agreement", "package-code"} <= {finding.rule for finding in errors_in(copy)}
+
+
 def test_a_run_folder_is_checked_with_its_record(runs, tmp_path):
     run = shutil.copytree(runs[0], tmp_path / "run")
     assert [f for v in check_paths([run]) for f in v.findings if f.severity == ERROR] == []
