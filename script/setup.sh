@@ -65,7 +65,7 @@ if [ -n "${PYTHON:-}" ]; then
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || fail \
         "PYTHON=$PYTHON is not a Python 3.11 or newer" "name one that is, or unset PYTHON"
     cd "$root"
-    "$python" -m script.set_up --check ${extras:+"$extras"} || exit 2
+    env -u PYTHONSAFEPATH "$python" -m script.set_up --check ${extras:+"$extras"} || exit 2
     echo "$python"
     exit 0
 fi
@@ -85,7 +85,7 @@ for name in python3 python3.13 python3.12 python3.11 python3.14; do
     0)
         name=$(absolute "$name")
         cd "$root"
-        exec env -u PYTHONPATH -u PYTHONHOME "$name" -m script.set_up ${extras:+"$extras"}
+        exec env -u PYTHONPATH -u PYTHONHOME -u PYTHONSAFEPATH "$name" -m script.set_up ${extras:+"$extras"}
         ;;
     3) seen="$seen $name is $version," ;;
     4) without_venv=$version ;;

@@ -125,7 +125,11 @@ def test_an_empty_environment_and_another_working_directory_suffice(finished, tm
 
 
 def test_test_extras_are_added_and_a_new_lock_is_followed(checkout):
-    assert checkout.set_up("test").stdout == checkout.python + "\n"
+    # With settings of the user's that must not lead astray.
+    done = checkout.set_up(
+        "test", PYTHONSAFEPATH="1", PYTHONPATH="/nonexistent", PIP_USER="1", PIP_TARGET="/nonexistent"
+    )
+    assert done.stdout == checkout.python + "\n", done.stderr
     assert checkout.version("tiny_test") == "1.0"
     assert checkout.set_up().stderr == "", "the tests' environment has what the benchmark needs"
     checkout.lock("requirements.lock", ["tiny"], "2.0")
@@ -302,7 +306,7 @@ def test_a_checkout_that_cannot_be_written_is_one_line(checkout):
 
 
 def test_a_python_of_the_users_is_used_as_it_is(finished, checkout):
-    done = checkout.set_up(PYTHON=finished.python)
+    done = checkout.set_up(PYTHON=finished.python, PYTHONSAFEPATH="1")
     assert (done.returncode, done.stdout, done.stderr) == (0, finished.python + "\n", "")
     assert not (checkout.root / ".venv").exists(), "nothing is made"
     assert "lacks tiny_test" in one_error_line(checkout.set_up("test", PYTHON=finished.python))
