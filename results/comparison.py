@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from datasets.errors import UserError
@@ -42,19 +45,39 @@ def compare_runs(
 ) -> Comparison:
     """Put runs into rows and groups. `benchmark` keeps one benchmark or variant, `baseline` names a system."""
     problems: list[str] = []
-    buckets: dict[tuple[Any, ...], list[Run]] = {}
+    known: list[Run] = []
     for run in runs:
         problems += [f"{run.log}: {problem}" for problem in run.problems]
         if run.benchmark is None:
             # A file without any readable log line is no run of anything.
             continue
         if benchmark is None or benchmark in (run.benchmark, run.variant):
-            buckets.setdefault((aspects_of(run), *machine_of(run)), []).append(run)
-    rows = [row_of(aspects, members) for (aspects, *_), members in buckets.items()]
+            known.append(run)
+    buckets: dict[tuple[Any, ...], list[Run]] = {}
+    for key, run in _keyed(known):
+        buckets.setdefault(key, []).append(run)
+    rows = [row_of(Aspects(*key[: len(ASPECTS)]), members) for key, members in buckets.items()]
     groups = _groups(rows, sort)
     if baseline is not None:
         _speedups(groups, baseline)
     return Comparison(groups, problems, baseline)
+
+
+def _keyed(runs: list[Run]) -> list[tuple[tuple[Any, ...], Run]]:
+    """Each run with what its row shares. In an MLPerf tree a folder is one system's result: a log that was cut short
+    before it said its all belongs with the others there, as one that failed, unless it contradicts them.
+    """
+    keys = [(run, (*dataclasses.astuple(aspects_of(run)), *machine_of(run))) for run in runs]
+    folders: dict[Path, Counter[tuple[Any, ...]]] = {}
+    for run, key in keys:
+        if run.source.published:
+            folders.setdefault(run.log.parent, Counter())[key] += 1
+    chosen = []
+    for run, key in keys:
+        common = folders[run.log.parent].most_common(1)[0][0] if run.source.published else key
+        fits = all(mine is None or mine == theirs for mine, theirs in zip(key, common, strict=True))
+        chosen.append((common if fits else key, run))
+    return chosen
 
 
 def _groups(rows: list[Row], sort: str) -> list[Group]:

@@ -28,7 +28,7 @@ LEFT_OUT = {"unfinished", "interrupted"}
 PENDING, FAILED = "pending", "failed"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
     """What one log says. Times are milliseconds since the Unix epoch where the name says so, else the unit named.
 

@@ -41,7 +41,7 @@ class Aspects:
     target_wer: float | None
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """One system's runs of one benchmark (and variant, parameters, data set, target). None is what no source says.
 
@@ -116,6 +116,7 @@ def machine_of(run: Run) -> tuple[Any, ...]:
 
 def row_of(aspects: Aspects, members: list[Run]) -> Row:
     """One row from the runs of one system; `members` in the order of their logs."""
+    least_unknown = min(machine_of(run).count(None) for run in members)
     scored = [run for run in members if run.verdict != PENDING]
     good = [run for run in scored if run.verdict == SUCCESS and run.minutes is not None]
     minutes = [run.minutes for run in good if run.minutes is not None]
@@ -125,7 +126,8 @@ def row_of(aspects: Aspects, members: list[Run]) -> Row:
         score = Score(None, "none", "weak scaling is scored by throughput of models, which is not done here")
     else:
         score = score_runs(aspects.benchmark, minutes, len(scored) - len(good), scaling)
-    first = members[0]
+    # Identity is read off a run that tells it all: one that was cut short does not.
+    first = next((run for run in members if machine_of(run).count(None) == least_unknown), members[0])
     measured = [run.measures for run in good or scored]
     return Row(
         aspects=aspects,

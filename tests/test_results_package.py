@@ -17,6 +17,8 @@ from benchmark.params import load_params
 from benchmark.record import CodeVersion, read_record, write_record
 from datasets.errors import UserError
 from results import package, package_code, score
+from results.compare import load_runs
+from results.comparison import compare_runs
 from tests.conftest import ROOT
 from tests.logs import FakeRun
 from tests.run_folders import FakeMachine, write_run, write_series
@@ -170,7 +172,7 @@ def other(run, tmp_path, **changes):
     """A copy of a run made in other circumstances."""
     fake = FakeRun(seed=77, start_s=1_770_000_000.0, **changes)
     made = write_run(tmp_path / "other", fake)
-    renew(made, code=read_record(run).code)
+    renew(made, code=read_record(run).code, lock_sha256=read_record(run).lock_sha256)
     return made
 
 
@@ -262,6 +264,14 @@ def test_nothing_is_written_into_runs_or_over_what_is_no_package(runs, tmp_path)
     with pytest.raises(UserError, match="no package"):
         build(runs, tmp_path / "out")
     assert (tmp_path / "out" / "Example" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_packaged_log_that_was_cut_short_is_a_failed_run_of_its_system(runs, tmp_path):
+    build(runs, tmp_path / "out")
+    log = tmp_path / "out" / "Example" / ROOM / "result_0.txt"
+    log.write_bytes(log.read_bytes()[:300])
+    (row,) = compare_runs(load_runs([tmp_path / "out"])).rows
+    assert (row.converged, row.runs, row.score.kind, row.accelerators) == (9, 10, "olympic", 0)
 
 
 def test_published_logs_are_no_run_folders(runs, tmp_path):
