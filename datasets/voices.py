@@ -95,20 +95,18 @@ class Synthesiser:
     """
 
     def __init__(self, speaker: Speaker, random_seed: int) -> None:
+        if speaker.words_per_minute not in _RATE_RANGE:
+            raise ValueError(f"espeak-ng cannot speak {speaker.words_per_minute} words per minute")
         self._samples: list[np.ndarray] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="voice-")
-        try:
-            self._library = _load_library()
-            _lay_out_data(Path(self._folder.name), speaker)
-            self.rate_hz = self._start(random_seed)
+        self._failure: Exception | None = None
+        self._library = _load_library()
+        # espeak-ng has read all it needs once the voice is chosen, so that nothing is left behind however this ends.
+        with tempfile.TemporaryDirectory(prefix="voice-") as folder:
+            _lay_out_data(Path(folder), speaker)
+            self.rate_hz = self._start(folder, random_seed)
             self._check("choose the voice", self._library.espeak_SetVoiceByName(f"{ACCENT}+speaker".encode()))
-            if speaker.words_per_minute not in _RATE_RANGE:
-                raise ValueError(f"espeak-ng cannot speak {speaker.words_per_minute} words per minute")
-            self._check("set the rate", self._library.espeak_SetParameter(_RATE, speaker.words_per_minute, 0))
-            self._check("set the volume", self._library.espeak_SetParameter(_VOLUME, VOLUME, 0))
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        self._check("set the rate", self._library.espeak_SetParameter(_RATE, speaker.words_per_minute, 0))
+        self._check("set the volume", self._library.espeak_SetParameter(_VOLUME, VOLUME, 0))
 
     def __enter__(self) -> Synthesiser:
         return self
@@ -117,7 +115,6 @@ class Synthesiser:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._library.espeak_Terminate()
-        self._folder.cleanup()
 
     def say(self, text: str) -> np.ndarray:
         """`text` spoken, as int16 samples (samples,) at `rate_hz`."""
@@ -125,19 +122,21 @@ class Synthesiser:
         spoken = text.lower().encode() + b"."
         self._check("speak", self._library.espeak_Synth(spoken, len(spoken) + 1, 0, 1, 0, _UTF8, None, None))
         self._check("finish", self._library.espeak_Synchronize())
+        if self._failure:
+            raise self._failure
         if not self._samples:
             raise UserError(f"espeak-ng gave no sound for {text!r}")
         return np.concatenate(self._samples)
 
-    def _start(self, random_seed: int) -> int:
+    def _start(self, folder: str, random_seed: int) -> int:
         # espeak-ng keeps its data's path in 160 characters and cuts a longer one off without a word.
-        if len(os.fsencode(self._folder.name)) > _LONGEST_PATH:
+        if len(os.fsencode(folder)) > _LONGEST_PATH:
             raise UserError(
-                "the temporary folder's path is too long", where=self._folder.name, remedy="set TMPDIR to a shorter one"
+                "the temporary folder's path is too long", where=folder, remedy="set TMPDIR to a shorter one"
             )
-        rate_hz = self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._folder.name), _DO_NOT_EXIT)
+        rate_hz = self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(folder), _DO_NOT_EXIT)
         if rate_hz <= 0:
-            raise UserError("espeak-ng does not start", where=self._folder.name, remedy="reinstall espeakng-loader")
+            raise UserError("espeak-ng does not start", where=folder, remedy="reinstall espeakng-loader")
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(random_seed))
         # ctypes keeps no reference to a callback: this object must outlive the library's use of it.
         self._callback = _CALLBACK(self._receive)
@@ -145,8 +144,13 @@ class Synthesiser:
         return rate_hz
 
     def _receive(self, samples: object, count: int, _events: object) -> int:
-        if samples and count > 0:
-            self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        # An exception cannot pass through espeak-ng: it is kept for `say` to raise, and 1 tells espeak-ng to stop.
+        try:
+            if samples and count > 0:
+                self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        except Exception as error:
+            self._failure = error
+            return 1
         return 0
 
     @staticmethod
