@@ -20,6 +20,8 @@ CYCLE = (
     mllog.EVAL_ACCURACY,
     mllog.EVAL_STOP,
 )
+CLOCK_S, CLOCK_SHARE = 0.5, 0.01
+"""By so much the system's clock, kept by a time server, may run slower than a stopwatch."""
 RATE_TOLERANCE = 1e-6
 """Percent: a logged rate must be the ratio of the counts logged beside it."""
 
@@ -84,6 +86,22 @@ def epoch_cap(log: Log) -> Iterator[Fault]:
     for number, event in enumerate(log.all(mllog.EPOCH_START), 1):
         if number > cap:
             yield Fault(f"at most {cap} epochs", f"epoch {number}", "end the run at the cap, as aborted", event.line)
+
+
+def epoch_time(log: Log) -> Iterator[Fault]:
+    """By the log's clock an epoch took at least as long as the trainer's own stopwatch says."""
+    started = stopped = None
+    for event in log.events:
+        if event.key == mllog.EPOCH_START:
+            started = event
+        elif event.key == mllog.EPOCH_STOP:
+            stopped = event
+        elif event.key == mllog.TRACKED_STATS and isinstance(event.value, dict) and started and stopped:
+            train_s = event.value.get("train_s")
+            logged_s = (stopped.time_ms - started.time_ms) / 1000
+            if is_number(train_s) and logged_s < train_s * (1 - CLOCK_SHARE) - CLOCK_S:
+                remedy = "restore the times as they were logged; a clock set in mid-run spoils the run"
+                yield Fault(f"an epoch of at least {train_s:g} s (train_s)", f"{logged_s:g} s", remedy, stopped.line)
 
 
 def eval_score(log: Log) -> Iterator[Fault]:
@@ -185,6 +203,7 @@ EPOCH_RULES = [
         epoch_numbers,
     ),
     Rule("epoch-cap", "A run trains at most train.max_epochs epochs, and never more than ten.", epoch_cap),
+    Rule("epoch-time", "By the log's clock an epoch is not shorter than its train_s.", epoch_time),
     Rule("eval-score", "WER and CER are 100 x edits / words or characters, over the same set each time.", eval_score),
     Rule("target-stop", "No epoch starts after the first evaluation that reaches the target.", target_stop),
     Rule(

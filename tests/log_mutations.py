@@ -73,6 +73,11 @@ def later(lines, key, milliseconds):
     return lines[:place] + shifted(lines[place:], milliseconds)
 
 
+def sooner(lines, key, nth, milliseconds):
+    place = at(lines, key, nth)
+    return lines[:place] + shifted(lines[place:], -milliseconds)
+
+
 def after_stop(lines, key):
     place = places(lines, key)[-1]
     stop = at(lines, "run_stop")
@@ -181,6 +186,7 @@ MUTATIONS = [
     ("ranks missing", change("number_of_processes", value=2), "entry-accelerators", ("accelerators", 0)),
     ("clock back by a day", lambda x: clock_back(x, 86_400_000), "clock-order", ("eval_start", 1)),
     ("clock back by 1 ms", lambda x: clock_back(x, 502), "clock-order", ("eval_start", 1)),
+    ("an epoch made shorter", lambda x: sooner(x, "epoch_stop", 1, 5000), "epoch-time", ("epoch_stop", 1)),
     ("times in seconds", in_seconds, "clock-plausible", 1),
     ("a time as text", change("run_start", time_ms="1760000000000"), "log-line-parse", None),
     ("an hour of set-up", lambda x: later(x, "init_stop", 3_600_000), "init-time", ("init_stop", 0)),
