@@ -148,13 +148,11 @@ def _check_runs(logs: list[Log], place: Path, verdicts: list[Verdict], *, submit
 
 
 def _check_folder(folder: Path, ruleset: str | None) -> list[Verdict]:
-    """Packages if there are any, else logs and runs, those of one folder together."""
+    """The packages below a folder, then the logs and runs outside them, those of one folder together."""
     packages = _packages(folder)
-    if packages:
-        return [verdict for package in packages for verdict in _check_package(package, ruleset)]
-    verdicts: list[Verdict] = []
+    verdicts = [verdict for package in packages for verdict in _check_package(package, ruleset)]
     groups: dict[tuple[object, ...], tuple[list[Log], list[Verdict], Path]] = {}
-    for path in _logs_in(folder):
+    for path in _logs_in(folder, packages):
         logs: list[Log] = []
         if path.name == RESULT:
             found = _check_run(path.parent, ruleset, logs)
@@ -221,12 +219,17 @@ def _check_records(org: Path, result: Result) -> Iterator[Verdict]:
             yield _check_record(Sealed(path, log, number, locks[0] if locks else None))
 
 
-def _logs_in(folder: Path) -> list[Path]:
-    """The logs below a folder: result.txt of runs and result_N.txt; where there are none, any text that holds events."""
+def _logs_in(folder: Path, packages: list[Path]) -> list[Path]:
+    """The logs below a folder and outside its packages: result.txt of runs, and result_N.txt.
+
+    Where there are neither logs of these names nor packages: any text that holds events.
+    """
     named = [
-        p for p in sorted(folder.rglob("result*.txt")) if p.name == RESULT or re.fullmatch(r"result_\d+\.txt", p.name)
+        path
+        for path in sorted(folder.rglob("result*.txt"))
+        if re.fullmatch(r"result(_\d+)?\.txt", path.name) and not any(package in path.parents for package in packages)
     ]
-    if named:
+    if named or packages:
         return named
     texts = [p for p in sorted(folder.rglob("*")) if p.suffix in (".txt", ".log", ".out") and p.is_file()]
     return [path for path in texts if _has_token(path)]

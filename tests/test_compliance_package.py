@@ -269,6 +269,15 @@ def test_a_run_folder_is_checked_with_its_record(runs, tmp_path):
     assert [(f.rule, Path(f.file).name) for f in found] == [("seal-record", "record.json")]
 
 
+def test_runs_beside_a_package_are_not_overlooked(package, runs, tmp_path):
+    shutil.copytree(package, tmp_path / ORG)
+    run = shutil.copytree(runs[0], tmp_path / "runs" / "one")
+    assert [f for v in check_paths([tmp_path]) for f in v.findings if f.severity == ERROR] == []
+    (run / "params.yaml").write_text("x")
+    found = [f for v in check_paths([tmp_path]) for f in v.findings if f.severity == ERROR]
+    assert [(f.rule, f.file) for f in found] == [("seal-files", str(run / "params.yaml"))]
+
+
 def test_a_folder_of_runs_is_one_result(runs):
     verdicts = check_paths([runs[0].parent])
     assert [v.kind for v in verdicts].count("runs") == 1
