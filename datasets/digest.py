@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ from typing import Protocol
 
 from .cksum import combine, crc_of, multiply, posix_cksum, power_of_x
 from .dataset import TreeDigest
+from .errors import UserError
 from .manifest import write_atomically
 from .tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
 
@@ -174,7 +176,10 @@ def _next(waiting: deque, cache: Cache | None) -> tuple[BatchSums, list[Member]]
     pending, batch, key = waiting.popleft()
     if isinstance(pending, BatchSums):
         return pending, batch
-    sums = pending.result()
+    try:
+        sums = pending.result()
+    except BrokenProcessPool:
+        raise UserError("a reading process was killed", remedy="free some memory, or use fewer processes") from None
     if cache is not None:
         cache.put(key, sums)
     return sums, batch

@@ -267,6 +267,17 @@ def test_errors_in_processes_end_the_work(odd: Path, monkeypatch: pytest.MonkeyP
         digest_tree(odd, processes=3)
 
 
+def test_a_reader_that_is_killed_ends_the_work(odd: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(digest, "BATCH_FILES", 2)
+    monkeypatch.setattr(digest, "sum_batch", die)
+    with pytest.raises(UserError, match="a reading process was killed"):
+        digest_tree(odd, processes=3)
+
+
+def die(*arguments):
+    os.kill(os.getpid(), 9)
+
+
 def test_file_cksum_equals_coreutils(tmp_path: Path):
     for size in (0, 1, 255, 256, tarball.READ_BYTES + 7):
         path = put(tmp_path, "file", os.urandom(size))
@@ -324,7 +335,7 @@ def test_readings_go_on_from_a_cache(odd: Path, monkeypatch: pytest.MonkeyPatch)
     changed = sum_tree(odd, 1, cache=kept)
     assert len(read) == 1
     assert changed.digest != expected.digest
-    assert_as_gnu(odd)
+    assert_as_gnu(odd, 1)
 
 
 real = digest.sum_batch
