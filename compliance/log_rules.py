@@ -19,6 +19,8 @@ STATUSES = ("cloud", "onprem", "preview", "research")
 MAX_INIT_S = 30 * 60
 RANK_SKEW_MS = 1000
 """By how much the clocks of a run's several processes may differ; one process's clock may not go back at all."""
+REGION_S, REGION_SHARE = 1.0, 0.01
+"""By so much the telemetry's clock may differ from the log's over a run."""
 EARLIEST_MS, LATEST_MS = 1.26e12, 4.1e12
 """2010 and 2099: times outside are not Unix milliseconds (seconds or microseconds, mostly)."""
 
@@ -228,6 +230,19 @@ def run_time(log: Log) -> Iterator[Fault]:
         yield Fault("run_stop later than run_start", found, "make the run again", stop.line)
 
 
+def run_telemetry(log: Log) -> Iterator[Fault]:
+    """The telemetry, which has a clock of its own, measured as long as the log says that the run took."""
+    begin = (log.all(mllog.RESUMED) or log.all(mllog.RUN_START))[-1:]
+    stop, summary = log.first(mllog.RUN_STOP), log.first(mllog.TELEMETRY_SUMMARY)
+    if not begin or stop is None or summary is None or not isinstance(summary.value, dict):
+        return
+    region_s, logged_s = summary.value.get("region_s"), (stop.time_ms - begin[0].time_ms) / 1000
+    if is_number(region_s) and abs(region_s - logged_s) > REGION_S + REGION_SHARE * logged_s:
+        expected = f"telemetry over the {logged_s:g} s from line {begin[0].line} to line {stop.line}"
+        remedy = "restore the times as they were logged; a clock set in mid-run spoils the run"
+        yield Fault(expected, f"region_s {region_s:g}", remedy, summary.line)
+
+
 SKELETON_RULES = [
     Rule("key-present", "Every key of a run occurs.", key_present),
     Rule("key-once", "Keys other than those of an epoch occur once, even with equal values.", key_once),
@@ -238,4 +253,5 @@ SKELETON_RULES = [
     Rule("clock-order", "Times never go back (a warning up to 1 s between several processes).", clock_order),
     Rule("init-time", "Initialisation takes at most 30 minutes.", init_time),
     Rule("run-time", "run_stop is later than run_start.", run_time),
+    Rule("run-telemetry", "The telemetry's own clock measured as long as the log says the run took.", run_telemetry),
 ]

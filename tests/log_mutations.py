@@ -91,9 +91,11 @@ def aborted_reason(lines):
 
 
 def with_resumed(lines, before, nth, value=1):
+    """A log of a run that was resumed there: its telemetry began anew."""
     place = at(lines, before, nth)
     fields = fields_of(lines[place]) | {"key": "resumed", "value": value, "event_type": "POINT_IN_TIME", "metadata": {}}
-    return [*lines[:place], line_of(fields), *lines[place:]]
+    region_s = (fields_of(lines[at(lines, "run_stop")])["time_ms"] - fields["time_ms"]) / 1000
+    return change_value("telemetry_summary", region_s=region_s)([*lines[:place], line_of(fields), *lines[place:]])
 
 
 # Each: name, edit of the good log's lines, the rule that must refuse it, and the line: (key, nth), END, or None for any.
@@ -187,6 +189,8 @@ MUTATIONS = [
     ("clock back by a day", lambda x: clock_back(x, 86_400_000), "clock-order", ("eval_start", 1)),
     ("clock back by 1 ms", lambda x: clock_back(x, 502), "clock-order", ("eval_start", 1)),
     ("an epoch made shorter", lambda x: sooner(x, "epoch_stop", 1, 5000), "epoch-time", ("epoch_stop", 1)),
+    ("the run's end put later", lambda x: later(x, "run_stop", 9000), "run-telemetry", ("telemetry_summary", 0)),
+    ("another time by telemetry", change_value("telemetry_summary", region_s=12.0), "run-telemetry", ("telemetry_summary", 0)),
     ("times in seconds", in_seconds, "clock-plausible", 1),
     ("a time as text", change("run_start", time_ms="1760000000000"), "log-line-parse", None),
     ("an hour of set-up", lambda x: later(x, "init_stop", 3_600_000), "init-time", ("init_stop", 0)),

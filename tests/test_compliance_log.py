@@ -116,7 +116,7 @@ def test_clocks_of_several_ranks_may_differ_a_little(tmp_path):
     found = findings_of(written(lines[:place] + shifted(lines[place:], -900)), tmp_path)
     assert [(f.rule, f.severity) for f in found] == [("clock-order", "warning")]
     found = findings_of(written(lines[:place] + shifted(lines[place:], -5000)), tmp_path)
-    assert [(f.rule, f.severity) for f in found] == [("clock-order", "error")]
+    assert ("clock-order", "error") in {(f.rule, f.severity) for f in found}
 
 
 def test_a_resumed_run_passes(tmp_path):
