@@ -35,6 +35,11 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
+    def wait(self) -> None:
+        """Until every process has come as far."""
+        if self.size > 1:
+            dist.barrier()
+
     def gather(self, value: object) -> list:
         """`value` of every process, by rank."""
         if self.size == 1:

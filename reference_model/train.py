@@ -4,7 +4,8 @@
     python -m torch.distributed.run --nproc-per-node 2 -m reference_model.train ...
 
 Log lines go to stdout (from the first process alone), progress and errors to stderr. Exit status: 0 target reached, 1 not
-reached, 2 could not. The benchmark's harness (`benchmark.run`) starts this as a process and times it from its log.
+reached, 2 could not; under torchrun 0 for both of the first. The benchmark's harness (`benchmark.run`) starts this as a
+process and times it from its log.
 """
 
 from __future__ import annotations
@@ -177,7 +178,9 @@ def _train(
     reached = wer is not None and wer <= params.train.target_wer
     log.event(mllog.TRAINED_SAMPLES, state.trained, epoch_num=epoch)
     log.end(mllog.RUN_STOP, status=mllog.SUCCESS if reached else mllog.ABORTED, epoch_num=epoch)
-    return HELD if reached else DID_NOT_HOLD
+    world.wait()
+    # torchrun takes any status but 0 for a crash and ends the other processes: there, the log alone tells the outcome.
+    return HELD if reached or world.size > 1 else DID_NOT_HOLD
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -41,12 +41,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: its name with unit; `log` for a logarithmic one; `top` fixes its end; `zero` starts it at 0."""
+    """An axis: its name with unit; `log` for a logarithmic one; `top` fixes its end; `zero` starts it at 0;
+    `whole` marks whole numbers only.
+    """
 
     name: str
     log: bool = False
     top: float | None = None
     zero: bool = True
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def lines(
     ys = [y for curve in curves for _, y in curve.points] or [0.0, 1.0]
     ys += [target] if target is not None else []
     x_ticks = nice_ticks(0, max(max(xs), 1e-9))
+    x_ticks = [tick for tick in x_ticks if not across.whole or tick == round(tick)]
     x_scale = _linear(0, max(max(xs), 1e-9), _LEFT, WIDTH - _RIGHT)
     y_scale, y_ticks = _upwards(up, ys, height)
     bottom = height - 46

@@ -101,7 +101,13 @@ def _accuracy(group: Group) -> list[Markup]:
             )
             title = f"{what} against {'time' if part == 'time' else 'epochs'}"
             picture = charts.lines(
-                f"g{group.number}-wer-{part}", title, f"{told}.", curves, charts.Axis(across), axis, target=target
+                f"g{group.number}-wer-{part}",
+                title,
+                f"{told}.",
+                curves,
+                charts.Axis(across, whole=part == "epoch"),
+                axis,
+                target=target,
             )
             made.append(_figure(title, picture, f"Evaluations of {which}.{reached}", key))
     return made
@@ -130,9 +136,9 @@ def _where_time_went(group: Group) -> Markup | None:
 
 
 def mean_parts(row: Row) -> list[float] | None:
-    """Minutes of a mean run in each of PARTS; None unless at least one run of the row tells all of them."""
+    """Minutes of a mean run in each of PARTS, over converged runs where there are any; None where no run tells them all."""
     told = []
-    for run in row.members:
+    for run in [run for run in row.members if run.verdict == SUCCESS] or row.members:
         if run.run_s is None or run.train_s is None or run.eval_s is None or run.data_wait_s is None:
             continue
         other = run.run_s - run.train_s - run.eval_s

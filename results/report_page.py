@@ -150,7 +150,7 @@ def _provenance(group: Group) -> Markup:
     rows = [tag("tr", *_origin(row, run)) for row in group.rows for run in row.members]
     header = tag("tr", *[tag("th", name, scope="col") for name in _PROVENANCE])
     table = tag("table", tag("thead", header), tag("tbody", *rows), class_="wide")
-    return tag("details", tag("summary", f"Provenance of {len(rows)} logs"), scrolled("Provenance", table))
+    return tag("details", tag("summary", f"Provenance (logs: {len(rows)})"), scrolled("Provenance", table))
 
 
 def _origin(row: Row, run: Run) -> list[Markup]:
