@@ -97,7 +97,6 @@ def shown(value: object) -> str:
 
 
 def _short(text: str, longest: int = _LONGEST) -> str:
-    # The repair of broken characters comes first: what is printed must be encodable whatever the log held.
     line = one_line(text[: 2 * longest])
     return line if len(line) <= longest else line[: longest - 3] + "..."
 

@@ -19,6 +19,8 @@ from .findings import WARNING, Fault, Rule, shown
 
 MAX_EVENTS = 1_000_000
 """No run logs more; a file that does is not read further."""
+MAX_DEPTH = 32
+"""No event nests its values deeper; Python itself fails at some hundreds of levels."""
 MAX_BYTE_FAULTS = 100
 """After so many faults of its bytes a file is no log, and more of the same would tell nobody more."""
 
@@ -80,8 +82,10 @@ def read(path: Path) -> Log:
         events: list[Event] = []
         bad: list[BadLine] = []
         for parsed in mllog.read_lines(file):
-            if isinstance(parsed, Event):
+            if isinstance(parsed, Event) and not _too_deep(parsed):
                 events.append(parsed)
+            elif isinstance(parsed, Event):
+                bad.append(BadLine(parsed.line, f"values nested deeper than {MAX_DEPTH}", parsed.key))
             else:
                 bad.append(parsed)
             if len(events) + len(bad) > MAX_EVENTS:
@@ -94,6 +98,21 @@ def read(path: Path) -> Log:
                 byte_faults.setdefault("log-size", []).append(fault)
                 break
     return Log(Path(path), events, bad, byte_faults)
+
+
+def _too_deep(event: Event) -> bool:
+    """Whether a value nests so deep that it could not even be printed."""
+    level: list[object] = [event.value, event.metadata]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _scan(file: BinaryIO) -> dict[str, list[Fault]]:

@@ -66,6 +66,7 @@ BYTES = [
     ("an array for an event", written([*GOOD[:5], TOKEN + "[1]", *GOOD[5:]]), "log-line-parse", 6),
     ("a token with nothing behind", written([*GOOD[:5], TOKEN, *GOOD[5:]]), "log-line-parse", 6),
     ("metadata as text", written([*GOOD[:5], METADATA_AS_TEXT]), "log-line-parse", 6),
+    ("a deep value", written(GOOD).replace(b'"value": 17', b'"value": ' + b"[" * 900 + b"]" * 900), "log-line-parse", 11),
     ("deep nesting", written([*GOOD[:5], TOKEN + "[" * 100_000, *GOOD[5:]]), "log-line-parse", 6),
     ("a line of 3 MB", written(GOOD[:9]) + b"x" * 3_000_000 + b"\n" + written(GOOD[9:]), "log-line-length", 10),
     ("an event of 3 MB", written([*GOOD[:9], change("seed", value="9" * 3_000_000)(GOOD)[10], *GOOD[9:]]), "log-line-length", 10),
