@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastcrc import crc32
 
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 17
 
 POLYNOMIAL = 0x104C11DB7
 """The generator of POSIX cksum's CRC (IEEE Std 1003.1, `cksum`), highest power first."""

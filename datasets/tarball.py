@@ -26,7 +26,7 @@ NAME_LENGTH, PREFIX_LENGTH = 100, 155
 LARGEST_FILE = 8**11 - 1
 """The most bytes that the size field of a ustar header (11 octal digits) can say."""
 
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +180,11 @@ def file_pieces(root: bytes, member: Member, buffer: bytearray) -> Iterator[memo
     try:
         left = member.size
         view = memoryview(buffer)
-        while count := os.readv(descriptor, [buffer]):
+        while left > 0 and (count := os.readv(descriptor, [buffer])):
             left -= count
             yield view[:count]
-            if left < 0:
-                break
         after = os.fstat(descriptor)
-        if left or (after.st_mtime_ns, after.st_ino) != (member.mtime_ns, member.inode):
+        if left or (after.st_size, after.st_mtime_ns, after.st_ino) != (member.size, member.mtime_ns, member.inode):
             raise UserError(
                 "the file changed while it was read",
                 where=os.fsdecode(path),
