@@ -22,6 +22,8 @@ CYCLE = (
 )
 CLOCK_S, CLOCK_SHARE = 0.5, 0.01
 """By so much the system's clock, kept by a time server, may run slower than a stopwatch."""
+THROUGHPUT_SHARE = 0.02
+"""Both figures are rounded."""
 RATE_TOLERANCE = 1e-6
 """Percent: a logged rate must be the ratio of the counts logged beside it."""
 
@@ -102,6 +104,18 @@ def epoch_time(log: Log) -> Iterator[Fault]:
             if is_number(train_s) and logged_s < train_s * (1 - CLOCK_SHARE) - CLOCK_S:
                 remedy = "restore the times as they were logged; a clock set in mid-run spoils the run"
                 yield Fault(f"an epoch of at least {train_s:g} s (train_s)", f"{logged_s:g} s", remedy, stopped.line)
+
+
+def epoch_throughput(log: Log) -> Iterator[Fault]:
+    """The logged throughput is that of the whole training set in the logged time."""
+    samples = log.value(mllog.TRAIN_SAMPLES)
+    for event in log.all(mllog.TRACKED_STATS):
+        if isinstance(event.value, dict) and is_whole(samples, 1):
+            train_s, per_s = event.value.get("train_s"), event.value.get("utterances_per_s")
+            if is_number(train_s) and is_number(per_s) and abs(per_s * train_s - samples) > THROUGHPUT_SHARE * samples:
+                remedy = "log what the trainer measured"
+                expected = f"utterances_per_s x train_s = {samples} utterances"
+                yield Fault(expected, f"{per_s:g} x {train_s:g} = {per_s * train_s:.1f}", remedy, event.line)
 
 
 def eval_score(log: Log) -> Iterator[Fault]:
@@ -204,6 +218,7 @@ EPOCH_RULES = [
     ),
     Rule("epoch-cap", "A run trains at most train.max_epochs epochs, and never more than ten.", epoch_cap),
     Rule("epoch-time", "By the log's clock an epoch is not shorter than its train_s.", epoch_time),
+    Rule("epoch-throughput", "utterances_per_s times train_s is train_samples.", epoch_throughput),
     Rule("eval-score", "WER and CER are 100 x edits / words or characters, over the same set each time.", eval_score),
     Rule("target-stop", "No epoch starts after the first evaluation that reaches the target.", target_stop),
     Rule(

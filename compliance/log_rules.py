@@ -53,8 +53,30 @@ def _is_score(value: object) -> bool:
     return is_number(value) and value >= 0
 
 
-def _any(value: object) -> bool:
-    return True
+def _is_null(value: object) -> bool:
+    return value is None
+
+
+def _is_positive(value: object) -> bool:
+    return is_number(value) and value > 0
+
+
+def _is_stats(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and is_number(value.get("train_loss"))
+        and _is_positive(value.get("train_s"))
+        and _is_positive(value.get("utterances_per_s"))
+    )
+
+
+def _is_telemetry(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_positive(value.get("interval_s"))
+        and is_whole(value.get("samples"))
+        and is_number(value.get("region_s"))
+    )
 
 
 @dataclass(frozen=True)
@@ -63,8 +85,8 @@ class Key:
 
     name: str
     stretch: str
-    holds: Callable[[object], bool] = _any
-    expected: str = "any value"
+    holds: Callable[[object], bool] = _is_null
+    expected: str = "null"
     each_epoch: bool = False
     required: bool = True
 
@@ -101,7 +123,13 @@ KEYS = [
     Key(mllog.RUN_START, EDGE),
     Key(mllog.EPOCH_START, RUN, each_epoch=True),
     Key(mllog.EPOCH_STOP, RUN, each_epoch=True),
-    Key(mllog.TRACKED_STATS, RUN, lambda v: isinstance(v, dict), "an object", each_epoch=True),
+    Key(
+        mllog.TRACKED_STATS,
+        RUN,
+        _is_stats,
+        "an object with the numbers train_loss, train_s and utterances_per_s",
+        each_epoch=True,
+    ),
     Key(mllog.EVAL_START, RUN, each_epoch=True),
     Key(mllog.EVAL_ACCURACY, RUN, _is_score, "a word error rate in percent, finite, from 0", each_epoch=True),
     Key(mllog.EVAL_STOP, RUN, each_epoch=True),
@@ -109,7 +137,7 @@ KEYS = [
     Key(mllog.TRAINED_SAMPLES, RUN, lambda v: is_whole(v, 1), "a whole number from 1"),
     Key(mllog.RUN_ABORTED_REASON, RUN, is_text, "why the run ended", required=False),
     Key(mllog.RUN_STOP, EDGE),
-    Key(mllog.TELEMETRY_SUMMARY, TAIL, lambda v: isinstance(v, dict), "an object"),
+    Key(mllog.TELEMETRY_SUMMARY, TAIL, _is_telemetry, "an object with interval_s, samples and region_s"),
 ]
 KEY_OF = {key.name: key for key in KEYS}
 ONCE = [key.name for key in KEYS if key.required and not key.each_epoch]
@@ -181,9 +209,12 @@ def key_order(log: Log) -> Iterator[Fault]:
 
 
 def event_type(log: Log) -> Iterator[Fault]:
-    """Starts, stops and points are logged as such."""
+    """Starts, stops and points are logged as such, in a namespace that is text."""
     for event in log.events:
         if is_ours(event.key):
+            if not isinstance(event.namespace, str):
+                found = f"namespace {shown(event.namespace)}"
+                yield Fault(f"{event.key}: a namespace that is text", found, "log it by mlperf-logging", event.line)
             kind = "INTERVAL_START" if event.key in BEGINS else "INTERVAL_END" if event.key in ENDS else "POINT_IN_TIME"
             if event.event_type != kind:
                 yield Fault(f"{event.key}: {kind}", shown(event.event_type), "log it by mlperf-logging", event.line)
@@ -248,7 +279,11 @@ SKELETON_RULES = [
     Rule("key-once", "Keys other than those of an epoch occur once, even with equal values.", key_once),
     Rule("key-value", "Each value is of its kind and in its range.", key_value),
     Rule("key-order", "Each key stands in its stretch of the log: head, initialisation, run, tail.", key_order),
-    Rule("event-type", "Starts are INTERVAL_START, stops INTERVAL_END, all else POINT_IN_TIME.", event_type),
+    Rule(
+        "event-type",
+        "Starts are INTERVAL_START, stops INTERVAL_END, all else POINT_IN_TIME; the namespace is text.",
+        event_type,
+    ),
     Rule("clock-plausible", "Times are Unix milliseconds.", clock_plausible),
     Rule("clock-order", "Times never go back (a warning up to 1 s between several processes).", clock_order),
     Rule("init-time", "Initialisation takes at most 30 minutes.", init_time),
