@@ -195,10 +195,14 @@ def make_points(run_dirs: list[Path]) -> dict[str, object]:
         seeds = [log.value(mllog.SEED) for log in of_size]
         kinds = {(log.value(mllog.VARIANT), log.value(mllog.PARAMS_SHA256)) for log in of_size}
         if len(kinds) > 1 or len(set(seeds)) < len(seeds):
-            raise UserError("the runs are of several variants, or two of them share a seed", where=batch_size)
+            raise UserError(
+                "the runs are of several variants, or two of them share a seed", where=f"batch size {batch_size}"
+            )
         if len(of_size) < MIN_REFERENCE_RUNS:
             remedy = f"make at least {MIN_REFERENCE_RUNS}"
-            raise UserError(f"{len(of_size)} runs are too few for a point", where=batch_size, remedy=remedy)
+            raise UserError(
+                f"{len(of_size)} runs are too few for a point", where=f"batch size {batch_size}", remedy=remedy
+            )
         variant, params_sha256 = next(iter(kinds))
         order = sorted(range(len(of_size)), key=lambda index: seeds[index])
         accelerators = of_size[0].value(mllog.ACCELERATORS)
