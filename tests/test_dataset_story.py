@@ -25,7 +25,7 @@ def test_from_download_to_a_timed_run(tmp_path: Path):
 
         def speak(utterance: str, words: str) -> bytes:
             out = io.BytesIO()
-            soundfile.write(out, to_16k(synthesiser.say(words.lower()), synthesiser.rate_hz), 16_000, format="FLAC")
+            soundfile.write(out, to_16k(synthesiser.say(words) / 32768, synthesiser.rate_hz), 16_000, format="FLAC")
             return out.getvalue()
 
         archives = [
