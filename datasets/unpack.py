@@ -64,19 +64,19 @@ def mark_path(work: Path, name: str) -> Path:
 
 def read_part(work: Path, archive: Archive, layout: str) -> Part | None:
     """The part if it was unpacked to the end from the archive that the table names, else None."""
+    files, utterances = [], []
     try:
-        lines = mark_path(work, archive.name).read_bytes().splitlines()
+        with open(mark_path(work, archive.name), "rb") as mark:
+            if orjson.loads(next(mark)) != {"archive": archive.name, "sha256": archive.sha256, "layout": layout}:
+                return None
+            for line in mark:
+                row = orjson.loads(line)
+                utterance = row.pop("utterance", None)
+                files.append(FileSum(**row))
+                if utterance:
+                    utterances.append(Utterance(audio=row["path"], **utterance))
     except FileNotFoundError:
         return None
-    head, *rows = map(orjson.loads, lines)
-    if head != {"archive": archive.name, "sha256": archive.sha256, "layout": layout}:
-        return None
-    files, utterances = [], []
-    for row in rows:
-        utterance = row.pop("utterance", None)
-        files.append(FileSum(**row))
-        if utterance:
-            utterances.append(Utterance(audio=row["path"], **utterance))
     return Part(archive.name, archive.sha256, layout, files, utterances)
 
 

@@ -40,7 +40,6 @@ from .optim import build_optimizer
 from .report import print_line, progress_of
 from .step import TrainState, TrainStep, received_from, train_epoch
 
-
 SMALL_HIDDEN = 256
 """Up to this GRU width a CPU trainer keeps to one thread (see `default_threads`)."""
 
