@@ -75,8 +75,8 @@ def read_part(work: Path, archive: Archive, layout: str) -> Part | None:
                 files.append(FileSum(**row))
                 if utterance:
                     utterances.append(Utterance(audio=row["path"], **utterance))
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, StopIteration, orjson.JSONDecodeError, TypeError):
+        return None  # Never made, or not by a run that ended it properly: the part is made anew.
     return Part(archive.name, archive.sha256, layout, files, utterances)
 
 

@@ -132,6 +132,14 @@ def test_removed_set_is_made_anew(shelf, tmp_path: Path):
     assert digest_tree(data / NAME) == first.digest
 
 
+@pytest.mark.parametrize("mark", [b"", b"{", b"{}\n"])
+def test_unreadable_mark_is_made_anew(shelf, tmp_path: Path, mark: bytes):
+    first = run_prepare(shelf, tmp_path / "data", "dev-clean")
+    description_path(first.folder).unlink()
+    (tmp_path / "data" / f"{NAME}.parts" / "dev-clean.jsonl").write_bytes(mark)
+    assert run_prepare(shelf, tmp_path / "data", "dev-clean") == first
+
+
 @pytest.mark.parametrize("step", ["unpack", "_merge", "_write_manifests", "derive_digest", "write_description"])
 def test_interrupted_at_any_step_goes_on(shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str):
     data = tmp_path / "data"
