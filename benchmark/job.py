@@ -74,17 +74,27 @@ def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "unnamed"
 
 
-def begin_record(job: Job) -> RunRecord:
-    """The record of a run that has just begun, or of one that goes on."""
-    settings, params, dataset = job.settings, job.params, job.dataset
-    command = launch.trainer_command(
-        settings,
+def trainer_command(job: Job) -> list[str]:
+    """The command line that does the job's training."""
+    return launch.trainer_command(
+        job.settings,
         params_file=job.run_dir / "params.yaml",
-        data=dataset.folder,
+        data=job.dataset.folder,
         run_dir=job.run_dir,
         seed=job.seed,
         resume=job.resumption.checkpoint if job.resumption else None,
     )
+
+
+def _portable(command: list[str]) -> tuple[str, ...]:
+    """`command` as a record keeps it: paths in the checkout relative to it, since records are published."""
+    return ("python", *(argument.removeprefix(f"{ROOT}{os.sep}") for argument in command[1:]))
+
+
+def begin_record(job: Job) -> RunRecord:
+    """The record of a run that has just begun, or of one that goes on."""
+    settings, params, dataset = job.settings, job.params, job.dataset
+    command = _portable(trainer_command(job))
     code = CodeVersion(**system.code_version(ROOT))
     if job.resumption:
         old = job.resumption.record
@@ -95,9 +105,7 @@ def begin_record(job: Job) -> RunRecord:
         if (settings.processes, settings.nodes) != (old.run.nproc, old.run.nnodes):
             notes += (f"{went_on} with {settings.processes} processes on {settings.nodes} machines",)
         run = replace(old.run, resumed_epochs=(*old.run.resumed_epochs, job.resumption.epoch))
-        return replace(
-            old, status="unfinished", reason=None, ended_at=None, command=tuple(command), run=run, notes=notes
-        )
+        return replace(old, status="unfinished", reason=None, ended_at=None, command=command, run=run, notes=notes)
     return RunRecord(
         status="unfinished",
         reason=None,
@@ -108,7 +116,7 @@ def begin_record(job: Job) -> RunRecord:
         seed=job.seed,
         started_at=utc_now(),
         ended_at=None,
-        command=tuple(command),
+        command=command,
         code=code,
         lock_sha256=system.lock_sha256(ROOT),
         dataset=_dataset_facts(dataset, params),

@@ -16,7 +16,7 @@ from datasets.errors import COULD_NOT, from_os_error, one_line
 from . import launch, mllog, run_log
 from .caches import drop_caches
 from .display import PROGRESS_TOKEN, Display
-from .job import Job, begin_record, decide, utc_now
+from .job import Job, begin_record, decide, trainer_command, utc_now
 from .mllog import Event, LogWriter
 from .record import (
     RunRecord,
@@ -81,7 +81,7 @@ def run(settings: Settings) -> int:
                 out.log.replay(job.resumption.keep_bytes)
             elif settings.leads:
                 _log_submission(out.writer, record, settings)
-            exit_status = _train(record, out, stop)
+            exit_status = _train(job, record, out, stop)
             status, reason = _judge(exit_status, job, out, stop)
         except Exception as error:
             # A full disk, or a bug of ours: the record tells of it before the door does.
@@ -136,12 +136,12 @@ def _platform(record: RunRecord) -> str:
     return str(record.system.get("system_name") or platform.node())
 
 
-def _train(record: RunRecord, out: _Outlets, stop: launch.Stop) -> int:
+def _train(job: Job, record: RunRecord, out: _Outlets, stop: launch.Stop) -> int:
     """Start the trainer and pass on what it says until it has ended; returns its exit status, negative for a signal."""
     if stop.reason is not None:
         return COULD_NOT
     # Before the telemetry's thread: a child is started while this is the only one.
-    process = launch.start(list(record.command), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = launch.start(trainer_command(job), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         out.telemetry.watch(process.pid)
         out.telemetry.use(_uuids(out.log.last(mllog.ACCELERATORS)))
