@@ -3,8 +3,8 @@
     python -m benches.verify_dataset [--folder DIR] [--megabytes 1000]
 
 Ours is the whole command, Python's start included; it does more (a SHA-256 of each file, names of what differs), and
-`--quick` is the part that does the same. SHA-256 takes about 0.6 s of one core for each GB, so the goal takes some four
-cores to reach. They take turns, and the best of several rounds counts. That no byte is written
+`--quick` is the part that does the same. SHA-256 takes about 0.6 s of one core for each GB, so the goal takes
+several cores. They take turns, and the best of several rounds counts. That no byte is written
 is checked too. The last line is one JSON object.
 """
 
