@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import fetch, flac
-from .archives import MIRRORS, PUBLISHED, Archive
+from .archives import MIRRORS, Archive
 from .dataset import Dataset, Split, description_path, is_prepared, read_dataset, stamp_path, write_description
 from .digest import FileSum, available_cores, derive_digest, sum_of, sums_path
 from .errors import UserError
@@ -222,7 +222,6 @@ def _assemble(folder: Path, work: Path, parts: list[tuple[Archive, Part]], optio
     provenance: dict[str, object] = {
         "corpus": "LibriSpeech (OpenSLR SLR12, CC BY 4.0)",
         "archives": {archive.name: archive.sha256 for archive, _ in parts},
-        "published_hashes": all(archive in PUBLISHED for archive, _ in parts),
     }
     dataset = Dataset(folder, NAME, options.layout, splits, digest, provenance)
     if options.deep:

@@ -58,8 +58,9 @@ class Meter:
             print(line, file=sys.stderr, flush=True)
 
     def _note(self, now_s: float) -> str:
-        names = ", ".join(what for what, last_s in self._active.items() if now_s - last_s < 2)
+        names = [what for what, last_s in self._active.items() if now_s - last_s < 2]
+        shown = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         (first_s, first), (last_s, last) = self._recent[0], self._recent[-1]
         if last > first:
-            return f"{names} ({(last - first) / (last_s - first_s) / MEGABYTE:.1f} MB/s)"
-        return names
+            return f"{(last - first) / (last_s - first_s) / MEGABYTE:.1f} MB/s, {shown}"
+        return shown

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 
+from datasets.archives import PUBLISHED
 from datasets.dataset import Dataset, TreeDigest
 from datasets.digest import TreeSums
 
@@ -72,11 +73,10 @@ def find_references(folder: Path, dataset: Dataset | None, expected: Reference |
 
 
 def _own_title(dataset: Dataset) -> str:
-    published = dataset.provenance.get("published_hashes")
     archives = dataset.provenance.get("archives")
     if isinstance(archives, dict):
         names = ", ".join(archives)
-        if published:
+        if archives.items() <= {archive.name: archive.sha256 for archive in PUBLISHED}.items():
             return f"what the published archives hold ({names})"
         return f"what these archives held, which are NOT the published ones ({names})"
     return "what was noted when the data set was prepared"

@@ -78,7 +78,6 @@ def test_whole_set(shelf, tmp_path: Path):
     check = subprocess.run(["sha256sum", "-c", "--quiet", f"../{NAME}.sha256sums"], cwd=folder, capture_output=True)
     assert check.returncode == 0, check.stderr
     assert dataset.provenance["archives"] == {a.name: a.sha256 for a in shelf[1]}
-    assert dataset.provenance["published_hashes"] is False
     for split in dataset.splits:
         manifest = dataset.manifest(split)
         lengths = [u.duration_s for u in manifest]
