@@ -47,10 +47,21 @@ def tiny_corpus(folder: Path, train: int = 24, val: int = 7, seed: int = 0) -> D
     return dataset
 
 
-def tiny_params(path: Path | None = None, **changes: object) -> Params:
-    """The mini variant made tiny; `changes` are values under dotted names with `__` for the dot. Written to `path` if given."""
+def changed_params(path: Path | None = None, **changes: object) -> Params:
+    """The mini variant with `changes`, under dotted names with `__` for the dot; written to `path` if given."""
     params = load_variant("mini")
-    values = {
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        replaced = dataclasses.replace(getattr(params, section), **{key: value}) if key else value
+        params = dataclasses.replace(params, **{section: replaced})
+    if path:
+        path.write_text(params.dump())
+    return params
+
+
+def tiny_params(path: Path | None = None, **changes: object) -> Params:
+    """The same made tiny first."""
+    tiny: dict[str, object] = {
         "model__conv_channels": 2,
         "model__rnn_hidden": 16,
         "train__batch_size": 4,
@@ -58,10 +69,5 @@ def tiny_params(path: Path | None = None, **changes: object) -> Params:
         "train__max_epochs": 3,
         "train__target_wer": 0.0,
         "optimizer__warmup_steps": 2,
-    } | changes
-    for name, value in values.items():
-        section, key = name.split("__")
-        params = dataclasses.replace(params, **{section: dataclasses.replace(getattr(params, section), **{key: value})})
-    if path:
-        path.write_text(params.dump())
-    return params
+    }
+    return changed_params(path, **(tiny | changes))
