@@ -10,14 +10,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import download, imported, stats, synthetic
+from . import download, imported, pack, stats, synthetic
 
-COMMANDS = (synthetic, download, imported, stats)
+COMMANDS = (synthetic, download, imported, pack, stats)
 
 EXAMPLES = """examples:
   python -m datasets synthesise mini
   python -m datasets synthesise synthetic --hours 20
   python -m datasets download all
+  python -m datasets pack data/mini
   python -m datasets import --train train.csv --val val.csv --out data/mine
 """
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from benchmark.params import AugmentParams, Params
 from datasets.errors import UserError
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest
+from datasets.pack import PackedAudio
 
 from .alphabet import encode
 from .augment import alter, draw, find_noise, mask_uniforms, samples_after
@@ -97,9 +98,14 @@ class Order(Sampler):
 
 
 class Recordings(Dataset):
-    """Reads a share of a batch from disk and alters it; runs in the loader's workers."""
+    """Reads a share of a batch from disk and alters it; runs in the loader's workers.
 
-    def __init__(self, manifest: Manifest, augment: AugmentParams | None, seed: int) -> None:
+    The audio comes from the manifest's files, or from `packed` where the data set was packed: the same samples either way.
+    """
+
+    def __init__(
+        self, manifest: Manifest, augment: AugmentParams | None, seed: int, packed: PackedAudio | None = None
+    ) -> None:
         self._root = str(manifest.root)
         self._audio = [u.audio for u in manifest]
         self._labels = [torch.tensor(encode(u.text), dtype=torch.int32) for u in manifest]
@@ -107,6 +113,7 @@ class Recordings(Dataset):
         self._augment = augment
         self._noise_files = find_noise(augment) if augment else ()
         self._seed = seed
+        self._packed = packed
 
     def __getitem__(self, item: tuple[int, np.ndarray, np.ndarray]) -> Batch | UserError:
         """The Batch of (epoch, global batch, share); waveforms are padded to the longest of the global batch.
@@ -144,6 +151,8 @@ class Recordings(Dataset):
         )
 
     def _read(self, index: int) -> np.ndarray:
+        if self._packed:
+            return self._packed.read(index)
         path = Path(self._root, self._audio[index])
         remedy = "verify the data set (`sh verify_dataset.sh`), and prepare it again if it is damaged"
         try:
