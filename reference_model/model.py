@@ -6,6 +6,7 @@ time, so an utterance of T feature frames yields (T - 11) // 2 + 1 - 10 output f
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -148,6 +149,34 @@ def _sum_directions(x: Tensor) -> Tensor:
     return x.unflatten(2, (2, -1)).sum(2)
 
 
+def run_stack(layers: Sequence[RecurrentLayer], x: Tensor) -> Tensor:
+    """Unidirectional `layers` with nothing between them as one call: (longest, batch, inputs) to (longest, batch, hidden).
+
+    The same values as layer by layer; cuDNN may then work on several layers at once, each a few frames behind the one below.
+    """
+    weights = [
+        getattr(layer.rnn, f"{name}_l0")
+        for layer in layers
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    ]
+    start = x.new_zeros(len(layers), x.shape[1], layers[0].rnn.hidden_size)
+    return torch.gru(x, start, weights, True, len(layers), 0.0, layers[0].training, False, False)[0]
+
+
+def _lay_side_by_side(layers: Sequence[RecurrentLayer]) -> None:
+    """Let the layers' weights share one piece of GPU memory, in cuDNN's order, so that it need not copy them at each call.
+
+    nn.GRU does that for its own weights; here a GRU of several layers borrows the weights, does it, and is forgotten.
+    """
+    first = layers[0].rnn
+    with torch.device("meta"):
+        whole = nn.GRU(first.input_size, first.hidden_size, len(layers))
+    for number, layer in enumerate(layers):
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            setattr(whole, f"{name}_l{number}", getattr(layer.rnn, f"{name}_l0"))
+    whole.flatten_parameters()
+
+
 class DeepSpeech2(nn.Module):
     """The network of a variant, over features of `bins` bins."""
 
@@ -178,6 +207,21 @@ class DeepSpeech2(nn.Module):
             inputs = hidden
         self.fc = nn.Sequential(FrameWise(nn.Sequential(norm(hidden, 1), nn.Linear(hidden, len(LABELS), bias=False))))
 
+    @property
+    def _layers(self) -> list[RecurrentLayer]:
+        return [layer for layer in self.rnns if isinstance(layer, RecurrentLayer)]
+
+    @property
+    def _stacked(self) -> bool:
+        """Whether nothing stands between the recurrent layers."""
+        return not (self.params.bidirectional or self.params.batch_norm_between)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> DeepSpeech2:
+        super()._apply(fn, recurse)
+        if self._stacked and next(self.parameters()).is_cuda:
+            _lay_side_by_side(self._layers)
+        return self
+
     def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """`features` (batch, bins, longest) with `frames` (batch,) valid ones each, to logits and their valid numbers.
 
@@ -191,8 +235,11 @@ class DeepSpeech2(nn.Module):
         x = x.flatten(1, 2).permute(2, 0, 1).contiguous()
         lengths = output_frames(frames)
         padding = Padding.of(lengths, x.shape[0]) if self.params.mask_padding else None
-        for layer in self.rnns:
-            x = layer(x, padding)
+        if self._stacked:
+            x = run_stack(self._layers, x)
+        else:
+            for layer in self._layers:
+                x = layer(x, padding)
         return self.fc[0](x, padding), lengths
 
 

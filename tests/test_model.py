@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from torch.nn import functional
 from benchmark.params import load_variant
 from reference_model.alphabet import BLANK, LABELS, ctc_frames_needed, decode, encode
 from reference_model.decode import greedy
-from reference_model.model import DeepSpeech2, Padding, RecurrentLayer, output_frames, parameter_count
+from reference_model.model import DeepSpeech2, Padding, RecurrentLayer, output_frames, parameter_count, run_stack
 from tests.corpus import tiny_params
 
 
@@ -106,6 +109,24 @@ def test_stacked_layers_equal_one_gru_of_three_layers():
             getattr(whole, f"{name}_l{number}").data = getattr(layer.rnn, f"{name}_l0").data
     x = torch.randn(8, 2, 4)
     torch.testing.assert_close(layers[2](layers[1](layers[0](x))), whole(x)[0])
+
+
+def test_the_closed_models_layers_run_as_one_to_the_same_values_and_gradients():
+    torch.manual_seed(0)
+    model = DeepSpeech2(dataclasses.replace(load_variant("librispeech").model, conv_channels=2, rnn_hidden=16), 161)
+    values, frames = torch.randn(3, 161, 90), torch.tensor([90, 70, 60])
+    outcomes = []
+    for run in (run_stack, lambda layers, x: functools.reduce(lambda x, layer: layer(x), layers, x)):
+        with mock.patch("reference_model.model.run_stack", side_effect=run) as used:
+            logits, _ = model(values, frames)
+        assert used.call_count == 1
+        model.zero_grad()
+        logits.square().sum().backward()
+        outcomes.append((logits.detach(), [parameter.grad.clone() for parameter in model.parameters()]))
+    (ours, our_gradients), (plain, plain_gradients) = outcomes
+    torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-6)
+    for one, other in zip(our_gradients, plain_gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def ctc_by_definition(log_probabilities: np.ndarray, labels: list[int]) -> float:
