@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmark.params import FeatureParams
 
@@ -51,7 +52,7 @@ class Features(nn.Module):
             spectrum = torch.stft(
                 padded, self.window_size, self.hop, window=self.window, center=False, return_complex=True
             )
-            values = torch.log1p(spectrum.abs())
+            values = spectrum.abs().log1p_()
         frames = self.frames(samples)
         return normalise(values, frames), frames
 
@@ -63,13 +64,21 @@ def reflect_edges(waveforms: Tensor, samples: Tensor, width: int, hop: int) -> T
     As in librosa (0.10 and later, `librosa.stft`), the end is mirrored within the piece of the signal that its last frames
     cover: where that piece is a sample too short (n a multiple of `hop`), the very last sample is mirrored a second time.
     """
-    position = torch.arange(-width, waveforms.shape[1] + width, device=waveforms.device).abs()
-    samples = samples[:, None]
-    tail = (((samples - width) // hop + 1) * hop - width).clamp_min(0)
-    period = 2 * (samples - tail - 1).clamp_min(1)
-    beyond = (position - tail) % period
-    mirrored = tail + torch.minimum(beyond, period - beyond)
-    return waveforms.gather(1, torch.where(position < samples, position, mirrored).clamp_max(samples - 1))
+    edge = torch.arange(width, device=waveforms.device)
+    ends = samples[:, None]
+    tail = (((ends - width) // hop + 1) * hop - width).clamp_min(0)
+    period = 2 * (ends - tail - 1).clamp_min(1)
+
+    def mirrored(position: Tensor) -> Tensor:
+        """The samples (batch, width) that stand at `position` (batch, width), which may lie past the ends."""
+        beyond = (position - tail) % period
+        source = torch.where(position < ends, position, tail + torch.minimum(beyond, period - beyond))
+        return waveforms.gather(1, source.clamp_max(ends - 1))
+
+    # All but the edges stays where it is: only they are gathered.
+    padded = functional.pad(waveforms, (width, width))
+    padded[:, :width] = mirrored((width - edge).expand(len(waveforms), -1))
+    return padded.scatter_(1, ends + width + edge, mirrored(ends + edge))
 
 
 def normalise(values: Tensor, frames: Tensor) -> Tensor:
@@ -78,10 +87,10 @@ def normalise(values: Tensor, frames: Tensor) -> Tensor:
     count = frames[:, None, None] * values.shape[1]
     values = torch.where(valid, values, 0.0)
     mean = values.sum((1, 2), keepdim=True) / count
-    centred = torch.where(valid, values - mean, 0.0)
+    centred = values.sub_(mean).masked_fill_(~valid, 0.0)
     variance = centred.square().sum((1, 2), keepdim=True) / (count - 1)
     # Digital silence has no spread: its features are zero, not NaN.
-    return centred / variance.sqrt().clamp_min(torch.finfo(values.dtype).tiny)
+    return centred.div_(variance.sqrt().clamp_min(torch.finfo(values.dtype).tiny))
 
 
 def _mfcc(params: FeatureParams, window_size: int, hop: int) -> nn.Module:

@@ -1,0 +1,67 @@
+"""What a bench prints, and how two ways of doing the same are timed: in turns, so that whatever else runs disturbs both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """One result: `ours` and `peer` in words with units, their ratio (how many times as fast ours is), and the goal.
+
+    `goal` None is a figure without a promise; `at_most` turns the goal round (a cost, not a speed).
+    """
+
+    name: str
+    ours: str
+    peer: str
+    ratio: float
+    goal: float | None = None
+    at_most: bool = False
+
+    @property
+    def held(self) -> bool:
+        """Whether the goal is met."""
+        if self.goal is None:
+            return True
+        return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
+
+    def __str__(self) -> str:
+        goal = "-" if self.goal is None else f"{'<=' if self.at_most else '>='} {self.goal:g}"
+        missed = "" if self.held else "  MISSED"
+        return f"{self.name}, {self.ours}, {self.peer}, {self.ratio:.4g}, {goal}{missed}"
+
+
+def report(lines: Sequence[Line]) -> int:
+    """Print the lines; the exit status: 1 where a goal was missed."""
+    for line in lines:
+        print(line, flush=True)
+    return 0 if all(line.held for line in lines) else 1
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start_s = time.perf_counter()
+    work()
+    return time.perf_counter() - start_s
+
+
+def alternating(ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> tuple[float, float, float]:
+    """Median seconds of ours and of the peer, and the median of the rounds' own ratios peer / ours, after one warm-up each."""
+    ours()
+    peer()
+    pairs = []
+    for number in range(rounds):
+        # Who goes first changes, too: a round may leave caches and clocks better than it found them.
+        if number % 2:
+            peer_s = seconds(peer)
+            ours_s = seconds(ours)
+        else:
+            ours_s = seconds(ours)
+            peer_s = seconds(peer)
+        pairs.append((ours_s, peer_s))
+    ratio = statistics.median(peer_s / ours_s for ours_s, peer_s in pairs)
+    return statistics.median(one for one, _ in pairs), statistics.median(other for _, other in pairs), ratio
