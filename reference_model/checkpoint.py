@@ -7,16 +7,20 @@ state outlives a step).
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import pickle
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from datasets.errors import UserError
+from datasets.errors import UserError, run_door
 
 FORMAT = 1
 
@@ -37,6 +41,9 @@ class Checkpoint:
     wer: float
     model: dict[str, Tensor]
     optimizer: dict
+
+
+_NAMES = {field.name for field in dataclasses.fields(Checkpoint)}
 
 
 def checkpoint_path(run_dir: Path, epoch: int) -> Path:
@@ -69,9 +76,28 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; UserError where it is missing, cut short, of another kind, or holds more than data."""
+    tree = read_tree(path)
+    if not is_ours(tree):
+        raise UserError(
+            "not a checkpoint of this trainer", where=path, remedy="give a file from a run's checkpoints folder"
+        )
+    return Checkpoint(**{name: tree[name] for name in _NAMES})
+
+
+def is_ours(tree: object) -> bool:
+    """Whether what a file holds is a checkpoint of this trainer."""
+    return isinstance(tree, dict) and tree.get("format") == FORMAT and set(tree) >= _NAMES
+
+
+def read_tree(path: Path, plain_types: Sequence[Any] = ()) -> Any:
+    """What torch.save wrote to `path`, as data: nothing from the file is executed, and a file that asks for it is refused.
+
+    `plain_types` are harmless types that may occur besides PyTorch's own. UserError where the file is missing or not whole.
+    """
     path = Path(path)
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(plain_types)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError("no such checkpoint", where=path) from None
     except pickle.UnpicklingError as error:
@@ -85,9 +111,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(
             f"not a whole checkpoint ({reason})", where=path, remedy="use the one of an earlier epoch"
         ) from None
-    names = {field.name for field in dataclasses.fields(Checkpoint)}
-    if not isinstance(tree, dict) or tree.get("format") != FORMAT or names - set(tree):
-        raise UserError(
-            "not a checkpoint of this trainer", where=path, remedy="give a file from a run's checkpoints folder"
-        )
-    return Checkpoint(**{name: tree[name] for name in names})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m reference_model.checkpoint import FILE`: the door; returns the exit status."""
+    from .imported_checkpoint import import_file
+
+    parser = argparse.ArgumentParser(prog="python -m reference_model.checkpoint", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("import", help="read a checkpoint of any known format; write safetensors and JSON")
+    command.add_argument("file", type=Path, help="one of ours, or a package of the MLPerf reference or of TBD")
+    command.add_argument("--out", type=Path, help="the safetensors file; a .json lies beside it (default: beside FILE)")
+    options = parser.parse_args(argv)
+    return import_file(options.file, options.out or options.file.with_suffix(".safetensors"))
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))

@@ -1,0 +1,150 @@
+"""A checkpoint as an ONNX file: features in, log-probabilities out, any number of utterances of any length.
+
+    python -m reference_model.export_onnx runs/mini/.../checkpoints/epoch_03.pt --out model.onnx
+    python -m reference_model.export_onnx epoch_03.pt --out model.onnx --int8 --data mini
+
+Inputs: `features` (batch, bins, frames) float32 and `frames` (batch,) int64, how many of them are each utterance's own;
+the longest must have 31. Outputs: `log_probabilities` (batch, output frames, 29) and `output_frames` (batch,). The file
+carries labels, feature settings, WER and source as metadata. It appears under its name only after ONNX Runtime gave
+PyTorch's answers on several batches. Exit status: 0 written, 1 the answers differ, 2 it could not be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from datasets.errors import DID_NOT_HOLD, HELD, UserError, run_door
+
+from .engines import INPUTS, OUTPUTS, OnnxEngine, TorchEngine
+from .features import Features
+from .inference_network import InferenceNetwork
+from .model import FEWEST_FRAMES
+from .trained import Trained, load_trained
+
+OPSET = 17
+TOLERANCE = 1e-4
+"""Largest difference of a log-probability that passes."""
+TRACED_FRAMES = (90, 61)
+CHECKED = ((31,), (777,), (400, 40), (33, 200, 1200), (500, 31, 90, 250, 251, 60, 75, 999))
+"""Feature frames of the utterances of each checked batch: none of them as traced, and of very different lengths."""
+
+
+class _Exported(nn.Module):
+    def __init__(self, network: InferenceNetwork) -> None:
+        super().__init__()
+        self.inner = network
+
+    def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        values, lengths = self.inner(features, frames)
+        return values.transpose(0, 1), lengths
+
+
+def export(trained: Trained, path: Path) -> float:
+    """Write `path` once it is verified; returns the largest difference from PyTorch. UserError where it is above TOLERANCE."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part.onnx")
+    try:
+        write(trained, part)
+        difference = largest_difference(trained, part)
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"ONNX Runtime and PyTorch differ by {difference:.2g} in a log-probability (at most {TOLERANCE:g} may be)",
+                where=path,
+                remedy="this is a bug of the exporter or of ONNX Runtime: try other versions; nothing was written",
+            )
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return difference
+
+
+def write(trained: Trained, path: Path) -> None:
+    """Write the ONNX file, unverified."""
+    import onnx
+
+    network = _Exported(InferenceNetwork(trained.network())).eval()
+    frames = torch.tensor(TRACED_FRAMES)
+    features = torch.zeros(len(TRACED_FRAMES), Features(trained.features).bins, max(TRACED_FRAMES))
+    axes = {INPUTS[0]: {0: "batch", 2: "frames"}, INPUTS[1]: {0: "batch"}}
+    axes |= {OUTPUTS[0]: {0: "batch", 1: "output_frames"}, OUTPUTS[1]: {0: "batch"}}
+    with warnings.catch_warnings(), torch.no_grad():
+        # It warns of what the checks below show to be right: a GRU of another batch size, tensors taken for constants.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (features, frames),
+            str(path),
+            dynamo=False,  # the newer exporter cannot express a GRU over a dynamic batch and time (PyTorch 2.11)
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_axes=axes,
+        )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, trained.metadata())
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def largest_difference(trained: Trained, path: Path, seed: int = 0) -> float:
+    """The largest difference between the log-probabilities of the file and of PyTorch over the batches CHECKED."""
+    generator = torch.Generator().manual_seed(seed)
+    cpu = torch.device("cpu")
+    ours, theirs = TorchEngine(trained, cpu, "fp32"), OnnxEngine(path, cpu)
+    worst = 0.0
+    for lengths in CHECKED:
+        frames = torch.tensor(lengths)
+        features = torch.randn(len(lengths), Features(trained.features).bins, max(lengths), generator=generator)
+        features *= torch.arange(max(lengths)) < frames[:, None, None]
+        expected, kept = ours(features, frames)
+        found, found_kept = theirs(features, frames)
+        assert torch.equal(kept, found_kept)
+        for row, length in enumerate(kept.tolist()):
+            worst = max(worst, float((expected[:length, row] - found[:length, row]).abs().max()))
+    return worst
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The door; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reference_model.export_onnx",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known format")
+    parser.add_argument("--out", type=Path, required=True, help="the ONNX file to write")
+    parser.add_argument("--int8", action="store_true", help="quantise dynamically to 8 bits, and say what it costs")
+    parser.add_argument("--data", default="mini", help="what --int8 is measured on, as for reference_model.infer")
+    parser.add_argument("--trials", type=int, default=-1, help="measure --int8 on this many utterances (-1: all)")
+    args = parser.parse_args(argv)
+    if args.out.suffix != ".onnx":
+        raise UserError("must end in .onnx", where=f"--out {args.out}")
+    trained = load_trained(args.checkpoint)
+    try:
+        if args.int8:
+            from .quantise import export_int8
+
+            return export_int8(trained, args.out, args.data, args.trials)
+        difference = export(trained, args.out)
+    except UserError as error:
+        if "differ by" not in error.what:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return DID_NOT_HOLD
+    print(
+        f"wrote {args.out}: {args.out.stat().st_size:,} bytes, opset {OPSET}, checked on {len(CHECKED)} batches of 1 to "
+        f"{max(map(len, CHECKED))} utterances of {FEWEST_FRAMES} to {max(map(max, CHECKED))} frames: "
+        f"within {difference:.1e} of PyTorch"
+    )
+    return HELD
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))

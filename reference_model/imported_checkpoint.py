@@ -1,0 +1,182 @@
+"""Checkpoints of the MLPerf speech reference and of TBD, read as data, and written anew as safetensors and JSON.
+
+Their format is a package that `torch.save` pickled: a dictionary with `state_dict`, `hidden_size`, `hidden_layers`,
+`rnn_type`, `labels`, `audio_conf` and the history of the training (`DeepSpeech.serialize` in the reference's model.py). The
+network's shape is read off the weights themselves, and what the package says of it must agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmark.params import FeatureParams, ModelParams
+from datasets.errors import HELD, UserError
+from datasets.manifest import write_atomically
+
+from .alphabet import LABELS
+from .features import Features
+from .model import SMALLEST_BINS, _conv_bins
+from .trained import Trained, load_trained, sha256_of
+
+PLAIN_TYPES: tuple[Any, ...] = (
+    # The history holds numpy's scalars (error rates per epoch): numbers, whose making runs no code of the file.
+    np.dtype,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+)
+REFERENCE_AUDIO = {"sample_rate": 16_000, "window_size": 0.02, "window_stride": 0.01, "window": "hamming"}
+_REMEDY = "give a DeepSpeech2 package of the MLPerf speech reference or of TBD, or one of our own checkpoints"
+
+
+def trained_from_package(package: object, path: Path) -> Trained:
+    """The network in a package; UserError that says what it lacks or what we cannot run of it."""
+    if not isinstance(package, dict) or not isinstance(package.get("state_dict"), Mapping):
+        raise UserError("not a checkpoint of a known format: it holds no state_dict", where=path, remedy=_REMEDY)
+    weights = _weights(package["state_dict"], path)
+    model, bins = _shape(weights, path)
+    _check_said(package, model, path)
+    features = _features(package.get("audio_conf") or {}, path)
+    ours = max(Features(features).bins, SMALLEST_BINS)
+    if bins is not None and bins != _conv_bins(ours):
+        raise UserError(f"the first GRU takes {bins} bins a channel, {_conv_bins(ours)} fit the audio_conf", where=path)
+    epoch = package.get("epoch")
+    trained = Trained(
+        model=model,
+        features=features,
+        precision="fp32",
+        weights=weights,
+        source=f"{path.name}, a package of the MLPerf speech reference or TBD",
+        source_sha256=sha256_of(path),
+        epoch=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None,
+    )
+    trained.network()  # says which weight is missing or misshapen
+    return trained
+
+
+def import_file(source: Path, out: Path) -> int:
+    """Read `source`, write `out` (safetensors) and a JSON file beside it, say what it is; returns the exit status."""
+    if out.suffix != ".safetensors":
+        raise UserError("must end in .safetensors", where=f"--out {out}")
+    trained = load_trained(source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = write_safetensors(trained, out)
+    count = sum(tensor.numel() for name, tensor in trained.weights.items() if _is_parameter(name))
+    directions = "bidirectional" if trained.model.bidirectional else "unidirectional"
+    print(f"{trained.model.rnn_layers} {directions} GRU layers of {trained.model.rnn_hidden}, {count:,} parameters")
+    print(f"wrote {out} and {about}")
+    return HELD
+
+
+def write_safetensors(trained: Trained, out: Path) -> Path:
+    """Write the weights to `out` and what they are to a JSON file of the same name, which is returned.
+
+    The safetensors file holds the same facts in its header, so that it can be used alone.
+    """
+    part = out.with_name(f".{out.name}.part")
+    try:
+        save_file({name: t.contiguous() for name, t in trained.weights.items()}, part, metadata=trained.metadata())
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    about = {key: _value(text) for key, text in trained.metadata().items()}
+    about["weights"] = {"file": out.name, "sha256": sha256_of(out)}
+    path = out.with_suffix(".json")
+    write_atomically(path, json.dumps(about, indent=2).encode() + b"\n")
+    return path
+
+
+def _weights(state_dict: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """Names and values as ours: without the prefix that DataParallel puts before every name, counters completed."""
+    names = list(state_dict)
+    if not names or not all(isinstance(n, str) and isinstance(state_dict[n], Tensor) for n in names):
+        raise UserError("its state_dict is not names and tensors", where=path, remedy=_REMEDY)
+    prefix = "module." if all(name.startswith("module.") for name in names) else ""
+    weights = {name.removeprefix(prefix): state_dict[name].detach() for name in names}
+    for name in list(weights):
+        weights[name] = weights[name].float() if weights[name].is_floating_point() else weights[name]
+        if name.endswith("running_mean"):
+            # PyTorch before 0.4.1 kept no such counter; evaluation does not use it.
+            weights.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise UserError(f"the weight {broken[0]} holds values that are no numbers", where=path)
+    return weights
+
+
+def _shape(weights: Mapping[str, Tensor], path: Path) -> tuple[ModelParams, int | None]:
+    """The network's shape as its weights have it, and the bins of each channel that its first GRU takes."""
+    first, recurrent = weights.get("conv.0.weight"), weights.get("rnns.0.rnn.weight_hh_l0")
+    inputs = weights.get("rnns.0.rnn.weight_ih_l0")
+    if first is None or recurrent is None or inputs is None or first.dim() != 4 or recurrent.dim() != 2:
+        raise UserError("its weights are not DeepSpeech2's (conv.0.weight, rnns.0.rnn...)", where=path, remedy=_REMEDY)
+    gates, hidden = recurrent.shape
+    if gates != 3 * hidden:
+        kind = {1: "a plain RNN", 4: "an LSTM"}.get(gates // max(1, hidden), "no GRU")
+        raise UserError(f"its recurrent layers are {kind}; only GRUs are supported", where=path)
+    layers = len({name.split(".")[1] for name in weights if name.startswith("rnns.") and "weight_hh_l0" in name})
+    model = ModelParams(
+        conv_channels=first.shape[0],
+        rnn_hidden=hidden,
+        rnn_layers=layers,
+        bidirectional="rnns.0.rnn.weight_hh_l0_reverse" in weights,
+        batch_norm_between="rnns.1.batch_norm.module.weight" in weights,
+        mask_padding=False,
+        sync_batch_norm=False,
+    )
+    channels = first.shape[0]
+    return model, inputs.shape[1] // channels if inputs.dim() == 2 and inputs.shape[1] % channels == 0 else None
+
+
+def _check_said(package: Mapping[str, Any], model: ModelParams, path: Path) -> None:
+    labels = package.get("labels", LABELS)
+    said = "".join(labels) if isinstance(labels, list | tuple) and all(isinstance(c, str) for c in labels) else labels
+    if said != LABELS:
+        raise UserError("its labels are not the reference's", where=path, remedy=f"they must be {list(LABELS)}")
+    kind = package.get("rnn_type", "gru")
+    if kind != "gru":
+        raise UserError(f"its rnn_type is {kind!r}; only gru is supported", where=path)
+    for key, found in (("hidden_size", model.rnn_hidden), ("hidden_layers", model.rnn_layers)):
+        if package.get(key, found) != found:
+            raise UserError(f"it says {key} {package[key]!r}, its weights have {found}", where=path)
+
+
+def _features(audio: object, path: Path) -> FeatureParams:
+    if not isinstance(audio, Mapping):
+        raise UserError("its audio_conf is no dictionary", where=path, remedy=_REMEDY)
+    conf: dict[str, Any] = REFERENCE_AUDIO | {key: audio[key] for key in REFERENCE_AUDIO if key in audio}
+    if conf["window"] != "hamming":
+        raise UserError(f"its window is {conf['window']!r}; only hamming is supported", where=path)
+    if not all(isinstance(conf[key], int | float) for key in ("sample_rate", "window_size", "window_stride")):
+        raise UserError("its audio_conf holds no numbers", where=path, remedy=_REMEDY)
+    try:
+        return FeatureParams(
+            kind="spectrogram",
+            sample_rate_hz=int(conf["sample_rate"]),
+            window_s=float(conf["window_size"]),
+            hop_s=float(conf["window_stride"]),
+            mfcc_coefficients=13,
+        )
+    except UserError as error:
+        raise UserError(f"its audio_conf cannot be used: {error}", where=path) from None
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _is_parameter(name: str) -> bool:
+    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))

@@ -1,0 +1,154 @@
+"""One inference run: batches of utterances through audio decoding, features, network and text decoding, each timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.score import Score, score_of
+from datasets.errors import UserError
+from datasets.manifest import Manifest
+
+from .data import Batch, Recordings
+from .engines import Engine
+from .features import Features
+from .latency import BatchTimes
+
+Decode = Callable[[Tensor, Tensor], list[str]]
+"""(output frames, batch, labels) log-probabilities and (batch,) valid frames to texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What runs. `single`: one utterance at a time in the order given; `offline`: batches of like length, shortest first.
+
+    `hold_index` from 0 runs that utterance alone again and again (-1: all in turn); `trials` is the most batches there are
+    (-1: all; with a held clip as many as the whole set has); `warmup` batches run before the clock starts.
+    """
+
+    scenario: Literal["single", "offline"] = "single"
+    batch_size: int = 1
+    hold_index: int = -1
+    trials: int = -1
+    warmup: int = 3
+
+    def __post_init__(self) -> None:
+        rules = (
+            (self.batch_size >= 1, "--batch-size must be at least 1"),
+            (self.scenario == "offline" or self.batch_size == 1, "--batch-size above 1 needs --scenario offline"),
+            (self.hold_index >= -1, "HOLD_IDX must be -1 or an utterance's number from 0"),
+            (self.trials == -1 or self.trials >= 1, "N_TRIALS must be -1 or at least 1"),
+            (self.warmup >= 0, "--warmup must not be negative"),
+        )
+        for holds, rule in rules:
+            if not holds:
+                raise UserError(rule)
+
+    def batches(self, durations_s: Sequence[float]) -> list[np.ndarray]:
+        """The utterances of each batch, as positions in the list of utterances."""
+        count = len(durations_s)
+        if self.hold_index >= count:
+            raise UserError(
+                f"there is no utterance {self.hold_index}: they count from 0 to {count - 1}", where="HOLD_IDX"
+            )
+        order = np.arange(count)
+        if self.scenario == "offline":
+            order = np.argsort(np.asarray(durations_s), kind="stable")
+        cut = [order[start : start + self.batch_size] for start in range(0, count, self.batch_size)]
+        if self.hold_index >= 0:
+            trials = len(cut) if self.trials == -1 else self.trials
+            return [np.full(self.batch_size, self.hold_index)] * trials
+        return cut if self.trials == -1 else cut[: self.trials]
+
+    def warmups(self, batches: list[np.ndarray], durations_s: Sequence[float]) -> list[np.ndarray]:
+        """The batches of the warm-up: the one with the longest utterance, which needs the most memory, then the first ones."""
+        if not self.warmup:
+            return []
+        longest = max(batches, key=lambda batch: max(durations_s[i] for i in batch))
+        return [longest, *(batches * self.warmup)[: self.warmup - 1]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave: (position of the utterance, text) in the order of the utterances given, times, and seconds in all."""
+
+    texts: list[tuple[int, str]]
+    times: list[BatchTimes]
+    wall_s: float
+
+    def score(self, manifest: Manifest) -> Score:
+        """Error counts over everything that ran, a held clip as often as it ran."""
+        return score_of((manifest.utterances[index].text, text) for index, text in self.texts)
+
+
+def run(
+    engine: Engine,
+    features: Features,
+    decode: Decode,
+    manifest: Manifest,
+    plan: Plan,
+    progress: Callable[[int], None] = lambda done: None,
+    started: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Run `plan` over `manifest`. `started` is called after the warm-up, `progress` with the number of batches done."""
+    recordings = Recordings(manifest, None, 0)
+    durations_s = [utterance.duration_s for utterance in manifest]
+    batches = plan.batches(durations_s)
+    features = features.to(engine.device)
+    for batch in plan.warmups(batches, durations_s):
+        _one(0, batch, recordings, features, engine, decode)
+    started()
+    times: list[BatchTimes] = []
+    texts: list[tuple[int, str]] = []
+    started_s = time.perf_counter()
+    for number, batch in enumerate(batches):
+        took, found = _one(number, batch, recordings, features, engine, decode)
+        times.append(took)
+        texts += found
+        progress(number + 1)
+    wall_s = time.perf_counter() - started_s
+    return Outcome(sorted(texts, key=lambda item: item[0]), times, wall_s)
+
+
+def _one(
+    number: int, batch: np.ndarray, recordings: Recordings, features: Features, engine: Engine, decode: Decode
+) -> tuple[BatchTimes, list[tuple[int, str]]]:
+    clock = [time.perf_counter()]
+
+    def lap() -> None:
+        # Work is only queued on a GPU: a stage ends when the device has done it.
+        engine.wait()
+        clock.append(time.perf_counter())
+
+    read = recordings[0, batch, batch]
+    if isinstance(read, UserError):
+        raise read
+    lap()
+    values, frames = _features(read, features, engine.device)
+    lap()
+    log_probabilities, frames = engine(values, frames)
+    lap()
+    found = decode(log_probabilities, frames)
+    lap()
+    audio_s, features_s, network_s, text_s = np.diff(clock).tolist()
+    took = BatchTimes(
+        batch=number,
+        utterances=len(batch),
+        clip_s=read.audio_s,
+        audio_s=audio_s,
+        features_s=features_s,
+        network_s=network_s,
+        text_s=text_s,
+        latency_s=clock[-1] - clock[0],
+    )
+    return took, list(zip(read.indices, found, strict=True))
+
+
+def _features(batch: Batch, features: Features, device: torch.device) -> tuple[Tensor, Tensor]:
+    return features(batch.waveforms.to(device, non_blocking=True), batch.samples.to(device))

@@ -1,0 +1,137 @@
+"""What the words of a command mean on this disk: `20` a checkpoint, `libri` a set of utterances."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+
+from benchmark.corpus import LIBRISPEECH_FOLDER, SYNTHESISED, ready_dataset
+from benchmark.params import load_variant, variant_names
+from benchmark.settings import ROOT, Settings
+from datasets.dataset import Dataset, is_prepared, read_dataset
+from datasets.errors import UserError
+from datasets.imported import Transcripts
+from datasets.manifest import Manifest, Utterance, read_csv, read_jsonl
+
+from .checkpoint import checkpoint_path
+
+LIBRI = "libri"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Utterances to run on, in the order they were given in. `tree_sha256` is None where they are no prepared data set."""
+
+    name: str
+    split: str | None
+    manifest: Manifest
+    tree_sha256: str | None
+
+
+def default_results_dir() -> Path:
+    """Where runs lie unless said otherwise: RESULTS_DIR, else `runs` in the checkout."""
+    return Path(os.environ.get("RESULTS_DIR") or ROOT / "runs").absolute()
+
+
+def training_dir(results_dir: Path, variant: str) -> Path:
+    """Where script/train.sh keeps its checkpoints."""
+    return results_dir / "train" / variant
+
+
+def variant_of(dataset: str, named: str | None) -> str:
+    """The variant whose checkpoints are meant: the one named, else the data set's own, else librispeech."""
+    chosen = named or (dataset if dataset in SYNTHESISED else "librispeech")
+    if chosen not in variant_names():
+        load_variant(chosen)  # says which there are
+    return chosen
+
+
+def find_checkpoint(name: str, variant: str, results_dir: Path, say: Callable[[str], None]) -> Path:
+    """The file that `name` means: a path, or the newest checkpoint of that epoch of the variant.
+
+    Looked for in the timed runs (RESULTS_DIR/VARIANT/*/checkpoints) and in script/train.sh's folder.
+    """
+    if not name.isascii() or not name.isdigit():
+        path = Path(name)
+        if not path.is_file():
+            raise UserError("no such checkpoint", where=path, remedy="give an epoch's number or a file")
+        return path
+    epoch = int(name)
+    folders = [training_dir(results_dir, variant), *sorted((results_dir / variant).glob("*/"))]
+    found = [path for folder in folders if (path := checkpoint_path(folder, epoch)).is_file()]
+    if not found:
+        kept = sorted({path.stem.removeprefix("epoch_") for f in folders for path in f.glob("checkpoints/epoch_*.pt")})
+        there = f"there are epochs {', '.join(kept)}" if kept else "there is none yet"
+        raise UserError(
+            f"no checkpoint of epoch {epoch} of the variant {variant} ({there})",
+            where=results_dir,
+            remedy=f"train one (`VARIANT={variant} sh script/train.sh new`), set VARIANT, or give a file",
+        )
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+    say(f"checkpoint: {newest}")
+    return newest
+
+
+def find_clips(name: str, split: str | None, data_dir: Path, say: Callable[[str], None]) -> Clips:
+    """The utterances that `name` means: `libri`, `mini`, `synthetic`, a prepared data set's folder, or a manifest file.
+
+    `mini` and `synthetic` are synthesised where they are missing. Without `split`, LibriSpeech gives test-clean, any other
+    data set its `val`. A manifest is JSON lines (`.jsonl`) or two columns (`.csv`).
+    """
+    if name == LIBRI:
+        return _librispeech(data_dir / LIBRISPEECH_FOLDER, split)
+    if name in SYNTHESISED:
+        dataset = ready_dataset(load_variant(name), Settings(data_dir=data_dir), say)
+        return _of(dataset, split or "val")
+    path = Path(name)
+    if path.is_dir():
+        return _of(read_dataset(path), split or "val")
+    if not path.is_file():
+        raise UserError(
+            f"no data set is called {name!r}",
+            where="DATASET",
+            remedy=f"give {LIBRI}, {', '.join(SYNTHESISED)}, a data set's folder, or a manifest (.jsonl or .csv)",
+        )
+    manifest = _from_csv(path) if path.suffix == ".csv" else read_jsonl(path)
+    return Clips(path.name, None, manifest, None)
+
+
+def _librispeech(folder: Path, split: str | None) -> Clips:
+    remedy = "`sh script/download_dataset.sh clean_test` fetches test-clean"
+    if not is_prepared(folder):
+        raise UserError("LibriSpeech is not here", where=folder, remedy=remedy)
+    dataset = read_dataset(folder)
+    if split is None:
+        split = "test-clean"
+        archives = dataset.provenance.get("archives")
+        # A single evaluation set of its kind is not listed a second time under its own name.
+        if split not in dataset.splits and isinstance(archives, dict) and split in archives:
+            split = "test"
+        if split not in dataset.splits:
+            raise UserError("it has no test-clean", where=folder, remedy=f"{remedy}; --split names another part")
+    return _of(dataset, split)
+
+
+def _of(dataset: Dataset, split: str) -> Clips:
+    return Clips(dataset.name, split, dataset.manifest(split), dataset.digest.tree_sha256)
+
+
+def _from_csv(path: Path) -> Manifest:
+    """The CSV's utterances in its own order; ids are the audio files' names and line numbers."""
+    text_of = Transcripts()
+    utterances = []
+    for line, audio, transcript in read_csv(path):
+        where = f"{path}:{line}"
+        try:
+            info = soundfile.info(audio)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise UserError(f"the audio {audio} cannot be read ({error})", where=where) from None
+        text = text_of(audio, transcript, where)
+        utterances.append(Utterance(f"{audio.stem}:{line}", str(audio.absolute()), info.duration, text))
+    if not utterances:
+        raise UserError("the manifest is empty", where=path)
+    return Manifest(path.parent.absolute(), tuple(utterances))

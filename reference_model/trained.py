@@ -1,0 +1,162 @@
+"""A trained network as inference needs it, from a file of any format that we know.
+
+Ours (`checkpoints/epoch_NN.pt`), the MLPerf reference's and TBD's package, and the safetensors files that
+`python -m reference_model.checkpoint import` writes, whose header carries everything but the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from benchmark.params import FeatureParams, ModelParams, params_from_dict
+from datasets.errors import UserError
+
+from .alphabet import LABELS
+from .checkpoint import Checkpoint, is_ours, read_tree
+from .features import Features
+from .model import DeepSpeech2
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network's shape, features and weights, and where it came from.
+
+    `precision` is the one that training evaluated with; `wer` (percent) what it measured; `source` says in words which kind
+    of file this was, and `source_sha256` which file. What a file does not say is None.
+    """
+
+    model: ModelParams
+    features: FeatureParams
+    precision: str
+    weights: dict[str, Tensor]
+    source: str
+    source_sha256: str
+    variant: str | None = None
+    epoch: int | None = None
+    wer: float | None = None
+
+    def network(self) -> DeepSpeech2:
+        """The network in evaluation mode, which never lets padding into an utterance's result.
+
+        Of a bidirectional network that was trained without masks (`librispeech_5bi`) the padding is masked here; in all
+        others it follows the utterance and cannot reach back.
+        """
+        shape = dataclasses.replace(self.model, mask_padding=self.model.bidirectional, sync_batch_norm=False)
+        network = DeepSpeech2(shape, Features(self.features).bins)
+        load_weights(network, self.weights, self.source)
+        return network.eval()
+
+    def metadata(self) -> dict[str, str]:
+        """All but the weights, as the flat texts that safetensors and ONNX files carry."""
+        about = {
+            "format": FORMAT,
+            "labels": LABELS,
+            "model": dataclasses.asdict(self.model),
+            "features": dataclasses.asdict(self.features),
+            "precision": self.precision,
+            "variant": self.variant,
+            "epoch": self.epoch,
+            "wer": self.wer,
+            "source": self.source,
+            "source_sha256": self.source_sha256,
+        }
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+def load_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: object) -> None:
+    """Put `weights` into `network`; UserError naming the first that is missing, unknown or of another shape."""
+    expected = network.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise UserError(f"the weight {name} is missing", where=where)
+        if weights[name].shape != tensor.shape:
+            found, wanted = tuple(weights[name].shape), tuple(tensor.shape)
+            raise UserError(f"the weight {name} has the shape {found}, not {wanted}", where=where)
+    if unknown := sorted(set(weights) - set(expected)):
+        raise UserError(f"the weight {unknown[0]} has no place in this network", where=where)
+    network.load_state_dict(weights)
+
+
+def load_trained(path: Path) -> Trained:
+    """Read a file of any known format, executing nothing from it; UserError where it is none, cut short or hostile."""
+    from .imported_checkpoint import PLAIN_TYPES, trained_from_package
+
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _from_safetensors(path)
+    tree = read_tree(path, PLAIN_TYPES)
+    if is_ours(tree):
+        return _from_checkpoint(Checkpoint(**{f.name: tree[f.name] for f in dataclasses.fields(Checkpoint)}), path)
+    return trained_from_package(tree, path)
+
+
+def from_metadata(about: Mapping[str, str], weights: dict[str, Tensor], where: object) -> Trained:
+    """The Trained whose `metadata` is `about`; UserError where that is not the metadata of ours."""
+    try:
+        if about["format"] != FORMAT:
+            raise UserError(
+                f"written in format {about['format']!r}, not {FORMAT}", where=where, remedy="export it again"
+            )
+        if about["labels"] != LABELS:
+            raise UserError("its labels are not ours", where=where)
+        return Trained(
+            model=ModelParams(**json.loads(about["model"])),
+            features=FeatureParams(**json.loads(about["features"])),
+            precision=about["precision"],
+            weights=weights,
+            source=about["source"],
+            source_sha256=about["source_sha256"],
+            variant=None if about["variant"] == "null" else about["variant"],
+            epoch=json.loads(about["epoch"]),
+            wer=json.loads(about["wer"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"does not say what network it holds ({error})",
+            where=where,
+            remedy="give a file that `reference_model.checkpoint import` or `reference_model.export_onnx` wrote",
+        ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _from_checkpoint(checkpoint: Checkpoint, path: Path) -> Trained:
+    params = params_from_dict(checkpoint.params, path)
+    return Trained(
+        model=params.model,
+        features=params.features,
+        precision=params.train.precision,
+        weights=checkpoint.model,
+        source=f"{path.name}, a checkpoint of this trainer",
+        source_sha256=sha256_of(path),
+        variant=params.variant,
+        epoch=checkpoint.epoch,
+        wer=checkpoint.wer,
+    )
+
+
+def _from_safetensors(path: Path) -> Trained:
+    if not path.is_file():
+        raise UserError("no such checkpoint", where=path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about: Any = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"not a whole safetensors file ({error})", where=path) from None
+    return from_metadata(about, weights, path)

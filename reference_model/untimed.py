@@ -1,0 +1,105 @@
+"""Training without a clock: the same trainer and variants, no rules of the benchmark, a checkpoint after every epoch.
+
+    sh script/train.sh new          from scratch
+    sh script/train.sh 7            on from the checkpoint of epoch 7
+
+Checkpoints go to RESULTS_DIR/train/VARIANT/checkpoints. Log lines go to stdout, all else to stderr. Exit status: 0 target
+reached (or EPOCHS trained), 1 not reached, 2 it could not be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+from benchmark.corpus import ready_dataset
+from benchmark.params import Params, load_params, load_variant
+from benchmark.settings import SEED_LIMIT, from_environment
+from datasets.errors import UserError, run_door
+from datasets.manifest import write_atomically
+
+from .checkpoint import checkpoint_path, load_checkpoint
+from .locate import training_dir
+from .train import main as train
+
+NEW = "new"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prepare the folder and hand over to the trainer; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="sh script/train.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("start", metavar="new|EPOCH", help="from scratch, or on from this epoch's checkpoint")
+    parser.add_argument(
+        "--variant", default=os.environ.get("VARIANT") or "librispeech", help="default: VARIANT, else librispeech"
+    )
+    parser.add_argument("--params", type=Path, help="a parameter file of your own")
+    parser.add_argument("--data", type=Path, help="a prepared data set's folder (default: the variant's own)")
+    parser.add_argument("--resume", default=None, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    settings = from_environment(
+        argparse.Namespace(**vars(args) | {"trainer_module": "reference_model.train"}), os.environ
+    )
+    params = load_params(args.params) if args.params else load_variant(args.variant)
+    folder = training_dir(settings.results_dir, params.variant)
+    if args.start == NEW:
+        seed = settings.seed if settings.seed is not None else random.SystemRandom().randrange(SEED_LIMIT)
+        resume: list[str] = []
+    else:
+        path = _kept(folder, args.start)
+        kept = load_checkpoint(path)
+        if kept.params_sha256 != params.sha256:
+            raise UserError("made with other parameters", where=path, remedy="give the same --params, or start `new`")
+        seed, resume = kept.seed, ["--resume", str(path)]
+    data = args.data or ready_dataset(params, settings, _say).folder
+    if args.start == NEW:
+        _put_aside(folder)
+    _write_params(params, folder)
+    command = ["--params", str(folder / "params.yaml"), "--data", str(data), "--run-dir", str(folder)]
+    command += ["--seed", str(seed), "--device", settings.device, *resume]
+    if epochs := os.environ.get("EPOCHS"):
+        if not (epochs.isascii() and epochs.isdigit() and int(epochs) >= 1):
+            raise UserError(f"must be a whole number from 1, not {epochs!r}", where="EPOCHS")
+        command += ["--epochs", epochs]
+    _say(f"training {params.variant}, seed {seed}; checkpoints go to {folder / 'checkpoints'}")
+    return train(command)
+
+
+def _kept(folder: Path, epoch: str) -> Path:
+    if not (epoch.isascii() and epoch.isdigit()):
+        raise UserError(f"give `{NEW}` or an epoch's number, not {epoch!r}", where="script/train.sh")
+    path = checkpoint_path(folder, int(epoch))
+    if not path.is_file():
+        there = sorted(file.stem.removeprefix("epoch_") for file in folder.glob("checkpoints/epoch_*.pt"))
+        raise UserError(
+            f"no checkpoint of epoch {epoch}",
+            where=folder,
+            remedy=f"there are epochs {', '.join(there)}" if there else "start with `sh script/train.sh new`",
+        )
+    return path
+
+
+def _put_aside(folder: Path) -> None:
+    """Keep an earlier training under another name, so that no checkpoint of it passes for one of the new."""
+    if folder.exists():
+        kept = folder.with_name(f"{folder.name}-until-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        folder.rename(kept)
+        _say(f"the training before this one now lies in {kept}")
+
+
+def _write_params(params: Params, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "params.yaml", params.dump().encode())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))
