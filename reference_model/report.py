@@ -34,7 +34,7 @@ class Told:
         now_s = time.monotonic()
         if now_s - self._last_s >= EVENT_INTERVAL_S or done == self._fixed["total"]:
             self._last_s = now_s
-            print(":::PROGRESS", orjson.dumps(self._fixed | {"done": done, "note": note}).decode(), flush=True)
+            print_line(f":::PROGRESS {orjson.dumps(self._fixed | {'done': done, 'note': note}).decode()}")
 
 
 class Silent:
@@ -62,6 +62,6 @@ def progress_of(mode: str, leads: bool, phase: str, epoch: int, total: int) -> P
 
 
 def print_line(text: str) -> None:
-    """One complete line on stdout, at once: whoever reads it may be timing."""
+    """One complete line on stdout in one write, at once: whoever reads it may be timing, and others may write beside it."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

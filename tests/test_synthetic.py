@@ -242,7 +242,8 @@ def test_an_interrupted_synthesis_is_not_taken_for_whole_and_goes_on(tmp_path, n
     wait_for_chapters(tmp_path, process, 3)
     process.send_signal(number)
     said = process.communicate()[1]
-    assert "Traceback" not in said
+    # Killed outright, it can say nothing itself; Python's own fork server may, when its parent goes in mid-sentence.
+    assert "Traceback" not in said or (number != signal.SIGINT and "forkserver.py" in said)
     if number == signal.SIGINT:
         assert process.returncode == 2 and said.splitlines()[-1] == "error: interrupted"
     assert not is_prepared(tmp_path / "mini") and not (tmp_path / "mini").exists()
