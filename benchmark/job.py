@@ -38,6 +38,13 @@ def decide(settings: Settings, display: Display) -> Job:
     params = resumption.params if resumption else corpus.choose_params(settings, display.say)
     if settings.division == "closed" and params.division == "open":
         raise UserError("the variant's own division is open: it cannot be closed", where="SUBMISSION_DIVISION")
+    processes, batch_size = settings.processes * settings.nodes, params.train.batch_size
+    if processes > batch_size:
+        raise UserError(
+            f"{processes} trainer processes cannot share a batch of {batch_size} utterances",
+            where="NPROC" if settings.nodes == 1 else "NPROC times NNODES",
+            remedy=f"use at most {batch_size}",
+        )
     dataset = corpus.ready_dataset(params, settings, display.say)
     if resumption:
         resume.check_dataset(resumption, dataset)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from datasets.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -40,6 +42,12 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite `tensors`, the same ones in every process, with those of process 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def gather(self, value: object) -> list:
         """`value` of every process, by rank."""
         if self.size == 1:
@@ -56,6 +64,13 @@ def join(device: torch.device) -> World:
     world = World(rank=rank, local_rank=int(os.environ.get("LOCAL_RANK", "0")), size=size)
     if size > 1:
         if device.type == "cuda":
+            gpus = torch.cuda.device_count()
+            if world.local_rank >= gpus:
+                raise UserError(
+                    f"PyTorch sees {gpus} GPU{'' if gpus == 1 else 's'} for {os.environ['LOCAL_WORLD_SIZE']} processes here",
+                    where="NPROC",
+                    remedy=f"use at most {gpus}, or DEVICE=cpu",
+                )
             torch.cuda.set_device(world.local_rank)
             dist.init_process_group("nccl", timeout=TIMEOUT, device_id=torch.device("cuda", world.local_rank))
         else:

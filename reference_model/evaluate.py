@@ -29,8 +29,10 @@ def evaluate(
 ) -> Score:
     """Score greedy decoding of this process's `batches` against `texts` (by position in the manifest), summed over processes.
 
-    `progress` is called with the number of utterances that this process has done.
+    `progress` is called with the number of utterances that this process has done. Every process scores with the running
+    statistics of process 0, those that the checkpoint keeps: each has its own since its last training step.
     """
+    world.share(model.buffers())
     was_training = model.training
     model.eval()
     score = Score()

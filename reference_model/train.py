@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmark import mllog
 from benchmark.params import Params, load_params
+from benchmark.score import Score
 from datasets.dataset import read_dataset
 from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, run_door
 from datasets.manifest import Manifest
@@ -60,6 +61,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resume", type=Path, help="go on from this checkpoint")
     parser.add_argument(
         "--workers", type=int, help="loader processes per trainer process (default: by device and cores)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, help="train to this epoch whatever target and last epoch are (no timed run)"
     )
     parser.add_argument("--progress", choices=("auto", "events"), default="auto", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -102,6 +106,7 @@ def _train(
     torch.manual_seed(args.seed)
     dataset = read_dataset(args.data)
     train_set, eval_set = dataset.manifest(params.data.train_split), dataset.manifest(params.data.eval_split)
+    _check_shares(params, len(train_set), world.size)
     _check_lengths(params, train_set)
     workers = args.workers if args.workers is not None else default_workers(device)
     features = Features(params.features).to(device)
@@ -133,6 +138,7 @@ def _train(
     trainer = TrainStep(params, wrapped, features, optimizer, device, world)
     state = TrainState(step=resumed.step, trained=resumed.trained_samples) if resumed else TrainState()
     epoch, wer = (resumed.epoch, resumed.wer) if resumed else (0, None)
+    last_epoch = args.epochs or params.train.max_epochs
 
     accelerators = world.gather(_accelerator(world.rank, device))
     if resumed:
@@ -146,10 +152,12 @@ def _train(
 
     # From here on the clock runs, and never pauses.
     try:
-        while not (wer is not None and wer <= params.train.target_wer) and epoch < params.train.max_epochs:
+        while epoch < last_epoch and (args.epochs or wer is None or wer > params.train.target_wer):
             epoch += 1
             log.start(mllog.EPOCH_START, epoch_num=epoch)
-            batches = training_order(params, recordings.samples, args.seed, epoch)
+            # Buckets hold what is equally long once its tempo is changed; the reference's order knows the files' lengths alone.
+            lengths = recordings.samples if params.train.order == "sorted" else recordings.altered_samples(epoch)
+            batches = training_order(params, lengths, args.seed, epoch)
             order.set(epoch, batches, world.rank, world.size)
             with progress_of(args.progress, world.leads, "train", epoch, len(train_set)) as progress:
                 stats = train_epoch(trainer, train_batches, epoch, len(order), state, progress.update)
@@ -267,9 +275,16 @@ def log_parameters(
 
 def _accelerator(rank: int, device: torch.device) -> dict[str, object]:
     if device.type == "cpu":
-        return {"rank": rank, "device": "cpu", "name": f"CPU, {torch.get_num_threads()} threads", "uuid": None}
+        return {"rank": rank, "device": "cpu", "name": f"CPU, threads: {torch.get_num_threads()}", "uuid": None}
     properties = torch.cuda.get_device_properties(device)
     return {"rank": rank, "device": str(device), "name": properties.name, "uuid": f"GPU-{properties.uuid}"}
+
+
+def _check_shares(params: Params, train_samples: int, size: int) -> None:
+    """Refuse more processes than a batch has utterances: no batch could be shared out, and nothing would be trained on."""
+    most = min(params.train.batch_size, train_samples)
+    if size > most:
+        raise UserError(f"{size} processes cannot share a batch of {most} utterances", remedy=f"use at most {most}")
 
 
 def _check_lengths(params: Params, manifest: Manifest) -> None:
@@ -299,7 +314,7 @@ def _check_resume(checkpoint: Checkpoint, params: Params, seed: int, path: Path)
         )
 
 
-def _score_details(score) -> dict[str, object]:  # noqa: ANN001
+def _score_details(score: Score) -> dict[str, object]:
     counts = {name: getattr(score, name) for name in ("utterances", "word_edits", "words", "char_edits", "chars")}
     return {"cer": score.cer, "mean_wer": score.mean_wer, **counts}
 

@@ -75,3 +75,10 @@ def test_several_machines_need_a_seed_and_an_address(bench, missing):
     variables = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"} | {missing: ""}
     done = bench.run(env=variables)
     assert done.status == 2 and done.last_line.startswith(f"error: {missing}: ")
+
+
+def test_more_processes_than_a_batch_has_utterances_are_refused(bench):
+    done = bench.run(env={"NPROC": "17"})
+    assert (done.status, done.stdout) == (2, "")
+    assert done.last_line == "error: NPROC: 17 trainer processes cannot share a batch of 16 utterances - use at most 16"
+    assert not bench.folders()

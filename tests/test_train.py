@@ -260,3 +260,10 @@ def test_soundfile_reads_what_the_corpus_wrote(corpus):
     audio, rate_hz = soundfile.read(next((corpus / "train").glob("*.flac")))
     assert rate_hz == 16_000
     assert np.abs(audio).max() > 0.2
+
+
+def test_more_processes_than_a_batch_has_utterances_are_refused_before_the_clock_starts(corpus, tmp_path):
+    status, events, stderr = train(corpus, tmp_path, processes=2, train__batch_size=1)
+    assert status != 0
+    assert "error: 2 processes cannot share a batch of 1 utterances - use at most 1" in stderr
+    assert mllog.RUN_START not in [event.key for event in events]
