@@ -81,7 +81,6 @@ class OnnxEngine:
     """ONNX Runtime over a file that `reference_model.export_onnx` wrote."""
 
     name = "onnx"
-    precision = "fp32"
 
     def __init__(self, path: Path, device: torch.device, threads: int | None = None) -> None:
         import onnxruntime
@@ -98,6 +97,7 @@ class OnnxEngine:
         options.log_severity_level = 3
         self.device = device
         self._session = open_session(path, options, provider)
+        self.precision = self._session.get_modelmeta().custom_metadata_map.get("weights", "fp32")
 
     def __call__(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """See Engine."""

@@ -28,11 +28,9 @@ from .beam import decoder_of
 from .engines import ENGINES, PRECISIONS, open_engine
 from .features import Features
 from .inference_report import build_report, print_report, write_report
-from .inference_run import Plan, run
+from .inference_run import OFFLINE_BATCH, Plan, run
 from .locate import default_results_dir, find_checkpoint, find_clips, variant_of
 from .train import SMALL_HIDDEN, choose_device
-
-OFFLINE_BATCH = 32
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -20,6 +20,9 @@ from .engines import Engine
 from .features import Features
 from .latency import BatchTimes
 
+OFFLINE_BATCH = 32
+"""Utterances in a batch of the offline scenario, unless said otherwise."""
+
 Decode = Callable[[Tensor, Tensor], list[str]]
 """(output frames, batch, labels) log-probabilities and (batch,) valid frames to texts."""
 
