@@ -54,18 +54,18 @@ class Batch:
         return dataclasses.replace(self, **tensors)
 
 
-def training_order(params: Params, durations_s: np.ndarray, seed: int, epoch: int) -> list[np.ndarray]:
+def training_order(params: Params, lengths: np.ndarray, seed: int, epoch: int) -> list[np.ndarray]:
     """The global batches of an epoch, as arrays of positions in the manifest, which is sorted by length.
 
-    `sorted` takes consecutive batches. Buckets shuffle utterances among neighbours of like length (durations are jittered by
-    up to 2 %), cut batches from that order and draw the order of the batches.
+    `sorted` takes consecutive batches. Buckets shuffle utterances among neighbours of like length (`lengths`, in any unit, are
+    jittered by up to 2 %), cut batches from that order and draw the order of the batches.
     """
     batch_size = params.train.batch_size
-    positions = np.arange(len(durations_s))
+    positions = np.arange(len(lengths))
     if params.train.order == "sorted" or (params.train.order == "sorted_then_buckets" and epoch == 1):
         return [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
     rng = np.random.default_rng((seed, epoch))
-    jittered = np.argsort(durations_s * rng.uniform(0.98, 1.02, len(durations_s)), kind="stable")
+    jittered = np.argsort(lengths * rng.uniform(0.98, 1.02, len(lengths)), kind="stable")
     batches = [jittered[start : start + batch_size] for start in range(0, len(jittered), batch_size)]
     return [batches[number] for number in rng.permutation(len(batches))]
 
@@ -114,6 +114,13 @@ class Recordings(Dataset):
         self._noise_files = find_noise(augment) if augment else ()
         self._seed = seed
         self._packed = packed
+
+    def altered_samples(self, epoch: int) -> np.ndarray:
+        """Every utterance's length in samples after its change of tempo in `epoch`: what buckets should be cut by."""
+        if self._augment is None or self._augment.tempo_min == self._augment.tempo_max == 1.0:
+            return self.samples
+        tempos = (draw(self._augment, self._seed, epoch, index).tempo for index in range(len(self.samples)))
+        return np.array([samples_after(n, tempo) for n, tempo in zip(self.samples, tempos, strict=True)])
 
     def __getitem__(self, item: tuple[int, np.ndarray, np.ndarray]) -> Batch | UserError:
         """The Batch of (epoch, global batch, share); waveforms are padded to the longest of the global batch.

@@ -119,3 +119,14 @@ def test_wrong_audio_is_named_whichever_process_reads_it(tmp_path, damage, worke
     assert isinstance(result, UserError)
     assert str(path) in str(result)
     assert "verify" in str(result)
+
+
+def test_buckets_are_cut_by_the_lengths_that_the_network_will_see(corpus):
+    params = tiny_params(augment__tempo_min=0.85, augment__tempo_max=1.15, train__order="sorted_then_buckets")
+    recordings = Recordings(corpus.manifest("train"), params.augment, seed=3)
+    lengths = recordings.altered_samples(2)
+    for batch in training_order(params, lengths, seed=3, epoch=2):
+        read = recordings[(2, batch, batch)]
+        assert dict(zip(read.indices, read.samples.tolist(), strict=True)) == {int(i): lengths[i] for i in batch}
+    untouched = Recordings(corpus.manifest("train"), tiny_params().augment, seed=3)
+    assert np.array_equal(untouched.altered_samples(2), untouched.samples)

@@ -1,0 +1,81 @@
+"""All benches, one line each: name, ours, peer, ratio, goal.
+
+    python -m benches            on the CPU, under ten minutes on two cores
+    python -m benches gpu        what needs a GPU (see `python -m benches gpu --help`)
+    python -m benches loader gru only these
+
+Each bench runs in a process of its own, one after the other, so that none inherits another's memory or threads. Exit status 1
+where a goal was missed, 2 where a bench could not be done.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .line import Line
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHES = {
+    "train_step": ["--rounds", "5"],
+    "loader": [],
+    "gru": [],
+    "padding": [],
+    "harness_overhead": [],
+    "telemetry_overhead": [],
+    "parse_logs": [],
+    "verify_dataset": ["--megabytes", "400"],
+    "cksum": ["--megabytes", "256"],
+    "prepare": ["--utterances", "300"],
+}
+PEERS = {
+    "parse_logs": "mlperf-logging's parser",
+    "verify_dataset": "tar | cksum",
+    "cksum": "coreutils",
+    "prepare": "tar, sox and soxi per file",
+}
+GOALS = {"parse_logs": 10.0}
+
+
+def lines_of(name: str, output: str) -> list[str]:
+    """A bench's lines: as it printed them, or made from the JSON object in its last line."""
+    last = output.strip().splitlines()[-1]
+    if not last.startswith("{"):
+        return [line for line in output.splitlines() if line.count(",") >= 4]
+    found = json.loads(last)
+    return [str(Line(name, "ours", PEERS[name], found["ratio"], found.get("goal", GOALS.get(name))))]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named benches, or all; returns the exit status."""
+    if arguments[:1] == ["gpu"]:
+        from . import gpu
+
+        return gpu.main(arguments[1:])
+    unknown = [name for name in arguments if name not in BENCHES]
+    if unknown:
+        print(f"error: no such bench: {', '.join(unknown)} - there are {', '.join(BENCHES)} and gpu", file=sys.stderr)
+        return 2
+    worst, started_s = 0, time.monotonic()
+    print("name, ours, peer, ratio, goal", flush=True)
+    for name in arguments or BENCHES:
+        done = subprocess.run(
+            [sys.executable, "-m", f"benches.{name}", *BENCHES[name]], cwd=ROOT, capture_output=True, text=True
+        )
+        if done.returncode not in (0, 1) or not done.stdout.strip():
+            reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+            print(f"{name}, could not be done: {reason[0]}", flush=True)
+            worst = 2
+            continue
+        for line in lines_of(name, done.stdout):
+            print(line, flush=True)
+        worst = max(worst, done.returncode)
+    print(f"{time.monotonic() - started_s:.0f} s in all", file=sys.stderr)
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""Reading and altering training audio beside the reference's way, one sox process per utterance; and packed beside FLAC.
+
+    python -m benches.loader [--utterances 32]
+
+A made-up split of LibriSpeech's lengths (datasets.plans), batch 8. `loader`: FLAC files with tempo and gain, by as many
+loader processes as there are cores (two at most), beside the reference's way: one process that starts a shell with sox for each
+utterance, which writes a temporary WAV file that is read again. `one process` is ours in one process. `packed`: the split as
+evaluation reads it, from packed shards and from FLAC files, in one process; `packed, augmented` is with alterations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from benchmark.params import AugmentParams, load_variant
+from datasets import audio, plans
+from datasets.dataset import Dataset, Split, TreeDigest
+from datasets.digest import available_cores
+from datasets.errors import UserError, run_door
+from datasets.manifest import Manifest, Utterance, write_jsonl
+from datasets.pack import PackedAudio, open_packed, pack
+from reference_model.augment import draw
+from reference_model.data import Order, Recordings, loader
+from reference_model.step import received_from
+
+from .line import Line, alternating, report
+
+GOAL_SOX, GOAL_PACKED = 10.0, 5.0
+BATCH = 8
+Reader = Callable[[], None]
+
+
+def make_split(folder: Path, utterances: int) -> Dataset:
+    """`utterances` at evenly spaced places of LibriSpeech's length distribution: coloured noise, 16-bit FLAC."""
+    (folder / "train").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(utterances):
+        samples = round(16_000 * plans.length_s("train", (number + 0.5) / utterances))
+        noise = np.convolve(rng.normal(0, 1500, samples + 15), np.hanning(16) / 8, "valid")
+        envelope = 0.2 + np.abs(np.sin(np.arange(samples) / 6_000))
+        name = f"train/{number:04d}.flac"
+        audio.write_flac(folder / name, (noise * envelope).astype(np.int16))
+        rows.append(Utterance(f"{number:04d}", name, samples / 16_000, "A"))
+    manifest = Manifest.of(folder, rows)
+    write_jsonl(manifest, folder / "bench_train_manifest.jsonl")
+    split = Split("bench_train_manifest.jsonl", "", utterances, manifest.duration_s, None)
+    return Dataset(folder, "bench", "flac", {"train": split}, TreeDigest("0" * 64, 0, 0, utterances), {})
+
+
+def reader(recordings: Recordings, utterances: int, workers: int = 0) -> Reader:
+    """What reads the split once, in batches of consecutive utterances; its workers stay alive from call to call."""
+    order = Order()
+    order.set(1, [np.arange(start, min(start + BATCH, utterances)) for start in range(0, utterances, BATCH)])
+    batches = loader(recordings, order, workers=workers, pin=False)
+
+    def read_all() -> None:
+        for _ in received_from(batches):
+            pass
+
+    return read_all
+
+
+def sox_all(manifest: Manifest, augment: AugmentParams) -> None:
+    """The same alterations by one sox process an utterance, and the batches padded together."""
+    rows: list[np.ndarray] = []
+    for number, utterance in enumerate(manifest):
+        drawn = draw(augment, 1, 1, number)
+        with tempfile.NamedTemporaryFile(suffix=".wav") as altered:
+            command = f'sox "{manifest.audio_path(utterance)}" -r 16000 -c 1 -b 16 {altered.name} '
+            command += f"tempo {drawn.tempo:.3f} gain {drawn.gain_db:.3f}"
+            subprocess.run(f"{command} >/dev/null 2>&1", shell=True, check=True)
+            rows.append(soundfile.read(altered.name, dtype="float32")[0])
+        if len(rows) == BATCH:
+            padded = np.zeros((BATCH, max(map(len, rows))), np.float32)
+            for row, waveform in zip(padded, rows, strict=True):
+                row[: len(waveform)] = waveform
+            rows.clear()
+
+
+def main() -> int:
+    """Measure and print; exit status 0 where the goals are met, 2 where sox is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--utterances", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    if not shutil.which("sox"):
+        raise UserError("sox is not installed", remedy="Debian, Ubuntu: `apt-get install sox`")
+    torch.set_num_threads(1)
+    augment = load_variant("librispeech").augment
+    with tempfile.TemporaryDirectory() as place:
+        dataset = make_split(Path(place) / "bench", options.utterances)
+        pack(dataset, processes=1)
+        manifest = dataset.manifest("train")
+        packed = open_packed(dataset, "train", manifest)
+        count, hours = len(manifest), manifest.duration_s / 3600
+
+        def read(augmentation: AugmentParams | None, shards: PackedAudio | None = None, workers: int = 0) -> Reader:
+            return reader(Recordings(manifest, augmentation, 1, shards), count, workers)
+
+        workers, few = min(2, available_cores()), max(3, options.rounds // 2)
+        every = alternating(read(augment, None, workers), lambda: sox_all(manifest, augment), few)
+        sox = alternating(read(augment), lambda: sox_all(manifest, augment), few)
+        decoded = alternating(read(None, packed), read(None), options.rounds)
+        altered = alternating(read(augment, packed), read(augment), options.rounds)
+
+    def speed(took_s: float) -> str:
+        return f"{hours * 3600 / took_s:,.0f} x real time"
+
+    return report(
+        [
+            Line(f"loader, FLAC, {workers} workers", speed(every[0]), f"sox {speed(every[1])}", every[2], GOAL_SOX),
+            Line("loader, FLAC, one process", speed(sox[0]), f"sox {speed(sox[1])}", sox[2]),
+            Line("packed shards", speed(decoded[0]), f"FLAC {speed(decoded[1])}", decoded[2], GOAL_PACKED),
+            Line("packed shards, augmented", speed(altered[0]), f"FLAC {speed(altered[1])}", altered[2]),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))
