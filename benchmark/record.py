@@ -154,7 +154,7 @@ def read_record(path: Path) -> RunRecord:
 
 def epochs_of(events: list[Event]) -> tuple[EpochFacts, ...]:
     """The evaluated epochs of a log, in order; where an epoch was evaluated twice the last one counts."""
-    first: dict[tuple[str, int], Event] = {}
+    edges: dict[tuple[str, int], Event] = {}
     stats: dict[int, dict[str, Any]] = {}
     scores: dict[int, Event] = {}
     for event in events:
@@ -166,13 +166,13 @@ def epochs_of(events: list[Event]) -> tuple[EpochFacts, ...]:
         elif event.key == mllog.EVAL_ACCURACY and isinstance(event.value, int | float):
             scores[epoch] = event
         else:
-            first[event.key, epoch] = event
+            edges[event.key, epoch] = event
     return tuple(
         EpochFacts(
             epoch_num=epoch,
             train_loss=_number(stats.get(epoch, {}).get("train_loss")),
-            train_s=_between(first.get((mllog.EPOCH_START, epoch)), first.get((mllog.EPOCH_STOP, epoch))),
-            eval_s=_between(first.get((mllog.EVAL_START, epoch)), first.get((mllog.EVAL_STOP, epoch))),
+            train_s=_between(edges.get((mllog.EPOCH_START, epoch)), edges.get((mllog.EPOCH_STOP, epoch))),
+            eval_s=_between(edges.get((mllog.EVAL_START, epoch)), edges.get((mllog.EVAL_STOP, epoch))),
             wer=float(score.value),
             cer=_number(score.metadata.get("cer")),
             mean_wer=_number(score.metadata.get("mean_wer")),

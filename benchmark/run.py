@@ -75,11 +75,14 @@ def run(settings: Settings) -> int:
         record = begin_record(job)
         write_record(record, job.run_dir)
         try:
-            cleared = _clear_caches(settings, display)
-            record = replace(record, run=replace(record.run, cache_cleared=cleared))
+            cleared: bool | None = _clear_caches(settings, display)
             if job.resumption:
                 out.log.replay(job.resumption.keep_bytes)
-            elif settings.leads:
+                logged = out.log.first(mllog.CACHE_CLEAR)
+                # What counts is how it was when the clock started.
+                cleared = logged.value if logged else None
+            record = replace(record, run=replace(record.run, cache_cleared=cleared))
+            if settings.leads and not job.resumption:
                 _log_submission(out.writer, record, settings)
             exit_status = _train(job, record, out, stop)
             status, reason = _judge(exit_status, job, out, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from datasets.progress import clock
 
 from .record import EpochFacts, RunRecord
+from .settings import ROOT
 
 WIDTH = 80
 SCORE_NOTE = "MLPerf-style, unverified"
@@ -63,6 +65,8 @@ def summary_rows(record: RunRecord, run_dir: Path) -> list[tuple[str, str]]:
 def _result(record: RunRecord) -> str:
     run = record.run
     wer = f"WER {run.final_wer:.2f} % after epoch {run.epochs}" if run.final_wer is not None else "no epoch finished"
+    if _is_followers(record):
+        return "this machine's part is done; the result is in the run folder of machine 0"
     if record.status == "success":
         return f"target reached: {wer} (target {run.target_wer:g} %)"
     if record.status == "aborted":
@@ -122,14 +126,27 @@ def _gib(value: float) -> str:
     return f"{value / 2**30:.2f} GiB"
 
 
+def _is_followers(record: RunRecord) -> bool:
+    """Whether the run's log, and so its error rates, are kept by another machine."""
+    return record.status == "success" and record.run.final_wer is None
+
+
 def _next_step(record: RunRecord, run_dir: Path) -> str:
+    compare = f"{_typed(Path(sys.executable))} -m results compare {_typed(run_dir)}"
+    if _is_followers(record):
+        return "see machine 0"
     if record.status == "success":
-        return f"python -m results compare {run_dir}"
+        return compare
     if record.status == "aborted":
-        return f"python -m results compare {run_dir} (a run that ends at its last epoch is a valid outcome)"
+        return f"{compare} (a run that ends at its last epoch is a valid outcome)"
     if record.epochs:
-        return f"sh run_and_time.sh --resume {run_dir} goes on after the last whole epoch"
+        return f"sh run_and_time.sh --resume {_typed(run_dir)} goes on after the last whole epoch"
     return f"mend the cause (see {run_dir / 'trainer.err'}) and start again"
+
+
+def _typed(path: Path) -> str:
+    """`path` as one types it in the checkout."""
+    return shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
 
 
 def _shown(value: float | None, form: str) -> str:

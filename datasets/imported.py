@@ -23,7 +23,7 @@ from pathlib import Path
 
 from . import audio
 from .dataset import Dataset, Split, is_prepared, write_description
-from .digest import digest_and_keep_sums
+from .digest import available_cores, digest_and_keep_sums
 from .errors import HELD, UserError, one_line
 from .manifest import (
     SAMPLE_RATE_HZ,
@@ -103,7 +103,7 @@ def import_corpus(
     with staging(out) as part:
         tree = part / "tree"
         shutil.rmtree(tree, ignore_errors=True)
-        samples = _convert(rows, tree, faults, processes or os.cpu_count() or 1)
+        samples = _convert(rows, tree, faults, processes or available_cores())
         kept = [row for row in rows if row.id in samples]
         splits = {split: _write_split(split, kept, samples, tree, out.name, csvs[split]) for split in csvs}
         sources = [(row.id, str(row.audio)) for row in kept]

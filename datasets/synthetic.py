@@ -19,8 +19,16 @@ import numpy as np
 import orjson
 
 from . import audio, plans
-from .dataset import Dataset, Split, description_path, is_prepared, read_dataset, write_description
-from .digest import digest_and_keep_sums
+from .dataset import (
+    Dataset,
+    Split,
+    default_data_dir,
+    description_path,
+    is_prepared,
+    read_dataset,
+    write_description,
+)
+from .digest import available_cores, digest_and_keep_sums
 from .errors import HELD, UserError
 from .manifest import SAMPLE_RATE_HZ, Manifest, Utterance, write_atomically, write_csv, write_jsonl
 from .plans import Chapter, Corpus
@@ -48,7 +56,7 @@ def synthesise(corpus: Corpus, data_dir: Path, processes: int | None = None) -> 
     with staging(folder) as part:
         _take_up(corpus, folder, part)
         _check_space(corpus, part)
-        _speak(corpus, part, processes or os.cpu_count() or 1)
+        _speak(corpus, part, processes or available_cores())
         _write_manifests(corpus, part)
         os.replace(part / "tree", folder)
         dataset = _describe(corpus, folder)
@@ -253,7 +261,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--hours", type=float, metavar="H", help="hours of training speech (synthetic only; default 10)"
     )
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=default_data_dir(),
+        help="where data sets lie (default: DATA_DIR, else data/ in the checkout)",
+    )
     parser.add_argument("--processes", type=int, metavar="N", help="chapters in work at a time (default: one per CPU)")
     parser.set_defaults(run=_run)
 

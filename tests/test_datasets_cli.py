@@ -30,6 +30,12 @@ def door(*arguments, **options):
     return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, **options)
 
 
+@pytest.mark.parametrize("line", [["synthesise", "mini"], ["download", "clean_test"]])
+def test_corpora_are_made_where_data_dir_says(line, monkeypatch, tmp_path):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    assert cli.build_parser().parse_args(line).data_dir == tmp_path
+
+
 def test_help_shows_every_command_with_examples():
     shown = door("--help")
     assert shown.returncode == 0

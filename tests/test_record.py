@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -283,3 +285,18 @@ def test_the_summary_says_what_to_do_next(tmp_path, status, reason, epochs, expe
     assert expected in rows["result"]
     assert step in rows["next"]
     assert str(tmp_path) in rows["files"]
+
+
+def test_the_next_command_can_be_typed_in_the_checkout(monkeypatch):
+    root = Path(__file__).resolve().parents[1]
+    monkeypatch.setattr(sys, "executable", str(root / ".venv" / "bin" / "python"))
+    rows = dict(summary_rows(a_record(status="success"), root / "runs" / "mini" / "a run"))
+    assert rows["next"] == ".venv/bin/python -m results compare 'runs/mini/a run'"
+
+
+def test_a_machine_without_the_log_claims_no_result(tmp_path):
+    record = a_record(status="success", epochs=())
+    record = dataclasses.replace(record, run=dataclasses.replace(record.run, final_wer=None, epochs=0))
+    rows = dict(summary_rows(record, tmp_path))
+    assert "target" not in rows["result"] and "machine 0" in rows["result"]
+    assert rows["next"] == "see machine 0"

@@ -46,6 +46,20 @@ def test_a_resumed_run_is_one_run(bench):
     assert times["run_start"] == next(_json(line)["time_ms"] for line in before.splitlines() if '"run_start"' in line)
 
 
+def test_a_resumed_runs_record_says_how_the_caches_were_when_the_clock_started(bench):
+    bench.environment["DROP_CACHES"] = "0"
+    folder, before = interrupted(bench)
+    (logged,) = (_json(line)["value"] for line in before.splitlines() if '"cache_clear"' in line)
+    assert read_record(folder).run.cache_cleared is logged is False
+    # As if they had been cleared then, though they are left alone now.
+    path = folder / "result.txt"
+    path.write_text(
+        path.read_text().replace('"key": "cache_clear", "value": false', '"key": "cache_clear", "value": true')
+    )
+    assert bench.run("--resume", str(folder)).status == 0
+    assert read_record(folder).run.cache_cleared is True
+
+
 def test_an_epoch_without_its_checkpoint_is_done_again(bench):
     folder, _ = interrupted(bench)
     (folder / "checkpoints" / "epoch_02.pt").unlink()
