@@ -12,10 +12,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from datasets.errors import COULD_NOT, HELD, one_line
+from datasets.errors import COULD_NOT, HELD, UserError, one_line
+from results import inference
 from results.comparison import SORTS, Comparison, compare_runs
 from results.discover import find_sources
 from results.export import render_csv, render_json, render_markdown
+from results.inference import Inference
 from results.load import Run, read_run
 from results.table import render_text
 
@@ -49,23 +51,51 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the text table; default: the terminal's")
     options = parser.parse_args(argv)
     problems: list[str] = []
+    inferences = inference.read_inference(inference.find_inference(options.paths), problems)
+    paths = [path for path in options.paths if not inferences or _holds_a_log(path)]
     comparison = compare_runs(
-        load_runs(options.paths, problems), benchmark=options.benchmark, baseline=options.baseline, sort=options.sort
+        load_runs(paths, problems), benchmark=options.benchmark, baseline=options.baseline, sort=options.sort
     )
     comparison.problems[:0] = problems
     report_problems(comparison.problems)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that knows no Unicode gets the name's escapes, not an error.
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.stdout.write(render(comparison, options.format, options.width))
-    if not comparison.rows:
+    sys.stdout.write(render(comparison, options.format, options.width, inferences))
+    if not comparison.rows and not inferences:
         print("error: no run could be compared", file=sys.stderr)
         return COULD_NOT
     return HELD
 
 
-def render(comparison: Comparison, form: str, width: int | None = None) -> str:
-    """The comparison in one of the formats."""
-    if form == "text":
-        return render_text(comparison, width or shutil.get_terminal_size((80, 24)).columns)
-    return {"markdown": render_markdown, "csv": render_csv, "json": render_json}[form](comparison)
+def render(comparison: Comparison, form: str, width: int | None = None, inferences: Sequence[Inference] = ()) -> str:
+    """The comparison in one of the formats; inference runs stand in a table of their own after it.
+
+    A CSV file holds one table: that of the inference runs only where there is nothing else.
+    """
+    if form == "json":
+        return render_json(comparison, [inference.as_values(run) for run in inferences])
+    if form == "csv":
+        if inferences and comparison.rows:
+            report_problems([f"{len(inferences)} inference runs are left out of the CSV: give their folders alone"])
+        return inference.render_csv(inferences) if inferences and not comparison.rows else render_csv(comparison)
+    width = width or shutil.get_terminal_size((80, 24)).columns
+    tables = []
+    if comparison.rows or not inferences:
+        tables.append(render_text(comparison, width) if form == "text" else render_markdown(comparison))
+    if inferences:
+        tables.append(
+            inference.render_text(inferences, width) if form == "text" else inference.render_markdown(inferences)
+        )
+    return "\n".join(tables)
+
+
+def _holds_a_log(path: Path) -> bool:
+    """Whether the path is more than a folder, or file, of inference runs; one that does not exist is an error elsewhere."""
+    if path.name == inference.NAME:
+        return False
+    try:
+        find_sources([path])
+    except UserError:
+        return not inference.find_inference([path])
+    return True

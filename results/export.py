@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from datasets.errors import one_line
@@ -94,8 +95,8 @@ def _run_fields(run: Run) -> dict[str, Any]:
     }
 
 
-def render_json(comparison: Comparison) -> str:
-    """The JSON object of docs/results.md."""
+def render_json(comparison: Comparison, inference: Sequence[dict[str, Any]] = ()) -> str:
+    """The JSON object of docs/results.md; `inference` are the inference runs, as plain values."""
     rows = [row_fields(row) | {"run_details": [_run_fields(run) for run in row.members]} for row in comparison.rows]
     groups = [
         {"group": group.number, "title": describe(group.aspects), "reason": group.reason, "rows": len(group.rows)}
@@ -107,6 +108,7 @@ def render_json(comparison: Comparison) -> str:
         "baseline": comparison.baseline,
         "groups": groups,
         "rows": rows,
+        "inference": list(inference),
         "problems": comparison.problems,
     }
     return json.dumps(tree, indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,228 @@
+"""Inference runs (`inference.json`, written by `python -m reference_model.infer`) as a table of their own.
+
+They are not ranked with trainings, nor with each other: each row says on what it ran. docs/inference.md defines the fields.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from datasets.errors import one_line
+from results.columns import figure
+from results.discover import natural_key
+from results.measures import number, text
+from results.score_rules import UNVERIFIED
+from results.table import break_cell
+
+NAME = "inference.json"
+SCHEMA = 1
+_GAP = "  "
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One inference run; times in milliseconds of one batch, rates per second, error rates in percent. None: unknown."""
+
+    file: Path
+    system: str | None
+    accelerator: str | None
+    model: str | None
+    epoch: int | None
+    dataset: str | None
+    utterances: int | None
+    scenario: str | None
+    batch_size: int | None
+    engine: str | None
+    device: str | None
+    precision: str | None
+    decoder: str | None
+    wer_pct: float | None
+    cer_pct: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    utterances_per_s: float | None
+    audio_s_per_s: float | None
+    real_time_factor: float | None
+
+
+FIELDS = tuple(Inference.__dataclass_fields__)
+
+
+def find_inference(paths: Iterable[Path]) -> list[Path]:
+    """Every inference.json under `paths` (or named by them), each once."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_file():
+            here = [path] if path.name == NAME else []
+        else:
+            here = [Path(folder, NAME) for folder, _, files in os.walk(path) if NAME in files]
+        for file in sorted(here, key=natural_key):
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def read_inference(files: Iterable[Path], problems: list[str]) -> list[Inference]:
+    """The runs that can be read; what is wrong with the others goes to `problems`."""
+    runs = []
+    for file in files:
+        try:
+            tree = orjson.loads(file.read_bytes())
+        except OSError as error:
+            problems.append(f"{file}: cannot be read ({error.strerror})")
+            continue
+        except orjson.JSONDecodeError as error:
+            problems.append(f"{file}: not JSON ({one_line(str(error))})")
+            continue
+        if not isinstance(tree, dict) or tree.get("schema") != SCHEMA or tree.get("kind") != "inference":
+            problems.append(f"{file}: not an inference run of schema {SCHEMA}")
+            continue
+        runs.append(_of(file, tree))
+    return runs
+
+
+def _of(file: Path, tree: dict[str, Any]) -> Inference:
+    def part(name: str) -> dict[str, Any]:
+        value = tree.get(name)
+        return value if isinstance(value, dict) else {}
+
+    model, data, options, system, score = map(part, ("model", "dataset", "options", "system", "score"))
+    whole = part("times").get("latency_s")
+    times = whole if isinstance(whole, dict) else {}
+
+    def ms(name: str) -> float | None:
+        seconds = number(times.get(name))
+        return None if seconds is None else seconds * 1e3
+
+    names = [name for key in ("name", "split") if (name := text(data.get(key)))]
+    return Inference(
+        file=file,
+        system=text(system.get("name")),
+        accelerator=text(system.get("accelerator")) or text(system.get("processor")),
+        model=text(model.get("variant")) or text(model.get("file")),
+        epoch=_whole(model.get("epoch")),
+        dataset=" ".join(names) or None,
+        utterances=_whole(tree.get("utterances")),
+        scenario=text(options.get("scenario")),
+        batch_size=_whole(options.get("batch_size")),
+        engine=text(options.get("engine")),
+        device=text(options.get("device")),
+        precision=text(options.get("precision")),
+        decoder=text(options.get("decoder")),
+        wer_pct=number(score.get("wer")),
+        cer_pct=number(score.get("cer")),
+        p50_ms=ms("p50_s"),
+        p90_ms=ms("p90_s"),
+        p99_ms=ms("p99_s"),
+        utterances_per_s=number(tree.get("utterances_per_s")),
+        audio_s_per_s=number(tree.get("audio_s_per_s")),
+        real_time_factor=number(tree.get("real_time_factor")),
+    )
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+_COLUMNS: tuple[tuple[str, Callable[[Inference], str], bool], ...] = (
+    ("system", lambda run: run.system or run.accelerator or "", False),
+    ("model", lambda run: " ".join(str(p) for p in (run.model, run.epoch) if p is not None), False),
+    ("data", lambda run: run.dataset or "", False),
+    (
+        "scenario",
+        lambda run: f"{run.scenario or ''} x{run.batch_size}" if run.batch_size else run.scenario or "",
+        False,
+    ),
+    ("engine", lambda run: "/".join(p for p in (run.engine, run.device, run.precision) if p), False),
+    ("utts", lambda run: "" if run.utterances is None else str(run.utterances), True),
+    ("WER %", lambda run: "" if run.wer_pct is None else f"{run.wer_pct:.2f}", True),
+    ("p50 ms", lambda run: figure(run.p50_ms), True),
+    ("p99 ms", lambda run: figure(run.p99_ms), True),
+    ("utt/s", lambda run: figure(run.utterances_per_s), True),
+    ("audio s/s", lambda run: figure(run.audio_s_per_s), True),
+    ("RTF", lambda run: figure(run.real_time_factor), True),
+)
+
+
+DROPPED = ("utts", "audio s/s", "RTF", "utt/s")
+"""Columns that a narrow terminal goes without, the first one first."""
+
+
+def render_text(runs: Sequence[Inference], width: int) -> str:
+    """A table of at most `width` characters: in a narrow one the columns of DROPPED are missing, in a very narrow one it is lists."""
+    rows, columns, left_out = _cells(runs), list(range(len(_COLUMNS))), []
+    headers = [header for header, _, _ in _COLUMNS]
+    title, foot = ["Inference runs", ""], ["", f"Scores are {UNVERIFIED}."]
+    for name in (*DROPPED, None):
+        widths = _widths(rows, columns, width)
+        if sum(widths) + len(_GAP) * (len(widths) - 1) <= width:
+            break
+        if name is None:
+            blocks = ["\n".join(f"{h}: {c}" for h, c in zip(headers, row, strict=True) if c) for row in rows]
+            return "\n\n".join([title[0], *blocks, foot[1]]) + "\n"
+        columns.remove(headers.index(name))
+        left_out.append(name)
+    lines = [*title, *_lines(headers, columns, widths), "-" * (sum(widths) + len(_GAP) * (len(widths) - 1))]
+    for row in rows:
+        lines += _lines(row, columns, widths)
+    if left_out:
+        lines.append(f"  not shown in {width} columns: {', '.join(left_out)}")
+    return "\n".join([*lines, *foot]) + "\n"
+
+
+def render_markdown(runs: Sequence[Inference]) -> str:
+    """The same table in Markdown."""
+    rows = [[header for header, _, _ in _COLUMNS], ["---:" if right else "---" for _, _, right in _COLUMNS]]
+    rows += [[cell.replace("|", "\\|") for cell in row] for row in _cells(runs)]
+    return (
+        "## Inference runs\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\nScores are {UNVERIFIED}.\n"
+    )
+
+
+def render_csv(runs: Sequence[Inference]) -> str:
+    """One line a run, full precision, the fields of Inference."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(as_values(run) for run in runs)
+    return out.getvalue()
+
+
+def as_values(run: Inference) -> dict[str, Any]:
+    """A run as plain values for JSON and CSV."""
+    return {name: getattr(run, name) for name in FIELDS} | {"file": str(run.file)}
+
+
+def _cells(runs: Sequence[Inference]) -> list[list[str]]:
+    return [[one_line(cell(run)) for _, cell, _ in _COLUMNS] for run in runs]
+
+
+def _widths(rows: Sequence[Sequence[str]], columns: Sequence[int], width: int) -> list[int]:
+    """The columns' widths: as wide as their texts, those that may fold narrower where it is needed."""
+    widths = [max(len(_COLUMNS[i][0]), *(len(row[i]) for row in rows)) for i in columns]
+    for at, index in enumerate(columns):
+        header, _, right = _COLUMNS[index]
+        spare = sum(widths) + len(_GAP) * (len(widths) - 1) - width
+        if not right and spare > 0:
+            widths[at] -= min(spare, max(0, widths[at] - max(8, len(header))))
+    return widths
+
+
+def _lines(cells: Sequence[str], columns: Sequence[int], widths: Sequence[int]) -> list[str]:
+    wrapped = [break_cell(cells[index], width) for index, width in zip(columns, widths, strict=True)]
+    lines = []
+    for number in range(max(map(len, wrapped))):
+        parts = []
+        for pieces, width, index in zip(wrapped, widths, columns, strict=True):
+            piece = pieces[number] if number < len(pieces) else ""
+            parts.append(piece.rjust(width) if _COLUMNS[index][2] else piece.ljust(width))
+        lines.append(_GAP.join(parts).rstrip())
+    return lines
