@@ -16,6 +16,7 @@ import soundfile
 import torch
 
 from benchmark import mllog
+from reference_model import train as trainer
 from reference_model.checkpoint import checkpoint_path, load_checkpoint
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params
@@ -154,6 +155,14 @@ def test_reaching_the_target_ends_the_run_with_success(corpus, tmp_path):
     assert [event.epoch_num for event in events if event.key == "eval_stop"] == [1]
     assert events[-1].metadata["status"] == "success"
 
+    # Killed after its last checkpoint and before run_stop, it has nothing left to do but to say so.
+    resumed = checkpoint_path(tmp_path, 1)
+    status, events, _ = train(corpus, tmp_path, train__target_wer=100.0, resume=resumed)
+    assert status == 0
+    assert [event.key for event in events] == ["resumed", "trained_samples", "run_stop"]
+    assert values(events, "trained_samples") == [24]
+    assert events[-1].metadata == events[-1].metadata | {"status": "success", "epoch_num": 1}
+
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_a_batch_to_the_same_losses(corpus, tmp_path, processes):
@@ -267,3 +276,30 @@ def test_more_processes_than_a_batch_has_utterances_are_refused_before_the_clock
     assert status != 0
     assert "error: 2 processes cannot share a batch of 1 utterances - use at most 1" in stderr
     assert mllog.RUN_START not in [event.key for event in events]
+
+
+@pytest.mark.parametrize(
+    ("fail", "said"),
+    [
+        (lambda: torch.empty(1 << 50), "error: out of memory ("),
+        (
+            lambda: _raise(torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore")),
+            "error: out of GPU memory (CUDA",
+        ),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(monkeypatch, capsys, fail, said):
+    monkeypatch.setattr(trainer, "main", fail)
+    assert trainer._door() == 2
+    told = capsys.readouterr().err
+    assert told.startswith(said) and told.count("\n") == 1
+
+
+def test_a_bug_is_not_taken_for_a_lack_of_memory(monkeypatch):
+    monkeypatch.setattr(trainer, "main", lambda: _raise(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        trainer._door()
+
+
+def _raise(error: Exception) -> None:
+    raise error

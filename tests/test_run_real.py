@@ -1,0 +1,95 @@
+"""The door with the real trainer behind it: killed in mid-run and resumed, it ends where an uninterrupted run ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark.mllog import parse_line, read_log
+from benchmark.record import RunRecord, read_record
+from datasets.dataset import write_description
+from datasets.digest import digest_tree
+from reference_model.checkpoint import checkpoint_path, load_checkpoint
+from tests.corpus import tiny_corpus, tiny_params
+from tests.harness import ROOT, alive
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a data set and a parameter file whose target is never reached."""
+    folder = tmp_path_factory.mktemp("place")
+    dataset = tiny_corpus(folder / "data" / "tiny")
+    write_description(dataclasses.replace(dataset, digest=digest_tree(dataset.folder, 1)))
+    tiny_params(folder / "tiny.yaml", variant="tiny", data__folder="tiny")
+    return folder
+
+
+def start(place: Path, results: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    variables = {
+        "DATA_DIR": str(place / "data"),
+        "RESULTS_DIR": str(results),
+        "SEED": "5",
+        "DEVICE": "cpu",
+        "DROP_CACHES": "0",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    line = [sys.executable, "-m", "benchmark", "run", *(arguments or ("--params", str(place / "tiny.yaml")))]
+    return subprocess.Popen(line, env=os.environ | variables, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def folder_and_record(results: Path) -> tuple[Path, RunRecord]:
+    (folder,) = results.glob("tiny/*")
+    return folder, read_record(folder)
+
+
+def test_killed_with_its_harness_and_resumed_a_run_ends_as_if_nothing_had_happened(place, tmp_path):
+    whole = start(place, tmp_path / "whole")
+    stdout, stderr = whole.communicate(timeout=120)
+    assert whole.returncode == 1, stderr.decode()
+    assert all(line.startswith(b":::MLLOG ") for line in stdout.splitlines())
+    whole_folder, whole_record = folder_and_record(tmp_path / "whole")
+    assert (whole_record.status, whole_record.run.epochs) == ("aborted", 3)
+
+    killed = start(place, tmp_path / "killed")
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        event = parse_line(line)
+        if event.key == "accelerators":
+            (trainer,) = (
+                int(pid) for pid in Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
+            )
+        if event.key == "epoch_start" and event.epoch_num == 3:
+            killed.send_signal(signal.SIGKILL)
+            break
+    killed.communicate(timeout=60)
+    folder, record = folder_and_record(tmp_path / "killed")
+    assert record.status == "unfinished"
+
+    resumed = start(place, tmp_path / "killed", "--resume", str(folder))
+    stdout, stderr = resumed.communicate(timeout=120)
+    assert resumed.returncode == 1, stderr.decode()
+    assert not alive(trainer)
+    folder, record = folder_and_record(tmp_path / "killed")
+    assert (record.status, record.run.resumed_epochs) == ("aborted", (2,))
+    assert [(e.wer, e.cer, e.train_loss) for e in record.epochs] == [
+        (e.wer, e.cer, e.train_loss) for e in whole_record.epochs
+    ]
+    ours, theirs = (load_checkpoint(checkpoint_path(run_dir, 3)) for run_dir in (folder, whole_folder))
+    assert all(torch.equal(ours.model[name], theirs.model[name]) for name in theirs.model)
+
+    events, bad = read_log(folder / "result.txt")
+    keys = [event.key for event in events]
+    assert not bad and stdout == (folder / "result.txt").read_bytes()
+    assert keys.count("run_start") == keys.count("run_stop") == keys.count("resumed") == 1
+    times = {event.key: event.time_ms for event in events}
+    assert record.run.run_s == (times["run_stop"] - times["run_start"]) / 1000
+    assert json.loads((folder / "record.json").read_text())["files"].keys() >= {"result.txt", "telemetry.csv"}
