@@ -27,7 +27,7 @@ BENCHES = {
     "harness_overhead": [],
     "telemetry_overhead": [],
     "parse_logs": [],
-    "verify_dataset": ["--megabytes", "400"],
+    "verify_dataset": [],
     "cksum": ["--megabytes", "256"],
     "prepare": ["--utterances", "300"],
 }

@@ -19,7 +19,9 @@ from .augment import spec_augment
 from .data import Batch
 from .distributed import World
 from .features import Features
+from .flops import shares
 from .optim import learning_rate, set_learning_rate
+from .profile import NoProfile
 
 
 @dataclass
@@ -41,9 +43,10 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         device: torch.device,
         world: World,
+        profile: NoProfile | None = None,
     ) -> None:
         self.params, self.network, self.features, self.optimizer = params, network, features, optimizer
-        self.device, self.world = device, world
+        self.device, self.world, self.profile = device, world, profile or NoProfile()
         self._weights = list(network.parameters())
 
     def autocast(self) -> AbstractContextManager:
@@ -59,25 +62,31 @@ class TrainStep:
         that is not finite leaves the weights as they are: the fused optimisers skip a step whose `found_inf` is set,
         without waiting for the device.
         """
-        samples = batch.samples.to(self.device, non_blocking=True)
-        values, frames = self.features(batch.waveforms.to(self.device, non_blocking=True), samples)
-        augment = self.params.augment
-        if augment.spec_time_masks or augment.spec_freq_masks:
-            uniforms = batch.mask_uniforms.to(self.device, non_blocking=True)
-            values = spec_augment(values, frames, augment, self.params.features.hop_s, uniforms)
-        with self.autocast():
-            logits, frames = self.network(values, frames)
-        log_probabilities = functional.log_softmax(logits.float(), 2)
-        labels = batch.labels.to(self.device, non_blocking=True)
-        loss = functional.ctc_loss(log_probabilities, labels, frames, batch.label_lengths, BLANK, reduction="sum")
-        # DistributedDataParallel averages gradients over the processes: times their number, it is the sum again.
-        (loss * (self.world.size / batch.global_utterances)).backward()
-        norm = nn.utils.clip_grad_norm_(self._weights, self.params.optimizer.clip_norm)
-        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
-        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        stage, augment = self.profile.stage, self.params.augment
+        with stage("host to device"):
+            samples, waveforms, labels = (
+                each.to(self.device, non_blocking=True) for each in (batch.samples, batch.waveforms, batch.labels)
+            )
+        with stage("features"):
+            values, frames = self.features(waveforms, samples)
+            if augment.spec_time_masks or augment.spec_freq_masks:
+                uniforms = batch.mask_uniforms.to(self.device, non_blocking=True)
+                values = spec_augment(values, frames, augment, self.params.features.hop_s, uniforms)
+        with stage("forward"):
+            with self.autocast():
+                logits, frames = self.network(values, frames)
+            log_probabilities = functional.log_softmax(logits.float(), 2)
+            loss = functional.ctc_loss(log_probabilities, labels, frames, batch.label_lengths, BLANK, reduction="sum")
+        with stage("backward"):
+            # DistributedDataParallel averages gradients over the processes: times their number, it is the sum again.
+            (loss * (self.world.size / batch.global_utterances)).backward()
+        with stage("optimiser"):
+            norm = nn.utils.clip_grad_norm_(self._weights, self.params.optimizer.clip_norm)
+            finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            set_learning_rate(self.optimizer, rate)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         return loss.detach(), finite
 
 
@@ -88,7 +97,7 @@ def train_epoch(
     steps: int,
     state: TrainState,
     progress: Callable[[int, str], None],
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Train on every batch of an epoch of `steps` steps; returns the epoch's statistics over all processes.
 
     `train_loss` is the mean CTC loss per utterance in nats; `data_wait_s` the time this process waited for the loader.
@@ -104,7 +113,8 @@ def train_epoch(
     received = received_from(batches)
     while True:
         waiting_since_s = time.perf_counter()
-        batch = next(received, None)
+        with step.profile.stage("data wait"):
+            batch = next(received, None)
         data_wait_s += time.perf_counter() - waiting_since_s
         if batch is None:
             break
@@ -117,6 +127,7 @@ def train_epoch(
         utterances += len(batch.indices)
         trained += batch.global_utterances
         audio_s += batch.audio_s
+        step.profile.step()
         progress(trained, "")
     _check_finite(before, epoch, state.step)
     state.trained += trained
@@ -127,10 +138,15 @@ def train_epoch(
         "train_s": round(train_s, 3),
         "utterances_per_s": round(utterances_total / train_s, 3),
         "audio_s_per_s": round(audio_total_s / train_s, 3),
+        **shares(step.params, step.features.bins, audio_total_s / train_s, step.world.size, _card(step.device)),
         "data_wait_s": round(data_wait_s, 3),
         "steps": steps,
         "learning_rate": step.optimizer.param_groups[0]["lr"],
     }
+
+
+def _card(device: torch.device) -> str | None:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def _check_finite(result: tuple[Tensor, Tensor] | None, epoch: int, step: int) -> None:

@@ -39,6 +39,7 @@ from .evaluate import evaluate
 from .features import Features
 from .model import DeepSpeech2, output_frames
 from .optim import build_optimizer
+from .profile import NoProfile, Profile
 from .report import print_line, progress_of
 from .step import TrainState, TrainStep, received_from, train_epoch
 
@@ -64,6 +65,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--epochs", type=int, help="train to this epoch whatever target and last epoch are (no timed run)"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="write a trace and a breakdown of the time to the run's folder"
     )
     parser.add_argument("--progress", choices=("auto", "events"), default="auto", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -135,7 +139,8 @@ def _train(
     eval_order.set(0, evaluation_order(len(eval_set), params.train.eval_batch_size, world.rank, world.size))
     texts = [utterance.text for utterance in eval_set]
 
-    trainer = TrainStep(params, wrapped, features, optimizer, device, world)
+    profile = Profile(device, args.run_dir) if args.profile and world.leads else NoProfile()
+    trainer = TrainStep(params, wrapped, features, optimizer, device, world, profile)
     state = TrainState(step=resumed.step, trained=resumed.trained_samples) if resumed else TrainState()
     epoch, wer = (resumed.epoch, resumed.wer) if resumed else (0, None)
     last_epoch = args.epochs or params.train.max_epochs
@@ -165,7 +170,8 @@ def _train(
             log.event(mllog.TRACKED_STATS, stats, epoch_num=epoch)
 
             log.start(mllog.EVAL_START, epoch_num=epoch)
-            with progress_of(args.progress, world.leads, "eval", epoch, len(eval_set)) as progress:
+            showing = progress_of(args.progress, world.leads, "eval", epoch, len(eval_set))
+            with showing as progress, profile.stage("evaluation"):
                 score = evaluate(
                     network,
                     features,
@@ -178,21 +184,22 @@ def _train(
                 )
             wer = score.wer
             assert wer is not None, "a manifest is never empty"
-            log.event(mllog.EVAL_ACCURACY, wer, epoch_num=epoch, **_score_details(score))
-            log.end(mllog.EVAL_STOP, epoch_num=epoch)
-            if world.leads:
-                kept = Checkpoint(
-                    params=params.as_dict(),
-                    params_sha256=params.sha256,
-                    seed=args.seed,
-                    epoch=epoch,
-                    step=state.step,
-                    trained_samples=state.trained,
-                    wer=wer,
-                    model=_on_cpu(network.state_dict()),
-                    optimizer=_on_cpu(optimizer.state_dict()),
-                )
-                save_checkpoint(kept, checkpoint_path(args.run_dir, epoch))
+            with profile.stage("logging and checkpoint"):
+                log.event(mllog.EVAL_ACCURACY, wer, epoch_num=epoch, **_score_details(score))
+                log.end(mllog.EVAL_STOP, epoch_num=epoch)
+                if world.leads:
+                    kept = Checkpoint(
+                        params=params.as_dict(),
+                        params_sha256=params.sha256,
+                        seed=args.seed,
+                        epoch=epoch,
+                        step=state.step,
+                        trained_samples=state.trained,
+                        wer=wer,
+                        model=_on_cpu(network.state_dict()),
+                        optimizer=_on_cpu(optimizer.state_dict()),
+                    )
+                    save_checkpoint(kept, checkpoint_path(args.run_dir, epoch))
     except BaseException as error:
         log.event(mllog.RUN_ABORTED_REASON, _reason(error), epoch_num=epoch)
         log.end(mllog.RUN_STOP, status=mllog.ABORTED, epoch_num=epoch)
@@ -201,6 +208,7 @@ def _train(
     reached = wer is not None and wer <= params.train.target_wer
     log.event(mllog.TRAINED_SAMPLES, state.trained, epoch_num=epoch)
     log.end(mllog.RUN_STOP, status=mllog.SUCCESS if reached else mllog.ABORTED, epoch_num=epoch)
+    profile.report()
     world.wait()
     # torchrun takes any status but 0 for a crash and ends the other processes: there, the log alone tells the outcome.
     return HELD if reached or world.size > 1 else DID_NOT_HOLD
