@@ -34,7 +34,8 @@ class Batch:
     `waveforms` (share, longest) float32 in [-1, 1], zero past an utterance's end; `samples` (share,) their lengths;
     `labels` all label numbers in a row and `label_lengths` (share,) how many are whose; `mask_uniforms` (share, 2, masks) what
     decides SpecAugment's stripes; `indices` positions in the manifest; `global_utterances` the size of the global batch;
-    `audio_s` this share's seconds of audio.
+    `audio_s` this share's seconds of audio. A process without a share holds another's utterance in its place, of `weight` 0,
+    and no `indices`, so that it takes part in the step and adds nothing to it.
     """
 
     waveforms: Tensor
@@ -45,6 +46,7 @@ class Batch:
     indices: list[int]
     global_utterances: int
     audio_s: float
+    weight: float = 1.0
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory (called by the loader), from which copies to a GPU need not wait."""
@@ -85,10 +87,10 @@ class Order(Sampler):
     def set(self, epoch: int, batches: Sequence[np.ndarray], rank: int = 0, size: int = 1) -> None:
         """What the next pass over the loader yields.
 
-        A global batch is dealt out in turn, so that all shares of a length-sorted batch are about equally long. One with
-        fewer utterances than there are processes (the last of an epoch, at most) is left out.
+        A global batch is dealt out in turn, so that all shares of a length-sorted batch are about equally long. Of one with
+        fewer utterances than there are processes (the last to be cut, at most) some shares are empty.
         """
-        self._items = [[(epoch, batch, batch[rank::size])] for batch in batches if len(batch) >= size]
+        self._items = [[(epoch, batch, batch[rank::size])] for batch in batches]
 
     def __iter__(self) -> Iterator[list[tuple[int, np.ndarray, np.ndarray]]]:
         return iter(self._items)
@@ -138,7 +140,7 @@ class Recordings(Dataset):
             i: samples_after(self.samples[i], drawn[i].tempo) if drawn else int(self.samples[i])
             for i in map(int, batch)
         }
-        mine = sorted(map(int, share), key=lambda i: -samples[i])
+        mine = sorted(map(int, share if len(share) else batch[:1]), key=lambda i: -samples[i])
         waveforms = np.zeros((len(mine), max(samples.values())), np.float32)
         for row, index in zip(waveforms, mine, strict=True):
             waveform = self._read(index)
@@ -152,9 +154,10 @@ class Recordings(Dataset):
             labels=torch.cat([self._labels[index] for index in mine]),
             label_lengths=torch.tensor([len(self._labels[index]) for index in mine]),
             mask_uniforms=torch.from_numpy(np.stack(masks)),
-            indices=mine,
+            indices=mine if len(share) else [],
             global_utterances=len(batch),
-            audio_s=sum(lengths) / SAMPLE_RATE_HZ,
+            audio_s=sum(lengths) / SAMPLE_RATE_HZ if len(share) else 0.0,
+            weight=1.0 if len(share) else 0.0,
         )
 
     def _read(self, index: int) -> np.ndarray:

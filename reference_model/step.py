@@ -77,6 +77,7 @@ class TrainStep:
                 logits, frames = self.network(values, frames)
             log_probabilities = functional.log_softmax(logits.float(), 2)
             loss = functional.ctc_loss(log_probabilities, labels, frames, batch.label_lengths, BLANK, reduction="sum")
+            loss = loss * batch.weight
         with stage("backward"):
             # DistributedDataParallel averages gradients over the processes: times their number, it is the sum again.
             (loss * (self.world.size / batch.global_utterances)).backward()

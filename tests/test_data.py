@@ -75,10 +75,16 @@ def test_batches_are_the_same_from_any_number_of_workers(corpus):
         assert a.indices == b.indices
 
 
-def test_a_last_batch_smaller_than_the_number_of_processes_is_left_out():
+def test_a_process_without_a_share_of_a_small_batch_takes_part_and_adds_nothing(corpus):
+    recordings = Recordings(corpus.manifest("train"), tiny_params().augment, seed=1)
     order = Order()
-    order.set(1, [np.arange(4), np.arange(4, 6)], rank=1, size=3)
-    assert len(order) == 1
+    shares = []
+    for rank in range(3):
+        order.set(1, [np.arange(4), np.arange(4, 6)], rank=rank, size=3)
+        shares.append(list(loader(recordings, order, workers=0, pin=False)))
+    assert [len(share) for share in shares] == [2, 2, 2], "every process takes every step"
+    assert [(share[1].indices, share[1].weight) for share in shares] == [([4], 1.0), ([5], 1.0), ([], 0.0)]
+    assert (shares[2][1].audio_s, shares[2][1].global_utterances, len(shares[2][1].waveforms)) == (0.0, 2, 1)
 
 
 def test_epochs_alter_audio_differently_and_evaluation_not_at_all(corpus):

@@ -165,3 +165,13 @@ def test_an_epoch_stops_at_a_step_that_is_not_finite_and_names_it(corpus):
     step = step_of(params, DeepSpeech2(params.model, 161))
     with pytest.raises(UserError, match=r"epoch 1, step 2: .*not finite"):
         train_epoch(step, batches, 1, len(batches), TrainState(), lambda done, note: None)
+
+
+def test_a_batch_of_no_weight_has_no_loss_and_moves_nothing(corpus):
+    params = closed()
+    network = DeepSpeech2(params.model, 161)
+    step = step_of(params, network)
+    before = [weight.detach().clone() for weight in network.parameters()]
+    loss, finite = step(dataclasses.replace(batches_of(params, corpus, 1)[0], weight=0.0), 1.0)
+    assert (float(loss), bool(finite)) == (0.0, True)
+    assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))

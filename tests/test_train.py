@@ -194,6 +194,18 @@ def test_processes_share_a_batch_to_the_same_losses(corpus, tmp_path, processes)
         torch.testing.assert_close(first[name], second[name], rtol=2e-3, atol=2e-4)
 
 
+def test_processes_train_on_the_rest_of_an_epoch_that_is_smaller_than_they_are_many(tmp_path):
+    """LibriSpeech's 281,241 utterances leave one for the last batch of 8: nobody may pass it over, or compute it twice."""
+    corpus = tiny_corpus(tmp_path / "tiny", train=9).folder
+    options = {"model__sync_batch_norm": False, "optimizer__name": "sgd", "optimizer__learning_rate": 1e-3}
+    status, events, stderr = train(corpus, tmp_path / "run", processes=2, train__max_epochs=1, **options)
+    assert status == 0, stderr
+    assert values(events, "trained_samples") == [9]
+    (stats,) = values(events, "tracked_stats")
+    assert stats["steps"] == 3
+    assert stats["utterances_per_s"] * stats["train_s"] == pytest.approx(9, rel=0.01)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(corpus, tmp_path):
     status, events, stderr = train(corpus, tmp_path, optimizer__learning_rate=90.0, optimizer__warmup_steps=0, train__max_epochs=10,
                                    optimizer__name="sgd", optimizer__clip_norm=1e30)  # fmt: skip
