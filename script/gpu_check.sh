@@ -1,0 +1,29 @@
+#!/bin/sh
+# Everything that is to be measured on a GPU, in one go of less than nine minutes:
+#
+#     sh script/gpu_check.sh
+#     PYTHON=python3 OUT=/tmp/out sh script/gpu_check.sh                     an interpreter that has PyTorch already
+#     PYTHON=python3 WHEELS=wheels sh script/gpu_check.sh                    and the other packages as wheels in a folder
+#     sh script/gpu_check.sh --device cpu --tiny                             a rehearsal without a GPU
+#
+# Prints a table and writes gpu_bench.md, gpu_bench.json and the timed runs to $OUT, or else to results/published.
+# How to make the folder of wheels: docs/performance.md. Arguments go to `python -m benches gpu`.
+set -eu
+root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+if [ -n "${WHEELS:-}" ]; then
+    added=$(mktemp -d)
+    trap 'rm -rf "$added"' EXIT
+    "${PYTHON:-python3}" -m pip install --quiet --no-index --no-deps --target "$added" "$WHEELS"/*.whl >&2
+    PYTHONPATH=$added${PYTHONPATH:+:$PYTHONPATH}
+    export PYTHONPATH
+fi
+PY=$(sh "$root/script/setup.sh")
+cd "$root"
+status=0
+if "$PY" -c 'import pytest' 2>/dev/null; then
+    "$PY" -m pytest -q -p no:cacheprovider tests/test_precision.py >&2 || status=$?
+else
+    echo "pytest is not there: the precision of gradients is not checked" >&2
+fi
+"$PY" -m benches gpu "$@" || status=$?
+exit "$status"
