@@ -170,7 +170,8 @@ class BeamSearch:
             (_add(*values) + self._of_words(prefix.split(), end=True), prefix) for prefix, values in ended.items()
         ]
         score, text = max(scored)
-        return text, score
+        # Whole words end in their last letter, whatever was heard after it.
+        return text if self.words is None else text.rstrip(), score
 
     def _outside(self, prefix: str) -> float:
         """What word list and language model say of the prefix's whole words."""

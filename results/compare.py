@@ -51,8 +51,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the text table; default: the terminal's")
     options = parser.parse_args(argv)
     problems: list[str] = []
-    inferences = inference.read_inference(inference.find_inference(options.paths), problems)
-    paths = [path for path in options.paths if not inferences or _holds_a_log(path)]
+    inference_files = inference.find_inference(options.paths)
+    inferences = inference.read_inference(inference_files, problems)
+    paths = [path for path in options.paths if not inference_files or _holds_a_log(path)]
     comparison = compare_runs(
         load_runs(paths, problems), benchmark=options.benchmark, baseline=options.baseline, sort=options.sort
     )

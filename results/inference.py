@@ -157,7 +157,7 @@ DROPPED = ("utts", "audio s/s", "RTF", "utt/s")
 
 
 def render_text(runs: Sequence[Inference], width: int) -> str:
-    """A table of at most `width` characters: in a narrow one the columns of DROPPED are missing, in a very narrow one it is lists."""
+    """A table of at most `width` characters: a narrow one lacks columns of DROPPED, a very narrow one is lists."""
     rows, columns, left_out = _cells(runs), list(range(len(_COLUMNS))), []
     headers = [header for header, _, _ in _COLUMNS]
     title, foot = ["Inference runs", ""], ["", f"Scores are {UNVERIFIED}."]
@@ -219,10 +219,10 @@ def _widths(rows: Sequence[Sequence[str]], columns: Sequence[int], width: int) -
 def _lines(cells: Sequence[str], columns: Sequence[int], widths: Sequence[int]) -> list[str]:
     wrapped = [break_cell(cells[index], width) for index, width in zip(columns, widths, strict=True)]
     lines = []
-    for number in range(max(map(len, wrapped))):
+    for at in range(max(map(len, wrapped))):
         parts = []
         for pieces, width, index in zip(wrapped, widths, columns, strict=True):
-            piece = pieces[number] if number < len(pieces) else ""
+            piece = pieces[at] if at < len(pieces) else ""
             parts.append(piece.rjust(width) if _COLUMNS[index][2] else piece.ljust(width))
         lines.append(_GAP.join(parts).rstrip())
     return lines

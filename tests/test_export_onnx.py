@@ -1,0 +1,151 @@
+"""ONNX files: the same answers as PyTorch for any batch, what they say of themselves, and what quantising costs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from datasets.errors import UserError
+from reference_model import export_onnx, infer
+from reference_model.checkpoint import checkpoint_path, save_checkpoint
+from reference_model.decode import greedy
+from reference_model.engines import OnnxEngine, TorchEngine, open_engine, trained_from_onnx
+from reference_model.features import Features
+from reference_model.inference_run import Plan, run
+from reference_model.trained import load_trained
+from tests.conftest import ROOT
+from tests.corpus import tiny_corpus, tiny_params
+from tests.test_checkpoint import make_checkpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = checkpoint_path(tmp_path_factory.mktemp("export"), 3)
+    save_checkpoint(make_checkpoint(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint):
+    path = checkpoint.with_suffix(".onnx")
+    assert export_onnx.main([str(checkpoint), "--out", str(path)]) == 0
+    assert [p.name for p in path.parent.iterdir() if p.suffix == ".onnx"] == [path.name]
+    return path
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_any_batch_gives_pytorchs_answers(checkpoint, exported, batch):
+    rng = torch.Generator().manual_seed(batch)
+    frames = torch.randint(31, 900, (batch,), generator=rng)
+    features = torch.randn(batch, 161, int(frames.max()), generator=rng)
+    features *= torch.arange(features.shape[2]) < frames[:, None, None]
+    (expected, kept), (found, found_kept) = (
+        engine(features, frames)
+        for engine in (TorchEngine(load_trained(checkpoint), CPU, "fp32"), OnnxEngine(exported, CPU))
+    )
+    assert torch.equal(kept, found_kept)
+    for row, length in enumerate(kept.tolist()):
+        torch.testing.assert_close(found[:length, row], expected[:length, row], rtol=0, atol=1e-4)
+    assert greedy(found, kept) == greedy(expected, kept)
+
+
+@pytest.mark.parametrize("changes", [{"bidirectional": False}, {"batch_norm_between": False}, {"rnn_layers": 3}])
+def test_other_shapes_of_the_network_export_too(tmp_path, changes):
+    from reference_model.model import DeepSpeech2
+    from reference_model.trained import Trained
+
+    params = tiny_params(**{f"model__{name}": value for name, value in changes.items()})
+    trained = Trained(params.model, params.features, "fp32", DeepSpeech2(params.model, 161).state_dict(), "made", "0")
+    assert export_onnx.export(trained, tmp_path / "m.onnx") <= 1e-4
+
+
+def test_the_file_says_what_it_is(checkpoint, exported):
+    about, known = trained_from_onnx(exported), load_trained(checkpoint)
+    assert (about.features, about.model, about.wer, about.epoch) == (known.features, known.model, known.wer, 3)
+    assert about.source_sha256 == known.source_sha256
+    properties = {p.key: p.value for p in onnx.load(exported).metadata_props}
+    assert properties["labels"] == "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "
+    assert onnx.load(exported).opset_import[0].version == export_onnx.OPSET
+
+
+def test_a_file_that_differs_is_not_written(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export_onnx, "largest_difference", lambda *_: float("nan"))
+    assert export_onnx.main([str(checkpoint), "--out", str(tmp_path / "m.onnx")]) == 1
+    assert "differ" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_check_sees_wrong_weights(checkpoint, exported, tmp_path):
+    model = onnx.load(exported)
+    weight = next(tensor for tensor in model.graph.initializer if "GRU" in tensor.name or len(tensor.dims) == 3)
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] += 0.5
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    assert export_onnx.largest_difference(load_trained(checkpoint), tmp_path / "wrong.onnx") > 1e-4
+
+
+def test_int8_says_what_it_costs(checkpoint, tmp_path, capsys):
+    corpus = tiny_corpus(tmp_path / "tiny")
+    out = tmp_path / "small.onnx"
+    assert export_onnx.main([str(checkpoint), "--out", str(out), "--int8", "--data", str(corpus.folder)]) == 0
+    assert "int8" in capsys.readouterr().out
+    assert OnnxEngine(out, CPU).precision == "int8"
+    features, frames = torch.randn(3, 161, 300), torch.tensor([300, 120, 200])
+    expected, kept = TorchEngine(load_trained(checkpoint), CPU, "fp32")(features, frames)
+    found, _ = OnnxEngine(out, CPU)(features, frames)
+    apart = max(float((found[:n, i] - expected[:n, i]).abs().max()) for i, n in enumerate(kept.tolist()))
+    assert 1e-5 < apart < 0.3
+    properties = {p.key: p.value for p in onnx.load(out).metadata_props}
+    assert float(properties["int8_wer"]) >= 0 and properties["int8_measured_on"] == "tiny"
+
+
+def test_the_benchmark_runs_it_from_a_file_and_from_a_checkpoint(checkpoint, exported, tmp_path):
+    corpus = tiny_corpus(tmp_path / "tiny")
+    scores = []
+    for number, (path, options) in enumerate([(exported, ()), (checkpoint, ("--engine", "onnx")), (checkpoint, ())]):
+        out = tmp_path / f"out{number}"
+        line = ["--checkpoint", str(path), "--data", str(corpus.folder), "--device", "cpu", "--out", str(out), *options]
+        assert infer.main(line) == 0
+        report = json.loads((out / "inference.json").read_text())
+        assert report["options"]["engine"] == ("torch" if number == 2 else "onnx")
+        scores.append(report["score"])
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_files_that_are_none_are_refused(checkpoint, tmp_path):
+    (tmp_path / "text.onnx").write_text("hello")
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
+    onnx.save(model, tmp_path / "foreign.onnx")
+    for name in ("text.onnx", "foreign.onnx", "missing.onnx"):
+        with pytest.raises(UserError, match=name):
+            open_engine(tmp_path / name, "onnx", CPU)
+    with pytest.raises(UserError, match=r"\.onnx"):
+        export_onnx.main([str(checkpoint), "--out", str(tmp_path / "model.bin")])
+
+
+@pytest.mark.long
+def test_letter_for_letter_on_the_mini_validation_set(tmp_path):
+    """With a network that learnt something: a few epochs of mini on the corpus as it is synthesised."""
+    from reference_model.locate import find_clips
+    from reference_model.train import main as train
+
+    clips = find_clips("mini", None, ROOT / "data", print)
+    folder = str(ROOT / "data" / "mini")
+    command = ["--params", str(ROOT / "benchmark/variants/mini.yaml"), "--data", folder, "--run-dir", str(tmp_path)]
+    train([*command, "--seed", "1", "--device", "cpu", "--epochs", "2"])
+    trained = load_trained(checkpoint_path(tmp_path, 2))
+    export_onnx.export(trained, tmp_path / "m.onnx")
+    texts = []
+    for engine, batch_size in ((TorchEngine(trained, CPU, "fp32"), 8), (OnnxEngine(tmp_path / "m.onnx", CPU), 5)):
+        plan = Plan(scenario="offline", batch_size=batch_size, warmup=0)
+        texts.append(run(engine, Features(trained.features), greedy, clips.manifest, plan))
+    assert texts[0].texts == texts[1].texts
+    assert texts[0].score(clips.manifest).wer == pytest.approx(trained.wer)
+    assert np.isfinite(texts[0].wall_s)
