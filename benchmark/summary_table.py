@@ -46,7 +46,9 @@ def summary_rows(record: RunRecord, run_dir: Path) -> list[tuple[str, str]]:
     run = record.run
     rows = [("result", _result(record))]
     if run.minutes is not None:
-        rows.append(("time", f"{run.minutes:.2f} minutes ({clock(run.minutes * 60)}), {SCORE_NOTE}"))
+        # The time of a run that ended without its target is no score.
+        note = f", {SCORE_NOTE}" if record.status == "success" else ""
+        rows.append(("time", f"{run.minutes:.2f} minutes ({clock(run.minutes * 60)}){note}"))
     rows.append(("variant", f"{record.variant}, {record.division} division, seed {record.seed}"))
     checked = f"verified {record.dataset.verified_at}" if record.dataset.verified else "not verified"
     hours = f"{record.dataset.train_hours:.2f} h training, {record.dataset.eval_hours:.2f} h evaluation"
@@ -71,6 +73,8 @@ def _result(record: RunRecord) -> str:
         return f"target reached: {wer} (target {run.target_wer:g} %)"
     if record.status == "aborted":
         return f"target missed: {wer} (target {run.target_wer:g} %)"
+    if record.status == "interrupted":
+        return f"{record.reason}; {wer}"
     return f"{record.status}: {record.reason}; {wer}"
 
 
@@ -141,6 +145,8 @@ def _next_step(record: RunRecord, run_dir: Path) -> str:
         return f"{compare} (a run that ends at its last epoch is a valid outcome)"
     if record.epochs:
         return f"sh run_and_time.sh --resume {_typed(run_dir)} goes on after the last whole epoch"
+    if record.status == "interrupted":
+        return "start again: no epoch was finished that the run could go on from"
     return f"mend the cause (see {run_dir / 'trainer.err'}) and start again"
 
 

@@ -274,7 +274,8 @@ def test_the_summary_fits_80_columns_and_invents_nothing(tmp_path, capsys):
         ("aborted", "WER 23 was not reached", True, "target missed", "results compare"),
         ("failed", "the trainer was killed", True, "failed: the trainer was killed", "--resume"),
         ("interrupted", "interrupted by SIGINT", True, "interrupted by SIGINT", "--resume"),
-        ("failed", "a.flac: damaged", False, "no epoch finished", "start again"),
+        ("failed", "a.flac: damaged", False, "no epoch finished", "trainer.err"),
+        ("interrupted", "interrupted by SIGINT", False, "no epoch finished", "start again: no epoch"),
     ],
 )
 def test_the_summary_says_what_to_do_next(tmp_path, status, reason, epochs, expected, step):
@@ -284,6 +285,8 @@ def test_the_summary_says_what_to_do_next(tmp_path, status, reason, epochs, expe
     rows = dict(summary_rows(record, tmp_path))
     assert expected in rows["result"]
     assert step in rows["next"]
+    assert "MLPerf-style" not in rows["time"], "no target, no score"
+    assert rows["result"].count("interrupted") <= 1
     assert str(tmp_path) in rows["files"]
 
 
