@@ -54,7 +54,8 @@ TRACKED_STATS = "tracked_stats"
 """Value of one epoch: {"train_loss", "utterances_per_s", "audio_s_per_s", "train_s", "data_wait_s", ...}."""
 RUN_ABORTED_REASON = "run_aborted_reason"
 RESUMED = "resumed"
-"""Value: the last epoch whose result was kept; the time of a resumed run still counts from its first run_start."""
+"""Value: the last epoch whose result was kept; metadata: the devices from here on, as in ACCELERATORS. The time of a
+resumed run still counts from its first run_start."""
 TELEMETRY_SUMMARY = "telemetry_summary"
 
 

@@ -147,6 +147,7 @@ def _train(job: Job, record: RunRecord, out: _Outlets, stop: launch.Stop) -> int
     process = launch.start(trainer_command(job), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         out.telemetry.watch(process.pid)
+        # A resumed run's devices are those of its beginning until its trainer names others.
         out.telemetry.use(_uuids(out.log.last(mllog.ACCELERATORS)))
         out.telemetry.start()
 
@@ -177,7 +178,7 @@ def _react(event: Event, record: RunRecord, out: _Outlets) -> None:
     if event.key in MARKED:
         epoch = f" {event.epoch_num}" if event.epoch_num is not None else ""
         out.telemetry.mark(event.key + epoch, event.time_ms / 1000)
-    if event.key == mllog.ACCELERATORS:
+    if event.key in (mllog.ACCELERATORS, mllog.RESUMED) and _listed(event):
         out.telemetry.use(_uuids(event))
     if event.key == mllog.EVAL_STOP:
         epochs, run_start = epochs_of(out.log.events), out.log.first(mllog.RUN_START)
@@ -191,7 +192,13 @@ def _uuids(accelerators: Event | None) -> list[str]:
 
 
 def _listed(accelerators: Event | None) -> list[dict]:
-    listed = accelerators.value if accelerators and isinstance(accelerators.value, list) else []
+    """The devices that an `accelerators` event names in its value, a `resumed` one in its metadata."""
+    listed: object = None
+    if accelerators:
+        resumed = accelerators.key == mllog.RESUMED
+        listed = accelerators.metadata.get(mllog.ACCELERATORS) if resumed else accelerators.value
+    if not isinstance(listed, list):
+        return []
     return [item for item in listed if isinstance(item, dict)]
 
 

@@ -147,7 +147,8 @@ def _train(
 
     accelerators = world.gather(_accelerator(world.rank, device))
     if resumed:
-        log.event(mllog.RESUMED, resumed.epoch)
+        # The machine may be another one now: telemetry follows these devices, not those of the run's beginning.
+        log.event(mllog.RESUMED, resumed.epoch, accelerators=accelerators)
     else:
         log_parameters(log, params, args.seed, world.size, len(train_set), len(eval_set), accelerators)
         if packed:
