@@ -1,0 +1,64 @@
+"""Greedy decoding of a batch: all frames at once, beside the usual loop over the frames of each utterance.
+
+Run by `python -m benches.greedy`. Utterances per second, one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from reference_model.alphabet import BLANK, LABELS
+from reference_model.decode import greedy
+
+GOAL_RATIO = 20
+ROUNDS = 5
+BATCH, FRAMES = 64, 600
+"""Six hundred output frames are twelve seconds of speech: LibriSpeech's average."""
+
+
+def run() -> None:
+    """Print one line: name, our utterances/s, the loop's, the ratio, the goal."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    # As a trained network answers: mostly blanks, each letter held for a frame or two.
+    best = np.repeat(
+        np.where(rng.random((FRAMES // 2, BATCH)) < 0.6, BLANK, rng.integers(1, 29, (FRAMES // 2, BATCH))), 2, 0
+    )
+    logits = torch.nn.functional.one_hot(torch.from_numpy(best), len(LABELS)).float()
+    frames = torch.from_numpy(rng.integers(FRAMES // 2, FRAMES + 1, BATCH))
+    if greedy(logits, frames) != _loop(logits, frames):
+        raise RuntimeError("the two disagree")
+    ours, peer = (BATCH / _best_s(lambda f=f: f(logits, frames)) for f in (greedy, _loop))  # type: ignore[misc]
+    print(f"greedy, {ours:.0f} utterances/s, {peer:.0f} utterances/s, {ours / peer:.1f}, >= {GOAL_RATIO}")
+
+
+def _loop(logits: torch.Tensor, frames: torch.Tensor) -> list[str]:
+    """As the reference's GreedyDecoder goes about it (`process_string` in its decoder.py), frame by frame."""
+    best = logits.argmax(2).transpose(0, 1)
+    texts = []
+    for sequence, length in zip(best, frames.tolist(), strict=True):
+        text = ""
+        for i in range(length):
+            label = LABELS[sequence[i].item()]
+            if label != LABELS[BLANK] and not (i and label == LABELS[sequence[i - 1].item()]):
+                text += label
+        texts.append(text)
+    return texts
+
+
+def _best_s(work: Callable[[], object]) -> float:
+    """The least time of ROUNDS: whatever else runs on the machine can only add."""
+    times = []
+    for _ in range(ROUNDS):
+        started_s = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started_s)
+    return min(times)
+
+
+if __name__ == "__main__":
+    run()
