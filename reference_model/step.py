@@ -110,7 +110,7 @@ def train_epoch(
     loss_sum = torch.zeros((), dtype=torch.float64, device=step.device)
     utterances = trained = 0
     audio_s = data_wait_s = 0.0
-    before: tuple[Tensor, Tensor] | None = None
+    before: tuple[Tensor, Tensor, int] | None = None
     received = received_from(batches)
     while True:
         waiting_since_s = time.perf_counter()
@@ -121,16 +121,16 @@ def train_epoch(
             break
         loss, finite = step(batch, learning_rate(optimizer, epoch, state.step, last_step))
         # The step before is checked only now, so that the device always has work queued.
-        _check_finite(before, epoch, state.step)
-        before = loss, finite
+        note = _checked(before, epoch, state.step)
+        before = loss, finite, len(batch.indices)
         loss_sum += loss
         state.step += 1
         utterances += len(batch.indices)
         trained += batch.global_utterances
         audio_s += batch.audio_s
         step.profile.step()
-        progress(trained, "")
-    _check_finite(before, epoch, state.step)
+        progress(trained, note)
+    _checked(before, epoch, state.step)
     state.trained += trained
     train_s = time.perf_counter() - started_s
     loss_total, utterances_total, audio_total_s = step.world.sum([loss_sum.item(), utterances, audio_s])
@@ -150,13 +150,18 @@ def _card(device: torch.device) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
-def _check_finite(result: tuple[Tensor, Tensor] | None, epoch: int, step: int) -> None:
-    if result is not None and not result[1].item():
+def _checked(result: tuple[Tensor, Tensor, int] | None, epoch: int, step: int) -> str:
+    """Raise UserError unless a step's (summed loss, whether all was finite, utterances) is well; else the loss in words."""
+    if result is None:
+        return ""
+    loss = result[0].item() / result[2]
+    if not result[1].item():
         raise UserError(
-            f"the loss or its gradient is not finite (loss {result[0].item():g}); the weights were not updated",
+            f"the loss or its gradient is not finite (loss {loss:g}); the weights were not updated",
             where=f"epoch {epoch}, step {step}",
             remedy="look for damaged audio or transcripts, or lower the learning rate in a parameter file of your own",
         )
+    return f"loss {loss:.3g}"
 
 
 def received_from(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
