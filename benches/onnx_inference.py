@@ -13,9 +13,9 @@ import torch
 
 from benchmark.params import load_variant
 from reference_model.engines import Engine, OnnxEngine, TorchEngine
-from reference_model.export_onnx import write
 from reference_model.features import Features
 from reference_model.model import DeepSpeech2
+from reference_model.onnx_file import write
 from reference_model.trained import Trained
 
 GOAL_RATIO = 1.1

@@ -1,129 +1,123 @@
-"""Checkpoints: written atomically after each epoch's evaluation, read without executing anything from the file.
+"""Checkpoints of any format that we know: read as data, and written anew as safetensors and JSON.
 
-A checkpoint holds all that an exact resume needs: weights, BatchNorm statistics, the optimiser's state, the epoch, and the
-seed from which every later draw follows (orders and alterations are functions of seed, epoch and utterance; no generator's
-state outlives a step).
+Ours (`checkpoints/epoch_NN.pt`), the MLPerf reference's and TBD's package, and the safetensors files that
+`python -m reference_model.checkpoint import` writes, whose header carries everything but the weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import pickle
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from datasets.errors import UserError, run_door
+from benchmark.params import params_from_dict
+from datasets.errors import HELD, UserError, run_door
+from datasets.manifest import write_atomically
 
-FORMAT = 1
+from . import checkpoint_file
+from .checkpoint_file import Checkpoint, is_ours, read_tree
+from .imported_checkpoint import PLAIN_TYPES, trained_from_package
+from .trained import Trained, from_metadata, sha256_of
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state after `epoch` (from 1). `params` are the variant's nested values; `wer` is that epoch's score in percent.
+def load_trained(path: Path) -> Trained:
+    """Read a file of any known format, executing nothing from it; UserError where it is none, cut short or hostile."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _from_safetensors(path)
+    tree = read_tree(path, PLAIN_TYPES)
+    if is_ours(tree):
+        return _from_checkpoint(Checkpoint(**{f.name: tree[f.name] for f in dataclasses.fields(Checkpoint)}), path)
+    return trained_from_package(tree, path)
 
-    `model` and `optimizer` are state dictionaries on the CPU.
+
+def import_file(source: Path, out: Path) -> int:
+    """Read `source`, write `out` (safetensors) and a JSON file beside it, say what it is; returns the exit status."""
+    if out.suffix != ".safetensors":
+        raise UserError("must end in .safetensors", where=f"--out {out}")
+    trained = load_trained(source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = write_safetensors(trained, out)
+    count = sum(tensor.numel() for name, tensor in trained.weights.items() if _is_parameter(name))
+    directions = "bidirectional" if trained.model.bidirectional else "unidirectional"
+    print(f"{trained.model.rnn_layers} {directions} GRU layers of {trained.model.rnn_hidden}, {count:,} parameters")
+    print(f"wrote {out} and {about}")
+    return HELD
+
+
+def write_safetensors(trained: Trained, out: Path) -> Path:
+    """Write the weights to `out` and what they are to a JSON file of the same name, which is returned.
+
+    The safetensors file holds the same facts in its header, so that it can be used alone.
     """
-
-    params: dict
-    params_sha256: str
-    seed: int
-    epoch: int
-    step: int
-    trained_samples: int
-    wer: float
-    model: dict[str, Tensor]
-    optimizer: dict
-
-
-_NAMES = {field.name for field in dataclasses.fields(Checkpoint)}
-
-
-def checkpoint_path(run_dir: Path, epoch: int) -> Path:
-    """Where the checkpoint of `epoch` lies in a run's folder."""
-    return Path(run_dir) / "checkpoints" / f"epoch_{epoch:02d}.pt"
-
-
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write `checkpoint` so that a reader, or a crash, finds either nothing under `path` or the whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    tree = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+    part = out.with_name(f".{out.name}.part")
     try:
-        with open(part, "wb") as file:
-            try:
-                torch.save(tree | {"format": FORMAT}, file)
-            except RuntimeError as error:
-                # PyTorch's writer reports a full disk as a RuntimeError about its own position in the file.
-                raise UserError(
-                    f"cannot write the checkpoint ({error})",
-                    where=path,
-                    remedy="free some disk space and resume the run",
-                ) from None
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        save_file({name: t.contiguous() for name, t in trained.weights.items()}, part, metadata=trained.metadata())
+        part.replace(out)
     finally:
         part.unlink(missing_ok=True)
-
-
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; UserError where it is missing, cut short, of another kind, or holds more than data."""
-    tree = read_tree(path)
-    if not is_ours(tree):
-        raise UserError(
-            "not a checkpoint of this trainer", where=path, remedy="give a file from a run's checkpoints folder"
-        )
-    return Checkpoint(**{name: tree[name] for name in _NAMES})
-
-
-def is_ours(tree: object) -> bool:
-    """Whether what a file holds is a checkpoint of this trainer."""
-    return isinstance(tree, dict) and tree.get("format") == FORMAT and set(tree) >= _NAMES
-
-
-def read_tree(path: Path, plain_types: Sequence[Any] = ()) -> Any:
-    """What torch.save wrote to `path`, as data: nothing from the file is executed, and a file that asks for it is refused.
-
-    `plain_types` are harmless types that may occur besides PyTorch's own. UserError where the file is missing or not whole.
-    """
-    path = Path(path)
-    try:
-        with torch.serialization.safe_globals(list(plain_types)):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError("no such checkpoint", where=path) from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"refused: the file holds more than plain data ({reason})", where=path) from None
-    except PermissionError:
-        raise
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        # PyTorch's reader answers a damaged file with any of these, an OSError of "Invalid argument" among them.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"not a whole checkpoint ({reason})", where=path, remedy="use the one of an earlier epoch"
-        ) from None
+    about = {key: _value(text) for key, text in trained.metadata().items()}
+    about["weights"] = {"file": out.name, "sha256": sha256_of(out)}
+    path = out.with_suffix(".json")
+    write_atomically(path, json.dumps(about, indent=2).encode() + b"\n")
+    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m reference_model.checkpoint import FILE`: the door; returns the exit status."""
-    from .imported_checkpoint import import_file
-
-    parser = argparse.ArgumentParser(prog="python -m reference_model.checkpoint", description=__doc__.split("\n")[0])
+    about = checkpoint_file.__doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m reference_model.checkpoint", description=about)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("import", help="read a checkpoint of any known format; write safetensors and JSON")
     command.add_argument("file", type=Path, help="one of ours, or a package of the MLPerf reference or of TBD")
     command.add_argument("--out", type=Path, help="the safetensors file; a .json lies beside it (default: beside FILE)")
     options = parser.parse_args(argv)
     return import_file(options.file, options.out or options.file.with_suffix(".safetensors"))
+
+
+def _from_checkpoint(checkpoint: Checkpoint, path: Path) -> Trained:
+    params = params_from_dict(checkpoint.params, path)
+    return Trained(
+        model=params.model,
+        features=params.features,
+        precision=params.train.precision,
+        weights=checkpoint.model,
+        source=f"{path.name}, a checkpoint of this trainer",
+        source_sha256=sha256_of(path),
+        variant=params.variant,
+        epoch=checkpoint.epoch,
+        wer=checkpoint.wer,
+    )
+
+
+def _from_safetensors(path: Path) -> Trained:
+    if not path.is_file():
+        raise UserError("no such checkpoint", where=path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about: Any = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"not a whole safetensors file ({error})", where=path) from None
+    return from_metadata(about, weights, path)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _is_parameter(name: str) -> bool:
+    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,11 +19,11 @@ from datasets.errors import UserError
 
 from .inference_network import InferenceNetwork, at_least
 from .model import output_frames
-from .trained import Trained, from_metadata, load_trained
+from .onnx_file import INPUTS, OUTPUTS
+from .trained import Trained, from_metadata
 
 ENGINES = ("torch", "onnx")
 PRECISIONS = ("fp32", "tf32", "bf16")
-INPUTS, OUTPUTS = ("features", "frames"), ("log_probabilities", "output_frames")
 
 
 class Engine(Protocol):
@@ -110,14 +109,6 @@ class OnnxEngine:
         """Nothing: each call waits."""
 
 
-@dataclass(frozen=True)
-class Opened:
-    """An engine, and what it runs (without weights where ONNX Runtime has them)."""
-
-    engine: Engine
-    trained: Trained
-
-
 def open_session(path: Path, options: object = None, provider: str = "CPUExecutionProvider"):  # noqa: ANN201
     """An ONNX Runtime session; UserError where the file is missing or no ONNX file."""
     import onnxruntime
@@ -141,39 +132,3 @@ def trained_from_onnx(path: Path) -> Trained:
     """What an ONNX file of ours says of itself, without weights."""
     about = open_session(path).get_modelmeta().custom_metadata_map
     return from_metadata(about, {}, path)
-
-
-def open_engine(
-    path: Path, engine: str | None, device: torch.device, precision: str | None = None, threads: int | None = None
-) -> Opened:
-    """The engine for a file: ONNX Runtime for `.onnx`, PyTorch for any other unless `engine` says `onnx`.
-
-    A checkpoint that ONNX Runtime is to run is exported first, beside nothing of the user's. `precision` None is the one that
-    training evaluated with (on a CPU TF32 does not exist: fp32). `threads` None leaves both engines their defaults.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    is_onnx = path.suffix == ".onnx"
-    if is_onnx and engine == "torch":
-        raise UserError(
-            "PyTorch cannot run an ONNX file", where=path, remedy="give the checkpoint, or use --engine onnx"
-        )
-    if not is_onnx and engine != "onnx":
-        trained = load_trained(path)
-        chosen = precision or trained.precision
-        if chosen == "tf32" and device.type == "cpu":
-            chosen = "fp32"
-        return Opened(TorchEngine(trained, device, chosen), trained)
-    if precision not in (None, "fp32"):
-        raise UserError("ONNX files run in fp32", where=f"--precision {precision}", remedy="leave --precision away")
-    if is_onnx:
-        return Opened(OnnxEngine(path, device, threads), trained_from_onnx(path))
-    from tempfile import TemporaryDirectory
-
-    from .export_onnx import export
-
-    trained = load_trained(path)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        export(trained, file)
-        return Opened(OnnxEngine(file, device, threads), trained)

@@ -14,36 +14,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from datasets.errors import DID_NOT_HOLD, HELD, UserError, run_door
 
-from .engines import INPUTS, OUTPUTS, OnnxEngine, TorchEngine
+from .checkpoint import load_trained
+from .engines import OnnxEngine, TorchEngine
 from .features import Features
-from .inference_network import InferenceNetwork
 from .model import FEWEST_FRAMES
-from .trained import Trained, load_trained
+from .onnx_file import OPSET, write
+from .trained import Trained
 
-OPSET = 17
 TOLERANCE = 1e-4
 """Largest difference of a log-probability that passes."""
-TRACED_FRAMES = (90, 61)
 CHECKED = ((31,), (777,), (400, 40), (33, 200, 1200), (500, 31, 90, 250, 251, 60, 75, 999))
 """Feature frames of the utterances of each checked batch: none of them as traced, and of very different lengths."""
-
-
-class _Exported(nn.Module):
-    def __init__(self, network: InferenceNetwork) -> None:
-        super().__init__()
-        self.inner = network
-
-    def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        values, lengths = self.inner(features, frames)
-        return values.transpose(0, 1), lengths
 
 
 def export(trained: Trained, path: Path) -> float:
@@ -63,34 +50,6 @@ def export(trained: Trained, path: Path) -> float:
     finally:
         part.unlink(missing_ok=True)
     return difference
-
-
-def write(trained: Trained, path: Path) -> None:
-    """Write the ONNX file, unverified."""
-    import onnx
-
-    network = _Exported(InferenceNetwork(trained.network())).eval()
-    frames = torch.tensor(TRACED_FRAMES)
-    features = torch.zeros(len(TRACED_FRAMES), Features(trained.features).bins, max(TRACED_FRAMES))
-    axes = {INPUTS[0]: {0: "batch", 2: "frames"}, INPUTS[1]: {0: "batch"}}
-    axes |= {OUTPUTS[0]: {0: "batch", 1: "output_frames"}, OUTPUTS[1]: {0: "batch"}}
-    with warnings.catch_warnings(), torch.no_grad():
-        # It warns of what the checks below show to be right: a GRU of another batch size, tensors taken for constants.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network,
-            (features, frames),
-            str(path),
-            dynamo=False,  # the newer exporter cannot express a GRU over a dynamic batch and time (PyTorch 2.11)
-            opset_version=OPSET,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_axes=axes,
-        )
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, trained.metadata())
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
 
 
 def largest_difference(trained: Trained, path: Path, seed: int = 0) -> float:

@@ -1,4 +1,4 @@
-"""Checkpoints of the MLPerf speech reference and of TBD, read as data, and written anew as safetensors and JSON.
+"""Checkpoints of the MLPerf speech reference and of TBD, as networks of ours.
 
 Their format is a package that `torch.save` pickled: a dictionary with `state_dict`, `hidden_size`, `hidden_layers`,
 `rnn_type`, `labels`, `audio_conf` and the history of the training (`DeepSpeech.serialize` in the reference's model.py). The
@@ -7,24 +7,21 @@ network's shape is read off the weights themselves, and what the package says of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.params import FeatureParams, ModelParams
-from datasets.errors import HELD, UserError
-from datasets.manifest import write_atomically
+from datasets.errors import UserError
 
 from .alphabet import LABELS
 from .features import Features
 from .model import SMALLEST_BINS, _conv_bins
-from .trained import Trained, load_trained, sha256_of
+from .trained import Trained, sha256_of
 
 PLAIN_TYPES: tuple[Any, ...] = (
     # The history holds numpy's scalars (error rates per epoch): numbers, whose making runs no code of the file.
@@ -62,38 +59,6 @@ def trained_from_package(package: object, path: Path) -> Trained:
     )
     trained.network()  # says which weight is missing or misshapen
     return trained
-
-
-def import_file(source: Path, out: Path) -> int:
-    """Read `source`, write `out` (safetensors) and a JSON file beside it, say what it is; returns the exit status."""
-    if out.suffix != ".safetensors":
-        raise UserError("must end in .safetensors", where=f"--out {out}")
-    trained = load_trained(source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    about = write_safetensors(trained, out)
-    count = sum(tensor.numel() for name, tensor in trained.weights.items() if _is_parameter(name))
-    directions = "bidirectional" if trained.model.bidirectional else "unidirectional"
-    print(f"{trained.model.rnn_layers} {directions} GRU layers of {trained.model.rnn_hidden}, {count:,} parameters")
-    print(f"wrote {out} and {about}")
-    return HELD
-
-
-def write_safetensors(trained: Trained, out: Path) -> Path:
-    """Write the weights to `out` and what they are to a JSON file of the same name, which is returned.
-
-    The safetensors file holds the same facts in its header, so that it can be used alone.
-    """
-    part = out.with_name(f".{out.name}.part")
-    try:
-        save_file({name: t.contiguous() for name, t in trained.weights.items()}, part, metadata=trained.metadata())
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    about = {key: _value(text) for key, text in trained.metadata().items()}
-    about["weights"] = {"file": out.name, "sha256": sha256_of(out)}
-    path = out.with_suffix(".json")
-    write_atomically(path, json.dumps(about, indent=2).encode() + b"\n")
-    return path
 
 
 def _weights(state_dict: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
@@ -169,14 +134,3 @@ def _features(audio: object, path: Path) -> FeatureParams:
         )
     except UserError as error:
         raise UserError(f"its audio_conf cannot be used: {error}", where=path) from None
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _is_parameter(name: str) -> bool:
-    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))

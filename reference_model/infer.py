@@ -25,11 +25,12 @@ from datasets.errors import HELD, UserError, run_door
 from datasets.progress import Progress
 
 from .beam import decoder_of
-from .engines import ENGINES, PRECISIONS, open_engine
+from .engines import ENGINES, PRECISIONS
 from .features import Features
 from .inference_report import build_report, print_report, write_report
 from .inference_run import OFFLINE_BATCH, Plan, run
 from .locate import default_results_dir, find_checkpoint, find_clips, variant_of
+from .opened_engine import open_engine
 from .train import SMALL_HIDDEN, choose_device
 
 

@@ -16,10 +16,10 @@ from benchmark import system
 from benchmark.telemetry_sums import Summary
 from datasets.manifest import write_atomically
 
-from .engines import Opened
 from .inference_run import Outcome, Plan
 from .latency import WHOLE, spreads, write_csv
 from .locate import Clips
+from .opened_engine import Opened
 from .trained import sha256_of
 
 SCHEMA = 1

@@ -17,7 +17,7 @@ from datasets.errors import UserError
 from datasets.imported import Transcripts
 from datasets.manifest import Manifest, Utterance, read_csv, read_jsonl
 
-from .checkpoint import checkpoint_path
+from .checkpoint_file import checkpoint_path
 
 LIBRI = "libri"
 

@@ -22,10 +22,10 @@ from datasets.progress import Progress
 
 from .decode import greedy
 from .engines import Engine, OnnxEngine, TorchEngine
-from .export_onnx import OPSET, write
 from .features import Features
 from .inference_run import OFFLINE_BATCH, Plan, run
 from .locate import Clips, find_clips
+from .onnx_file import OPSET, write
 from .trained import Trained
 
 ZERO_POINT = 128

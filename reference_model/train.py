@@ -33,7 +33,7 @@ from datasets.pack import open_packed
 from . import distributed
 from .alphabet import ctc_frames_needed, encode
 from .augment import samples_after
-from .checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from .checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from .data import Order, Recordings, evaluation_order, loader, training_order
 from .evaluate import evaluate
 from .features import Features

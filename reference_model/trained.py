@@ -1,7 +1,6 @@
-"""A trained network as inference needs it, from a file of any format that we know.
+"""A trained network as inference needs it, and the flat texts that say of a file of ours what network it holds.
 
-Ours (`checkpoints/epoch_NN.pt`), the MLPerf reference's and TBD's package, and the safetensors files that
-`python -m reference_model.checkpoint import` writes, whose header carries everything but the weights.
+`checkpoint.load_trained` makes it from a file of any format that we know.
 """
 
 from __future__ import annotations
@@ -12,16 +11,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from benchmark.params import FeatureParams, ModelParams, params_from_dict
+from benchmark.params import FeatureParams, ModelParams
 from datasets.errors import UserError
 
 from .alphabet import LABELS
-from .checkpoint import Checkpoint, is_ours, read_tree
 from .features import Features
 from .model import DeepSpeech2
 
@@ -88,19 +84,6 @@ def load_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: obj
     network.load_state_dict(weights)
 
 
-def load_trained(path: Path) -> Trained:
-    """Read a file of any known format, executing nothing from it; UserError where it is none, cut short or hostile."""
-    from .imported_checkpoint import PLAIN_TYPES, trained_from_package
-
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return _from_safetensors(path)
-    tree = read_tree(path, PLAIN_TYPES)
-    if is_ours(tree):
-        return _from_checkpoint(Checkpoint(**{f.name: tree[f.name] for f in dataclasses.fields(Checkpoint)}), path)
-    return trained_from_package(tree, path)
-
-
 def from_metadata(about: Mapping[str, str], weights: dict[str, Tensor], where: object) -> Trained:
     """The Trained whose `metadata` is `about`; UserError where that is not the metadata of ours."""
     try:
@@ -133,30 +116,3 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _from_checkpoint(checkpoint: Checkpoint, path: Path) -> Trained:
-    params = params_from_dict(checkpoint.params, path)
-    return Trained(
-        model=params.model,
-        features=params.features,
-        precision=params.train.precision,
-        weights=checkpoint.model,
-        source=f"{path.name}, a checkpoint of this trainer",
-        source_sha256=sha256_of(path),
-        variant=params.variant,
-        epoch=checkpoint.epoch,
-        wer=checkpoint.wer,
-    )
-
-
-def _from_safetensors(path: Path) -> Trained:
-    if not path.is_file():
-        raise UserError("no such checkpoint", where=path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            about: Any = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"not a whole safetensors file ({error})", where=path) from None
-    return from_metadata(about, weights, path)

@@ -23,8 +23,9 @@ from datasets.errors import HELD, UserError, one_line, run_door
 from datasets.manifest import SAMPLE_RATE_HZ
 
 from .decode import greedy
-from .engines import ENGINES, Opened, open_engine
+from .engines import ENGINES
 from .features import Features
+from .opened_engine import Opened, open_engine
 from .train import choose_device
 
 PIECE_S = 30.0

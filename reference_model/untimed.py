@@ -22,7 +22,7 @@ from benchmark.settings import SEED_LIMIT, from_environment
 from datasets.errors import UserError, run_door
 from datasets.manifest import write_atomically
 
-from .checkpoint import checkpoint_path, load_checkpoint
+from .checkpoint_file import checkpoint_path, load_checkpoint
 from .locate import training_dir
 from .train import main as train
 

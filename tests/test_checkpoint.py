@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datasets.errors import UserError
-from reference_model.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from reference_model.checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from reference_model.model import DeepSpeech2
 from reference_model.optim import build_optimizer, learning_rate
 from tests.corpus import tiny_params

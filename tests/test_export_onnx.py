@@ -11,12 +11,13 @@ import torch
 
 from datasets.errors import UserError
 from reference_model import export_onnx, infer
-from reference_model.checkpoint import checkpoint_path, save_checkpoint
+from reference_model.checkpoint import load_trained
+from reference_model.checkpoint_file import checkpoint_path, save_checkpoint
 from reference_model.decode import greedy
-from reference_model.engines import OnnxEngine, TorchEngine, open_engine, trained_from_onnx
+from reference_model.engines import OnnxEngine, TorchEngine, trained_from_onnx
 from reference_model.features import Features
 from reference_model.inference_run import Plan, run
-from reference_model.trained import load_trained
+from reference_model.opened_engine import open_engine
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params
 from tests.test_checkpoint import make_checkpoint

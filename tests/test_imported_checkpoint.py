@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from datasets.errors import UserError
-from reference_model.checkpoint import main, save_checkpoint
+from reference_model.checkpoint import load_trained, main
+from reference_model.checkpoint_file import save_checkpoint
 from reference_model.engines import TorchEngine
-from reference_model.trained import load_trained
 from tests.test_checkpoint import make_checkpoint
 
 CPU = torch.device("cpu")

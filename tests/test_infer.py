@@ -19,7 +19,8 @@ from benchmark import mllog
 from datasets.dataset import Dataset, Split, write_description
 from datasets.errors import UserError
 from reference_model import infer, untimed
-from reference_model.checkpoint import checkpoint_path, load_checkpoint
+from reference_model.checkpoint import load_trained
+from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
 from reference_model.decode import greedy
 from reference_model.engines import TorchEngine
 from reference_model.features import Features
@@ -28,7 +29,6 @@ from reference_model.inference_run import Plan, run
 from reference_model.latency import STAGES
 from reference_model.model import DeepSpeech2
 from reference_model.train import main as train
-from reference_model.trained import load_trained
 from results.compare import main as compare
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from reference_model import train
-from reference_model.checkpoint import checkpoint_path, load_checkpoint
+from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
 from reference_model.profile import PER_EPOCH, PER_STEP, TRACED
 from tests.corpus import tiny_corpus, tiny_params
 

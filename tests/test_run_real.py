@@ -17,7 +17,7 @@ from benchmark.mllog import parse_line, read_log
 from benchmark.record import RunRecord, read_record
 from datasets.dataset import write_description
 from datasets.digest import digest_tree
-from reference_model.checkpoint import checkpoint_path, load_checkpoint
+from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
 from tests.corpus import tiny_corpus, tiny_params
 from tests.harness import ROOT, alive
 

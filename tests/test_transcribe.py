@@ -9,11 +9,11 @@ import torch
 
 from datasets.errors import UserError
 from reference_model import transcribe
-from reference_model.checkpoint import checkpoint_path
-from reference_model.engines import open_engine
+from reference_model.checkpoint import load_trained
+from reference_model.checkpoint_file import checkpoint_path
 from reference_model.export_onnx import export
+from reference_model.opened_engine import open_engine
 from reference_model.train import main as train
-from reference_model.trained import load_trained
 from tests.corpus import speak, tiny_corpus, tiny_params
 
 CPU = torch.device("cpu")

@@ -1,0 +1,111 @@
+"""Checkpoints: written atomically after each epoch's evaluation, read without executing anything from the file.
+
+A checkpoint holds all that an exact resume needs: weights, BatchNorm statistics, the optimiser's state, the epoch, and the
+seed from which every later draw follows (orders and alterations are functions of seed, epoch and utterance; no generator's
+state outlives a step).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datasets.errors import UserError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after `epoch` (from 1). `params` are the variant's nested values; `wer` is that epoch's score in percent.
+
+    `model` and `optimizer` are state dictionaries on the CPU.
+    """
+
+    params: dict
+    params_sha256: str
+    seed: int
+    epoch: int
+    step: int
+    trained_samples: int
+    wer: float
+    model: dict[str, Tensor]
+    optimizer: dict
+
+
+_NAMES = {field.name for field in dataclasses.fields(Checkpoint)}
+
+
+def checkpoint_path(run_dir: Path, epoch: int) -> Path:
+    """Where the checkpoint of `epoch` lies in a run's folder."""
+    return Path(run_dir) / "checkpoints" / f"epoch_{epoch:02d}.pt"
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write `checkpoint` so that a reader, or a crash, finds either nothing under `path` or the whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    tree = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+    try:
+        with open(part, "wb") as file:
+            try:
+                torch.save(tree | {"format": FORMAT}, file)
+            except RuntimeError as error:
+                # PyTorch's writer reports a full disk as a RuntimeError about its own position in the file.
+                raise UserError(
+                    f"cannot write the checkpoint ({error})",
+                    where=path,
+                    remedy="free some disk space and resume the run",
+                ) from None
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; UserError where it is missing, cut short, of another kind, or holds more than data."""
+    tree = read_tree(path)
+    if not is_ours(tree):
+        raise UserError(
+            "not a checkpoint of this trainer", where=path, remedy="give a file from a run's checkpoints folder"
+        )
+    return Checkpoint(**{name: tree[name] for name in _NAMES})
+
+
+def is_ours(tree: object) -> bool:
+    """Whether what a file holds is a checkpoint of this trainer."""
+    return isinstance(tree, dict) and tree.get("format") == FORMAT and set(tree) >= _NAMES
+
+
+def read_tree(path: Path, plain_types: Sequence[Any] = ()) -> Any:
+    """What torch.save wrote to `path`, as data: nothing from the file is executed, and a file that asks for it is refused.
+
+    `plain_types` are harmless types that may occur besides PyTorch's own. UserError where the file is missing or not whole.
+    """
+    path = Path(path)
+    try:
+        with torch.serialization.safe_globals(list(plain_types)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError("no such checkpoint", where=path) from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"refused: the file holds more than plain data ({reason})", where=path) from None
+    except PermissionError:
+        raise
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        # PyTorch's reader answers a damaged file with any of these, an OSError of "Invalid argument" among them.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"not a whole checkpoint ({reason})", where=path, remedy="use the one of an earlier epoch"
+        ) from None
