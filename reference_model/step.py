@@ -154,7 +154,8 @@ def _checked(result: tuple[Tensor, Tensor, int] | None, epoch: int, step: int) -
     """Raise UserError unless a step's (summed loss, whether all was finite, utterances) is well; else the loss in words."""
     if result is None:
         return ""
-    loss = result[0].item() / result[2]
+    # A process without a share of the batch has no utterance, and a loss of 0.
+    loss = result[0].item() / max(1, result[2])
     if not result[1].item():
         raise UserError(
             f"the loss or its gradient is not finite (loss {loss:g}); the weights were not updated",
