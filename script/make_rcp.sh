@@ -20,4 +20,4 @@ PY=$(sh "$root/script/setup.sh")
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 PYTHONSAFEPATH=1
 export PYTHONPATH PYTHONSAFEPATH
-exec "$PY" -m compliance.convergence "$series" --out "$root/compliance/rcp/$VARIANT.json"
+exec "$PY" -m compliance.make_rcp "$series" --out "$root/compliance/rcp/$VARIANT.json"
