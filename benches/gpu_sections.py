@@ -29,7 +29,7 @@ from reference_model.flops import Ceilings
 from reference_model.step import TrainState, received_from, train_epoch
 from reference_model.train import default_workers, set_precision
 
-from .gpu import ROOT, Bench
+from .gpu_bench import ROOT, Bench
 from .gpu_step import CLIP_S, closed
 from .loader import make_split
 from .train_step import make_batch, make_step

@@ -15,7 +15,7 @@ from reference_model.model import DeepSpeech2, RecurrentLayer, run_stack
 from reference_model.step import TrainStep
 from reference_model.train import set_precision
 
-from .gpu import Bench
+from .gpu_bench import Bench
 from .train_step import make_batch, make_step
 
 CLIP_S = 13.5
