@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,7 @@ NOTHING_INSTALLED = [
 ]
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for package in FLOORS for path in (ROOT / package).rglob("*.py"))
+BENCHES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "benches").rglob("*.py"))
 
 
 @cache
@@ -77,6 +80,36 @@ def test_a_package_imports_only_the_floors_below_it(module):
     package = module.split("/")[0]
     ours = {name.split(".")[0] for name in imports_of(module)} & OURS
     assert ours <= FLOORS[package] | {package}
+
+
+def circle(imported: dict[str, set[str]]) -> list[str]:
+    """Modules each of which imports the next, the last being the first again; empty where there are none.
+
+    `imported`: for each module's path, the dotted names that it imports.
+    """
+    paths = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in imported}
+    below: dict[str, set[str]] = {}
+    for path, names in imported.items():
+        # `from a.b import c` may name the module a.b.c, or a thing in a.b.
+        prefixes = ({name, name.rpartition(".")[0]} for name in names)
+        below[path] = {paths[max(known, key=len)] for known in (each & set(paths) for each in prefixes) if known}
+    try:
+        TopologicalSorter(below).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle({module: imports_of(module) for module in MODULES + BENCHES}) == []
+
+
+def test_a_circle_is_seen_through_a_third_module():
+    imported = {"a/up.py": {"a.mid.f"}, "a/mid.py": {"b.low", "math"}, "b/low.py": set(), "b/__init__.py": set()}
+    assert circle(imported) == []
+    found = circle(imported | {"b/low.py": {"a.up"}})
+    assert found[0] == found[-1] and set(found) == {"a/up.py", "a/mid.py", "b/low.py"}
+    assert ("a/up.py", "a/mid.py") in itertools.pairwise(found)
 
 
 @pytest.mark.parametrize("module", MODULES)
