@@ -30,6 +30,10 @@ BENCHES = {
     "verify_dataset": [],
     "cksum": ["--megabytes", "256"],
     "prepare": ["--utterances", "300"],
+    "greedy": [],
+    "wer_counting": [],
+    "offline_inference": [],
+    "onnx_inference": [],
 }
 PEERS = {
     "parse_logs": "mlperf-logging's parser",

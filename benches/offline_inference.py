@@ -6,6 +6,7 @@ work is the same. The network is that of `mini`.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from reference_model.inference_run import OFFLINE_BATCH, Outcome, Plan
 from reference_model.model import DeepSpeech2
 from reference_model.trained import Trained
 
+from .line import Line, report
+
 GOAL_RATIO = 2
 UTTERANCES, SHORTEST_S, LONGEST_S = 96, 0.6, 6.0
 
 
-def run() -> None:
-    """Print one line: name, offline audio-seconds/s, one at a time, the ratio, the goal."""
+def main() -> int:
+    """Print one line: name, offline audio-seconds/s, one at a time, the ratio, the goal; exit status 0 where it is met."""
     params = load_variant("mini")
     model = params.model
     torch.set_num_threads(1)  # as the inference benchmark runs a small network
@@ -46,7 +49,10 @@ def run() -> None:
     if alone.texts != offline.texts:
         raise RuntimeError("the texts differ")
     ours, peer = manifest.duration_s / offline.wall_s, manifest.duration_s / alone.wall_s
-    print(f"offline_inference, {ours:.2f} audio s/s, {peer:.2f} audio s/s, {ours / peer:.2f}, >= {GOAL_RATIO}")
+    line = Line(
+        "offline inference", f"{ours:.1f} audio s/s", f"one at a time {peer:.1f} audio s/s", ours / peer, GOAL_RATIO
+    )
+    return report([line])
 
 
 def _corpus(folder: Path) -> Manifest:
@@ -60,4 +66,4 @@ def _corpus(folder: Path) -> Manifest:
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

@@ -1,30 +1,33 @@
 """The network at batch 1 in fp32: the default engine, beside ONNX Runtime with the same threads, for the full-size model.
 
-Run by `python -m benches.onnx_inference`. Seconds for three seconds of audio, the least of several turns, taken alternately.
+Run by `python -m benches.onnx_inference`. Seconds for three seconds of audio; the ratio is the default engine's time over the
+other's.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
 from benchmark.params import load_variant
-from reference_model.engines import Engine, OnnxEngine, TorchEngine
+from reference_model.engines import OnnxEngine, TorchEngine
 from reference_model.features import Features
 from reference_model.model import DeepSpeech2
 from reference_model.onnx_file import write
 from reference_model.trained import Trained
+
+from .line import Line, alternating, report
 
 GOAL_RATIO = 1.1
 ROUNDS = 5
 FRAMES = 300
 
 
-def run() -> None:
-    """Print one line: name, the default engine's seconds, ONNX Runtime's, their ratio, the goal."""
+def main() -> int:
+    """Print one line: name, the default engine's seconds, ONNX Runtime's, their ratio, the goal; exit status 0 where it is met."""
     params = load_variant("librispeech")
     torch.manual_seed(0)
     bins = Features(params.features).bins
@@ -40,20 +43,13 @@ def run() -> None:
     features, frames = torch.randn(1, bins, FRAMES), torch.tensor([FRAMES])
     answers = [engine(features, frames)[0] for engine in engines]
     torch.testing.assert_close(*answers, rtol=0, atol=1e-4)
-    times: list[list[float]] = [[], []]
-    for _ in range(ROUNDS):
-        for engine, taken in zip(engines, times, strict=True):
-            taken.append(_seconds(engine, features, frames))
-    # The least of each: whatever else runs on the machine can only add.
-    ours, peer = map(min, times)
-    print(f"onnx_inference, {ours:.3f} s, {peer:.3f} s, {ours / peer:.2f}, <= {GOAL_RATIO}")
-
-
-def _seconds(engine: Engine, features: torch.Tensor, frames: torch.Tensor) -> float:
-    started_s = time.perf_counter()
-    engine(features, frames)
-    return time.perf_counter() - started_s
+    default, onnx = (lambda engine=engine: engine(features, frames) for engine in engines)
+    ours_s, peer_s, faster = alternating(default, onnx, ROUNDS)
+    line = Line(
+        "inference, full size, batch 1", f"{ours_s:.3f} s", f"ONNX Runtime {peer_s:.3f} s", 1 / faster, GOAL_RATIO, True
+    )
+    return report([line])
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())
