@@ -15,6 +15,9 @@ from .run_log import RunLog
 EXIT_STATUS = {"success": HELD, "aborted": DID_NOT_HOLD}
 """The harness's own exit status for each status of a run; every other status is COULD_NOT."""
 
+TARGET_MISSED = "target not reached"
+"""How a line begins that a trainer says on stderr, on every machine but the first, when its run ended without the target."""
+
 _EXCEPTION = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)(?:: .*)?)$")
 _TORCHRUN_SIGNAL = re.compile(r"Signal \d+ \((SIG\w+)\) received by PID")
 
@@ -41,7 +44,12 @@ def verdict(
 
 
 def follower_verdict(exit_status: int, errors: Sequence[str]) -> tuple[Status, str | None]:
-    """The same on a machine whose trainer processes write no log: the first machine's record has the result."""
+    """The same on a machine whose trainer processes write no log: the first machine's record has the result.
+
+    torchrun's exit status is 0 for a target that was missed too, so the trainer says TARGET_MISSED there, on a line of stderr.
+    """
+    if exit_status == HELD and any(line.startswith(TARGET_MISSED) for line in errors):
+        return "aborted", "the target was not reached: see the record of machine 0"
     if exit_status == HELD:
         return "success", None
     if exit_status == DID_NOT_HOLD and not any(line.startswith("error: ") for line in errors):

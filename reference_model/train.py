@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmark import mllog
 from benchmark.params import Params, load_params
 from benchmark.score import Score
+from benchmark.verdict import TARGET_MISSED
 from datasets.dataset import read_dataset
 from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, run_door
 from datasets.manifest import Manifest
@@ -210,6 +211,9 @@ def _train(
     log.event(mllog.TRAINED_SAMPLES, state.trained, epoch_num=epoch)
     log.end(mllog.RUN_STOP, status=mllog.SUCCESS if reached else mllog.ABORTED, epoch_num=epoch)
     profile.report()
+    if not reached and world.local_rank == 0 and not world.leads:
+        # No log is written on this machine, and torchrun's exit status does not tell.
+        print(f"{TARGET_MISSED}: WER {wer:.2f} % after epoch {epoch}", file=sys.stderr, flush=True)
     world.wait()
     # torchrun takes any status but 0 for a crash and ends the other processes: there, the log alone tells the outcome.
     return HELD if reached or world.size > 1 else DID_NOT_HOLD

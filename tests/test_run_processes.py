@@ -59,15 +59,16 @@ def test_no_process_of_several_outlives_the_harness(bench, number):
     assert bench.record().status == ("interrupted" if number == signal.SIGINT else "unfinished")
 
 
-def test_a_machine_that_does_not_lead_prints_no_log(bench):
+@pytest.mark.parametrize(("wers", "status", "outcome"), [([20.0], 0, "success"), ([60.0], 1, "aborted")])
+def test_a_machine_that_does_not_lead_prints_no_log_but_ends_alike(bench, wers, status, outcome):
     """Machine 1 of 2 (here: of one, under another's name) leaves the log to machine 0."""
-    first = bench.start(env={"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671"})
-    second = bench.start(env={"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671"})
+    two, plan = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671"}, {"wers": wers, "epoch_s": 0}
+    first, second = (bench.start(env=two | {"NODE_RANK": rank}, plan=plan) for rank in "01")
     leader, follower = finish(first), finish(second)
-    assert (leader.status, follower.status) == (0, 0), leader.stderr + follower.stderr
+    assert (leader.status, follower.status) == (status, status), leader.stderr + follower.stderr
     assert keys(leader.stdout)[0] == "submission_benchmark"
     assert follower.stdout == ""
-    assert sorted(read_record(folder).status for folder in bench.folders()) == ["success", "success"]
+    assert [read_record(folder).status for folder in bench.folders()] == [outcome, outcome]
 
 
 @pytest.mark.parametrize("missing", ["SEED", "MASTER_ADDR"])
