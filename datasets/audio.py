@@ -33,7 +33,7 @@ def read(path: Path) -> tuple[np.ndarray, int]:
         raise UserError("no such audio file", where=path)
     try:
         _check_container(path)
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             samples = _read_all(file, path)
             rate_hz = file.samplerate
     except (soundfile.SoundFileError, RuntimeError) as error:

@@ -16,6 +16,7 @@ import orjson
 
 from .errors import UserError
 from .manifest import Manifest, read_jsonl, write_atomically
+from .tarball import absolute
 
 FORMAT = 1
 
@@ -79,16 +80,22 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("DATA_DIR") or Path(__file__).resolve().parents[1] / "data")
 
 
+def beside(folder: Path, ending: str) -> Path:
+    """NAME and `ending`, beside the folder NAME (also for `.` and `a/..`): where what is noted about it lies."""
+    folder = absolute(folder)
+    if not folder.name:
+        raise UserError("the root of the file system cannot be a data set", where=folder, remedy="name a folder in it")
+    return folder.with_name(folder.name + ending)
+
+
 def description_path(folder: Path) -> Path:
     """Where the description of the data set in `folder` lies."""
-    folder = Path(folder)
-    return folder.with_name(folder.name + ".dataset.json")
+    return beside(folder, ".dataset.json")
 
 
 def stamp_path(folder: Path) -> Path:
     """Where the verification stamp of the data set in `folder` lies."""
-    folder = Path(folder)
-    return folder.with_name(folder.name + ".verified.json")
+    return beside(folder, ".verified.json")
 
 
 def is_prepared(folder: Path) -> bool:
@@ -106,7 +113,7 @@ def write_description(dataset: Dataset) -> None:
 
 def read_dataset(folder: Path) -> Dataset:
     """Read the description of the data set in `folder`; UserError where there is none or it cannot be understood."""
-    folder = Path(folder)
+    folder = absolute(folder)
     path = description_path(folder)
     if not folder.is_dir():
         raise UserError("no data set lies here", where=folder, remedy="prepare it (see `python -m datasets --help`)")

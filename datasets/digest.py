@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .cksum import combine, crc_of, multiply, posix_cksum, power_of_x
-from .dataset import TreeDigest
+from .dataset import TreeDigest, beside
 from .errors import UserError
 from .manifest import write_atomically
 from .tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
@@ -91,7 +91,7 @@ def digest_and_keep_sums(
 
 def sums_path(folder: Path) -> Path:
     """Where the `sha256sum` lines of the folder's files lie: check them with `sha256sum -c` run in the folder."""
-    return folder.with_name(folder.name + ".sha256sums")
+    return beside(folder, ".sha256sums")
 
 
 def sum_tree(

@@ -7,6 +7,7 @@ line on stderr and an exit status of 0 (it held), 1 (it did not hold) or 2 (it c
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -42,6 +43,8 @@ def from_os_error(error: OSError) -> UserError:
     remedies = {
         errno.ENOSPC: "free some disk space, or choose another folder, and start again",
         errno.EDQUOT: "your disk quota is used up: free some space, or choose another folder, and start again",
+        errno.EEXIST: "something else lies in its place: choose another folder",
+        errno.ENOTDIR: "a file lies where a folder should be: choose another folder",
         errno.EROFS: "choose a folder that can be written",
         errno.EACCES: "check the permissions, or choose another folder",
         errno.EMFILE: "raise the limit of open files (`ulimit -n 4096`) and start again",
@@ -55,6 +58,9 @@ def run_door(main: Callable[[], int]) -> int:
 
     A bug (any other exception) still shows its traceback: hiding it would help nobody.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name can hold what the terminal's encoding cannot: stderr shows that as an escape, and so shall stdout.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()

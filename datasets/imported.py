@@ -96,6 +96,9 @@ def import_corpus(
     `NAME.left_out.txt` beside `out`. `processes` defaults to one for each CPU.
     """
     out = Path(os.path.abspath(out))
+    for chosen in (out.name, name or out.name):
+        if not chosen.isprintable():
+            raise UserError("this cannot be a data set's name", where=chosen, remedy="choose printable text in UTF-8")
     if is_prepared(out) or out.exists():
         raise UserError("something lies here already", where=out, remedy="choose another --out, or remove it")
     faults = Faults(skip_bad)

@@ -158,7 +158,7 @@ def write_csv(rows: Iterable[tuple[str, str]], path: Path) -> None:
             f'"{field.replace(chr(34), chr(34) * 2)}"' if any(c in field for c in ',"\r\n') else field for field in row
         )
         lines.append(",".join(quoted) + "\n")
-    write_atomically(path, "".join(lines).encode())
+    write_atomically(path, "".join(lines).encode(errors="surrogateescape"))
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, Path, Path]]:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from .dataset import Dataset, read_dataset
+from .dataset import Dataset, beside, read_dataset
 from .digest import available_cores
 from .errors import DID_NOT_HOLD, HELD, UserError
 from .manifest import SAMPLE_RATE_HZ, Manifest, write_atomically
@@ -84,8 +84,7 @@ class PackedAudio:
 
 def packed_path(folder: Path) -> Path:
     """Where the packed audio of the data set in `folder` lies."""
-    folder = Path(folder)
-    return folder.with_name(folder.name + ".packed")
+    return beside(folder, ".packed")
 
 
 def open_packed(dataset: Dataset, split: str, manifest: Manifest) -> PackedAudio | None:
@@ -216,7 +215,7 @@ def _write_shard(done: Path, task: _Task) -> int:
         for audio, samples in task.audio:
             remedy = "verify the data set (`sh verify_dataset.sh`), and prepare it again if it is damaged"
             try:
-                with soundfile.SoundFile(audio) as opened:
+                with soundfile.SoundFile(os.fsencode(audio)) as opened:
                     kind = (opened.samplerate, opened.channels, opened.subtype)
                     found = opened.read(dtype="int16")
             except (soundfile.LibsndfileError, OSError) as error:

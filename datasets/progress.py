@@ -6,6 +6,8 @@ import sys
 import time
 from types import TracebackType
 
+from .errors import one_line
+
 PLAIN_INTERVAL_S = 15.0
 
 
@@ -16,11 +18,11 @@ class Progress:
     """
 
     def __init__(self, label: str, total: int, unit: str = "") -> None:
-        self.label, self.total, self.unit = label, total, unit
+        self.label, self.total, self.unit = one_line(label), total, unit
         self._done = 0
         self._started_s = time.monotonic()
         self._last_line_s = self._started_s
-        self._bar = _terminal_bar(label, total, unit) if sys.stderr.isatty() else None
+        self._bar = _terminal_bar(self.label, total, unit) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Progress:
         if self._bar:
@@ -78,13 +80,13 @@ def _terminal_bar(label: str, total: int, unit: str):
     )
 
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
         transient=True,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from datasets.cksum import file_cksum
 from datasets.dataset import Dataset, Stamp, description_path, read_dataset, write_stamp
 from datasets.digest import TreeSums, sum_tree
-from datasets.errors import DID_NOT_HOLD, HELD, UserError
+from datasets.errors import DID_NOT_HOLD, HELD, UserError, one_line
 from datasets.progress import Progress
 from datasets.stats import default_folder
 from datasets.tarball import absolute, tar_bytes
@@ -25,7 +25,7 @@ from datasets.tarball import absolute, tar_bytes
 from .verify_cache import Cache
 from .verify_difference import describe_difference
 from .verify_reference import Reference, find_references, parse_expected
-from .verify_tarball import write_tarball
+from .verify_tarball import check_target, write_tarball
 
 REFERENCE_WAV_BYTES = 113_699_829_760
 """The length of the MLPerf reference's own tar of its processed tree, all seven archives as WAV and txt files."""
@@ -54,6 +54,10 @@ def main(arguments: Sequence[str]) -> int:
         )
     dataset = read_dataset(folder) if description_path(folder).exists() else None
     references = find_references(folder, dataset, options.expect)
+    if not references:
+        _refuse_folder_of_sets(folder)
+    if options.tarball:
+        check_target(folder, options.tarball)
     sums = _read(folder, dataset, options)
     _print_sums(folder, sums)
     if options.tarball:
@@ -102,6 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refuse_folder_of_sets(folder: Path) -> None:
+    """UserError where `folder` holds data sets and is none: `data` was named where `data/mini` was meant."""
+    ending = description_path(folder).name.removeprefix(folder.name)
+    if names := [path.name.removesuffix(ending) for path in sorted(folder.glob("*" + ending))]:
+        raise UserError(
+            "data sets lie in this folder, but it is none",
+            where=folder,
+            remedy=f"name one of them: {', '.join(str(folder / name) for name in names)}",
+        )
+
+
 def _read(folder: Path, dataset: Dataset | None, options: argparse.Namespace) -> TreeSums:
     total = dataset.digest.tar_bytes if dataset else tar_bytes(folder)
     cache = Cache(folder) if options.cache else None
@@ -118,7 +133,7 @@ def _read(folder: Path, dataset: Dataset | None, options: argparse.Namespace) ->
 
 
 def _print_sums(folder: Path, sums: TreeSums) -> None:
-    print(f"cksum   {sums.digest.tar_cksum} {sums.digest.tar_bytes}  (the tar of {folder.name})")
+    print(f"cksum   {sums.digest.tar_cksum} {sums.digest.tar_bytes}  (the tar of {one_line(folder.name)})")
     if sums.digest.tree_sha256:
         print(f"sha256  {sums.digest.tree_sha256}  (the tree of {sums.digest.files:,} files)")
 
@@ -159,7 +174,7 @@ def _verify_tar_file(path: Path, folder: Path, expected: Reference | None) -> in
     total = os.path.getsize(path)
     with Progress(f"checksumming {path.name}", -(-total // MEGABYTE), "MB") as bar:
         crc, length = file_cksum(path, lambda done: bar.update(-(-done // MEGABYTE)))
-    print(f"cksum   {crc} {length}  {path}")
+    print(f"cksum   {crc} {length}  {one_line(str(path))}")
     matched = next((reference for reference in references if reference.matches_tar(crc, length)), None)
     if not references or all(reference.tar_cksum is None for reference in references):
         raise UserError(

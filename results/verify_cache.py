@@ -6,6 +6,7 @@ import contextlib
 import json
 from pathlib import Path
 
+from datasets.dataset import beside
 from datasets.digest import BatchSums
 
 
@@ -13,7 +14,7 @@ class Cache:
     """Sums of batches by key, appended to `NAME.verifying.jsonl` as they come; see datasets.digest.Cache."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder.with_name(folder.name + ".verifying.jsonl")
+        self.path = beside(folder, ".verifying.jsonl")
         self._kept: dict[str, dict] = {}
         with contextlib.suppress(FileNotFoundError):
             for line in self.path.read_bytes().splitlines():

@@ -33,7 +33,8 @@ def describe_difference(folder: Path, dataset: Dataset | None, reference: Refere
         return
     lines = _kept_lines(folder, own)
     if lines is None:
-        yield f"which files differ cannot be told: {sums_path(folder).name}, made with the data set, is missing or changed"
+        kept = one_line(sums_path(folder).name)
+        yield f"which files differ cannot be told: {kept}, made with the data set, is missing or changed"
         return
     missing, extra, changed = compare_lines(lines, sums.lines)
     yield from _named("missing", missing)

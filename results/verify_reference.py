@@ -12,6 +12,7 @@ import orjson
 from datasets.archives import PUBLISHED
 from datasets.dataset import Dataset, TreeDigest
 from datasets.digest import TreeSums
+from datasets.errors import one_line
 
 COMMITTED = Path(__file__).resolve().parents[1] / "datasets" / "references.json"
 
@@ -75,7 +76,7 @@ def find_references(folder: Path, dataset: Dataset | None, expected: Reference |
 def _own_title(dataset: Dataset) -> str:
     archives = dataset.provenance.get("archives")
     if isinstance(archives, dict):
-        names = ", ".join(archives)
+        names = one_line(", ".join(archives))
         if archives.items() <= {archive.name: archive.sha256 for archive in PUBLISHED}.items():
             return f"what the published archives hold ({names})"
         return f"what these archives held, which are NOT the published ones ({names})"

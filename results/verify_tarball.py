@@ -8,18 +8,25 @@ from pathlib import Path
 
 from datasets.cksum import crc_of, posix_cksum
 from datasets.dataset import TreeDigest
-from datasets.errors import UserError
+from datasets.errors import UserError, one_line
 from datasets.progress import Progress
-from datasets.tarball import stream
+from datasets.tarball import absolute, stream
 
 MEGABYTE = 1_000_000
 
 
-def write_tarball(folder: Path, path: Path, digest: TreeDigest) -> None:
-    """Write the tar of `folder`, just found to have `digest`, to `path`; UserError where the disk is too small."""
-    target = Path(os.path.abspath(path))
+def check_target(folder: Path, path: Path) -> None:
+    """UserError where no tar of `folder` can come to lie at `path`: said before hours of reading, not after them."""
+    target = absolute(path)
     if folder in target.parents:
         raise UserError("the tar cannot lie in the folder that it holds", where=path, remedy="choose another place")
+    if not target.parent.is_dir():
+        raise UserError("no such folder", where=target.parent, remedy="make it, or choose another place for the tar")
+
+
+def write_tarball(folder: Path, path: Path, digest: TreeDigest) -> None:
+    """Write the tar of `folder`, just found to have `digest`, to `path`; UserError where the disk is too small."""
+    target = absolute(path)
     free = shutil.disk_usage(target.parent).free
     if free < digest.tar_bytes:
         raise UserError(
@@ -46,4 +53,4 @@ def write_tarball(folder: Path, path: Path, digest: TreeDigest) -> None:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-    print(f"wrote   {target}")
+    print(f"wrote   {one_line(str(target))}")

@@ -152,6 +152,23 @@ def test_an_os_error_without_a_number_is_still_told():
     assert str(from_os_error(OSError("odd"))) == "OSError"
 
 
+def test_a_name_that_the_encoding_cannot_hold_is_shown_as_an_escape():
+    code = "from datasets.errors import run_door; run_door(lambda: print('caf\\xe9 \\udce9') or 0)"
+    line = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    shown = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert (shown.stdout, shown.stderr) == ("caf\\xe9 \\udce9\n", "")
+
+
+@pytest.mark.parametrize("command", ["stats", "pack"])
+def test_the_folder_may_be_the_working_directory_but_not_the_root(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_door(lambda: cli.main([command, "."])) == COULD_NOT
+    assert f"{tmp_path}.dataset.json: the data set is half-made" in capsys.readouterr().err
+    assert run_door(lambda: cli.main([command, "/"])) == COULD_NOT
+    assert capsys.readouterr().err.startswith("error: /: the root of the file system cannot be a data set")
+
+
 def test_a_reader_that_goes_away_ends_quietly():
     code = "import sys; from datasets.errors import run_door; sys.exit(run_door(lambda: print('x\\n' * 10**6) or 0))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -194,7 +211,8 @@ def test_a_job_that_fails_does_not_claim_an_end(capsys):
 
 def test_nothing_is_drawn_on_stdout_and_a_terminal_gets_a_bar():
     master, slave = pty.openpty()
-    code = "from datasets.progress import Progress\nwith Progress('reading', 5, 'files') as p: p.update(5)"
+    # What looks like a style to the bar's library is a name like any other.
+    code = "from datasets.progress import Progress\nwith Progress('[/]reading', 5, 'files') as p: p.update(5, '[/b]')"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env=os.environ | {"TERM": "xterm"}
     )
@@ -204,7 +222,7 @@ def test_nothing_is_drawn_on_stdout_and_a_terminal_gets_a_bar():
     with open(master, "rb", 0) as screen, pytest.raises(OSError, match="Input/output error"):
         shutil.copyfileobj(screen, shown)
     assert ran.returncode == 0 and ran.stdout == b""
-    assert b"reading" in shown.getvalue() and b"5/5" in shown.getvalue()
+    assert b"[/]reading" in shown.getvalue() and b"5/5" in shown.getvalue()
 
 
 @pytest.mark.parametrize(

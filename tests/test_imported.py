@@ -20,6 +20,7 @@ from datasets.dataset import is_prepared, read_dataset
 from datasets.errors import UserError
 from datasets.imported import _in_processes, import_corpus, least_outputs, left_out_path, outputs
 from datasets.manifest import read_csv
+from datasets.pack import pack
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,6 +67,27 @@ def corpus(tmp_path):
 def spectrum_peak_hz(samples):
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     return np.argmax(spectrum) * 16000 / len(samples)
+
+
+def test_a_corpus_in_a_folder_whose_name_is_no_utf8(corpus, tmp_path):
+    corpus.good()
+    # Absolute, so that all of the path is kept with each row.
+    elsewhere = tmp_path.with_name(os.fsdecode(b"caf\xe9"))
+    tmp_path.rename(elsewhere)
+    csvs = {split: elsewhere / path.name for split, path in corpus.csvs.items()}
+    dataset = import_corpus(csvs, elsewhere / "mine", processes=1)
+    assert pack(dataset, processes=1) == elsewhere / "mine.packed"
+    assert os.fsencode(elsewhere / "good.wav") in (elsewhere / "mine.sources.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "new\nline"])
+def test_a_name_that_no_table_can_show_is_refused(corpus, name):
+    corpus.good()
+    with pytest.raises(UserError, match="cannot be a data set's name"):
+        corpus.bring_in(name=name)
+    corpus.out = corpus.out.with_name(name)
+    with pytest.raises(UserError, match="cannot be a data set's name"):
+        corpus.bring_in()
 
 
 def test_any_rate_and_any_channels_become_16_khz_mono_flac(corpus):

@@ -168,6 +168,29 @@ def test_could_not_be_done(tmp_path: Path, folder: Path):
     assert "mine/link: a symbolic link" in done.stderr
 
 
+def test_a_folder_of_data_sets_is_not_taken_for_one(folder: Path, tmp_path: Path):
+    done = command(tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"but it is none - name one of them: {folder}\n" in done.stderr
+    assert command("/").returncode == 2
+    done = subprocess.run(["sh", ROOT / "verify_dataset.sh", "."], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_any_name_is_shown_in_one_line(tmp_path: Path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9\n")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff\n")).write_bytes(b"x")
+    done = command(folder, "--expect", "1", env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})
+    assert done.returncode == 1, done.stderr
+    assert r"(the tar of caf\udce9\n)" in done.stdout
+    assert r"cannot be told: caf\udce9\n.sha256sums" in done.stdout
+    folder = folder.rename(tmp_path / "new\nline")
+    describe(folder)
+    (folder / os.fsdecode(b"\xff\n")).rename(folder / "z")
+    assert "missing: \\udcff\\n\nextra: z\n" in command(folder).stdout
+
+
 @pytest.fixture
 def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Commit a reference for `mine`."""
@@ -227,9 +250,10 @@ def test_tarball_is_written_and_checked(folder: Path, tmp_path: Path, capsys):
     assert verify(tmp_path / "nothing", "--tarball", tar, "--expect", "1:2") == 1
     done = command(tmp_path / "nothing", "--tarball", tar)
     assert done.returncode == 2
-    done = command(folder, "--tarball", folder / "inside.tar")
-    assert done.returncode == 2
-    assert "cannot lie in the folder" in done.stderr
+    for place, said in ((folder / "inside.tar", "cannot lie in the folder"), (tmp_path / "no/x.tar", "no such folder")):
+        done = command(folder, "--tarball", place)
+        assert (done.returncode, done.stdout) == (2, "")  # said before anything was read
+        assert said in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
