@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from .errors import one_line
@@ -70,24 +71,35 @@ def clock(seconds: float) -> str:
 
 def _terminal_bar(label: str, total: int, unit: str):
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.table import Column
+    from rich.text import Text
 
+    class Words(ProgressColumn):
+        """Text that gives way where a line grows too long, as it is: a file's name may look like a style to rich."""
+
+        def __init__(self, words: Callable[[Task], str]) -> None:
+            super().__init__()
+            self._words = words
+
+        def render(self, task: Task) -> Text:
+            return Text(self._words(task), no_wrap=True, overflow="ellipsis")
+
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
+    console = Console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
+        Words(lambda task: task.description),
+        BarColumn(bar_width=console.width // 6, table_column=whole()),
+        MofNCompleteColumn(table_column=whole()),
+        Words(lambda task: unit),
+        Elapsed(table_column=whole()),
+        Remaining(table_column=whole()),
+        Words(lambda task: task.fields["note"]),
+        console=console,
         transient=True,
     )
     bar.add_task(label, total=total, note="")

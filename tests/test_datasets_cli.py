@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -209,20 +210,31 @@ def test_a_job_that_fails_does_not_claim_an_end(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_nothing_is_drawn_on_stdout_and_a_terminal_gets_a_bar():
+def on_terminal(code: str, columns: int = 80) -> bytes:
+    """What `code` shows on a terminal of that width; it must print nothing on stdout."""
     master, slave = pty.openpty()
-    # What looks like a style to the bar's library is a name like any other.
-    code = "from datasets.progress import Progress\nwith Progress('[/]reading', 5, 'files') as p: p.update(5, '[/b]')"
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env=os.environ | {"TERM": "xterm"}
-    )
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": str(columns)}
+    line = [sys.executable, "-c", "from datasets.progress import Progress\n" + code]
+    ran = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env=environment)
     os.close(slave)
     shown = io.BytesIO()
     # EIO is how a terminal says that its last writer has gone.
     with open(master, "rb", 0) as screen, pytest.raises(OSError, match="Input/output error"):
         shutil.copyfileobj(screen, shown)
     assert ran.returncode == 0 and ran.stdout == b""
-    assert b"[/]reading" in shown.getvalue() and b"5/5" in shown.getvalue()
+    return shown.getvalue()
+
+
+def test_nothing_is_drawn_on_stdout_and_a_terminal_gets_a_bar():
+    # What looks like a style to the bar's library is a name like any other.
+    shown = on_terminal("with Progress('[/]reading', 5, 'files') as p: p.update(5, '[/b]')")
+    assert b"[/]reading" in shown and b"5/5" in shown and b"[/b]" in shown
+
+
+def test_what_gives_way_on_a_narrow_terminal_is_the_note():
+    shown = on_terminal("with Progress('LibriSpeech', 122_800, 'MB') as p: p.update(61_400, '3.8 MB/s, ' + 50 * 'x')")
+    plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
+    assert re.search(r" 61400/122800 MB 0:00:0\d -:--:-- 3\.8 MB/s, x+…", plain)
 
 
 @pytest.mark.parametrize(
