@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from .errors import UserError
-from .fetch import Wanted
+
+if TYPE_CHECKING:
+    from .fetch import Wanted
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Archive:
     @property
     def wanted(self) -> Wanted:
         """The archive as a file to fetch."""
+        from .fetch import Wanted  # Whoever only looks something up here need not wait for all of Python's HTTP.
+
         return Wanted(self.name + ".tar.gz", self.bytes, self.sha256)
 
 

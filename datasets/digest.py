@@ -13,11 +13,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
@@ -178,7 +176,7 @@ def _next(waiting: deque, cache: Cache | None) -> tuple[BatchSums, list[Member]]
         return pending, batch
     try:
         sums = pending.result()
-    except BrokenProcessPool:
+    except BrokenExecutor:
         raise UserError("a reading process was killed", remedy="free some memory, or use fewer processes") from None
     if cache is not None:
         cache.put(key, sums)
@@ -194,6 +192,9 @@ def _executor(processes: int, small: bool) -> Executor:
     """Processes, because much of the work on small files is Python's own; threads where starting them costs more."""
     if processes == 1 or small:
         return ThreadPoolExecutor(processes)
+    from concurrent.futures import ProcessPoolExecutor  # Importing this takes as long as reading a small data set.
+    from multiprocessing import get_context
+
     # Forking takes milliseconds, but is safe only while no other thread can hold a lock.
     method = "fork" if sys.platform == "linux" and threading.active_count() == 1 else "spawn"
     return ProcessPoolExecutor(processes, mp_context=get_context(method))
@@ -243,7 +244,7 @@ def sum_batch(root: str, batch: list[Member], sha256: bool) -> BatchSums:
         if set_id_bits:
             set_id_bits = multiply(set_id_bits, power_of_x(8 * member_length))
         if member.mode & 0o6000:
-            set_id_bits ^= crc_of(start) ^ crc_of(header(name, replace(member, mode=0o755)))
+            set_id_bits ^= crc_of(start) ^ crc_of(header(name, member._replace(mode=0o755)))
     return BatchSums(crc, crc ^ set_id_bits, length, tuple(lines))
 
 
