@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 from mlperf_logging.mllog import constants, mllog
+
+from . import clock
 
 BENCHMARK = "deepspeech2"
 TOKEN = b":::MLLOG "
@@ -115,7 +116,7 @@ class LogWriter:
         # mlperf-logging swallows what is raised while it logs, so the line goes to the sink only after it is done. What
         # it cannot encode it reports as a log message of a higher level and goes on; here that is a bug.
         self._said.records.clear()
-        log(key, value, metadata=metadata, time_ms=int(time.time() * 1000))
+        log(key, value, metadata=metadata, time_ms=int(clock.now_s() * 1000))
         for record in self._said.records:
             if record.levelno != logging.INFO:
                 raise ValueError(record.getMessage().strip())

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import platform
 import subprocess
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from datasets.errors import COULD_NOT, from_os_error, one_line
 
-from . import launch, mllog, run_log
+from . import clock, launch, mllog, run_log
 from .caches import drop_caches
 from .display import PROGRESS_TOKEN, Display
 from .job import Job, begin_record, decide, trainer_command, utc_now
@@ -59,6 +58,7 @@ class _Outlets:
     writer: LogWriter
     errors: ErrorLog
     telemetry: Telemetry
+    slept_before_s: float = field(default_factory=clock.slept_s)
 
 
 def run(settings: Settings) -> int:
@@ -160,6 +160,8 @@ def _train(job: Job, record: RunRecord, out: _Outlets, stop: launch.Stop) -> int
                 return
             if at > 0:
                 out.display.say("trainer: " + raw[:at].decode("utf-8", "replace"))
+            # Where stdout and stderr are one terminal, a bar must not stand in the line's way.
+            out.display.close()
             event = out.log.write(raw[at:].rstrip(b"\r"))
             if out.log.failure:
                 stop.ask(f"{out.log.path}: the log cannot be written ({out.log.failure})")
@@ -183,7 +185,7 @@ def _react(event: Event, record: RunRecord, out: _Outlets) -> None:
     if event.key == mllog.EVAL_STOP:
         epochs, run_start = epochs_of(out.log.events), out.log.first(mllog.RUN_START)
         if epochs and run_start:
-            since_start_s = max(0.0, time.time() - run_start.time_ms / 1000)
+            since_start_s = max(0.0, clock.now_s() - run_start.time_ms / 1000)
             out.display.epoch(epochs[-1], record.params["train"]["max_epochs"], since_start_s)
 
 
@@ -299,4 +301,7 @@ def _notes(out: _Outlets) -> tuple[str, ...]:
         notes.append("stderr could not be written to the end (its terminal was closed)")
     if out.errors.failure:
         notes.append(f"trainer.err is incomplete ({out.errors.failure})")
+    slept_s = clock.slept_s() - out.slept_before_s
+    if slept_s > 1:
+        notes.append(f"the machine slept for {slept_s:.0f} s: the run's clock went on, its telemetry did not")
     return tuple(notes)

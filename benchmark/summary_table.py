@@ -33,12 +33,17 @@ def print_summary(record: RunRecord, run_dir: Path) -> None:
             table.add_row(*_epoch_cells(epoch))
         console.print(table)
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
-    table.add_column(no_wrap=True)
+    rows = summary_rows(record, run_dir)
+    names = max(len(name) for name, _ in rows)
+    table.add_column(no_wrap=True, min_width=names)
     table.add_column(overflow="fold")
-    for name, value in summary_rows(record, run_dir):
+    for name, value in rows[:-2]:
         # Text, not a string: square brackets in a path are no markup.
         table.add_row(name, Text(value))
     console.print(table)
+    for name, value in rows[-2:]:
+        # The path and the command, as they can be copied: a line break is the terminal's own business.
+        console.print(Text(f"  {name:<{names}}   {value}"), soft_wrap=True)
 
 
 def summary_rows(record: RunRecord, run_dir: Path) -> list[tuple[str, str]]:

@@ -18,12 +18,15 @@ import psutil
 
 from datasets.errors import one_line
 
+from . import clock
 from .nvml import EVENT_REASONS, READING_NAMES, Gpu, Nvml, NvmlUnavailable, event_reason_names, plain_uuid
 from .telemetry_csv import CsvFile
 from .telemetry_host import Host, ProcessTree
 from .telemetry_sums import GpuSummary, HostSummary, Integrals, Kind, Peak, Summary, TrainerSummary, stats, whole
 
 STOP_TIMEOUT_S = 10.0
+MARK_AGE_S = 60.0
+"""An event that was logged longer ago than this when it is heard of has a stamp by another clock."""
 """A driver that hangs is waited for no longer than this."""
 
 _GPU_KINDS: dict[str, Kind] = dict.fromkeys(READING_NAMES, "level")
@@ -106,9 +109,12 @@ class Telemetry:
 
     def mark(self, name: str, time_s: float | None = None) -> None:
         """Note that `name` happened at `time_s` (Unix seconds; None: now), in the file and as a sharp edge for `summary`."""
-        wall_s = time.time() if time_s is None else time_s
+        wall_s = clock.now_s() if time_s is None else time_s
         with self._lock:
-            monotonic_s = self._monotonic(wall_s)
+            monotonic_s, now_s = self._monotonic(wall_s), time.monotonic()
+            if not now_s - MARK_AGE_S <= monotonic_s <= now_s:
+                # A trainer's own clock, set in mid-run: what is left is the moment at which the mark arrived.
+                monotonic_s = now_s
             self._marks[wall_s] = monotonic_s
             for sums in self._all_sums():
                 sums.mark(monotonic_s)
@@ -208,7 +214,7 @@ class Telemetry:
             self._notice(f"sampling ended early by {type(error).__name__}: {error}")
 
     def _sample(self) -> None:
-        now_s, wall_s = time.monotonic(), time.time()
+        now_s, wall_s = time.monotonic(), clock.now_s()
         host = self._try(self._host.read)
         with self._lock:
             tree_of = self._tree
@@ -254,7 +260,8 @@ class Telemetry:
         return [self._host_sums, self._tree_sums, *(device.sums for device in self._devices)]
 
     def _monotonic(self, wall_s: float) -> float:
-        return time.monotonic() - (time.time() - wall_s)
+        age_s = clock.now_s() - wall_s
+        return time.monotonic() - age_s
 
     def _notice(self, text: str) -> None:
         if text not in self.notices:
