@@ -7,7 +7,6 @@ Ours (`checkpoints/epoch_NN.pt`), the MLPerf reference's and TBD's package, and 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
 
 from . import checkpoint_file
-from .checkpoint_file import Checkpoint, is_ours, read_tree
+from .checkpoint_file import Checkpoint, as_checkpoint, is_ours, read_tree
 from .imported_checkpoint import PLAIN_TYPES, trained_from_package
 from .trained import Trained, from_metadata, sha256_of
 
@@ -34,7 +33,7 @@ def load_trained(path: Path) -> Trained:
         return _from_safetensors(path)
     tree = read_tree(path, PLAIN_TYPES)
     if is_ours(tree):
-        return _from_checkpoint(Checkpoint(**{f.name: tree[f.name] for f in dataclasses.fields(Checkpoint)}), path)
+        return _from_checkpoint(as_checkpoint(tree, path), path)
     return trained_from_package(tree, path)
 
 

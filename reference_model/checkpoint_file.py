@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -41,7 +41,8 @@ class Checkpoint:
     optimizer: dict
 
 
-_NAMES = {field.name for field in dataclasses.fields(Checkpoint)}
+_KINDS = {name: get_origin(kind) or kind for name, kind in get_type_hints(Checkpoint).items()}
+"""Each field and the type of its value."""
 
 
 def checkpoint_path(run_dir: Path, epoch: int) -> Path:
@@ -79,12 +80,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(
             "not a checkpoint of this trainer", where=path, remedy="give a file from a run's checkpoints folder"
         )
-    return Checkpoint(**{name: tree[name] for name in _NAMES})
+    return as_checkpoint(tree, path)
+
+
+def as_checkpoint(tree: dict, path: Path) -> Checkpoint:
+    """The checkpoint that a tree of ours (`is_ours`) holds; UserError where one of its values is of another type."""
+    odd = sorted(name for name, kind in _KINDS.items() if not isinstance(tree[name], kind))
+    if odd:
+        raise UserError(
+            f"not a whole checkpoint ({', '.join(odd)})", where=path, remedy="use the one of an earlier epoch"
+        )
+    return Checkpoint(**{name: tree[name] for name in _KINDS})
 
 
 def is_ours(tree: object) -> bool:
     """Whether what a file holds is a checkpoint of this trainer."""
-    return isinstance(tree, dict) and tree.get("format") == FORMAT and set(tree) >= _NAMES
+    return isinstance(tree, dict) and tree.get("format") == FORMAT and set(tree) >= set(_KINDS)
 
 
 def read_tree(path: Path, plain_types: Sequence[Any] = ()) -> Any:
@@ -103,8 +114,9 @@ def read_tree(path: Path, plain_types: Sequence[Any] = ()) -> Any:
         raise UserError(f"refused: the file holds more than plain data ({reason})", where=path) from None
     except PermissionError:
         raise
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        # PyTorch's reader answers a damaged file with any of these, an OSError of "Invalid argument" among them.
+    except Exception as error:
+        # PyTorch's reader answers a damaged file with whatever its bytes lead it into: errors of every kind were seen, an
+        # AssertionError, a struct.error and an OSError of "Invalid argument" among them.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"not a whole checkpoint ({reason})", where=path, remedy="use the one of an earlier epoch"

@@ -117,6 +117,8 @@ def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> 
         raise RuntimeError("the fake trainer broke")
     if fault == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "out of memory":
+        fill_the_memory(Path(plan["cgroup"]))
     if fault == "user error":
         log.event("run_aborted_reason", "the audio is damaged", epoch_num=epoch)
         log.end("run_stop", status="aborted", epoch_num=epoch)
@@ -127,19 +129,23 @@ def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> 
     if fault == "fill the disk":
         fill_the_disk(args.run_dir / "filler")
     if fault in ("hang", "hang with orphans"):
-        if fault == "hang with orphans":
-            child = [sys.executable, "-c", "import time; print('orphan', flush=True); time.sleep(600)"]
-            same_group = subprocess.Popen(child, preexec_fn=die_with_parent)
-            own_session = subprocess.Popen(child, start_new_session=True, preexec_fn=die_with_parent)
-            with open(plan["pids"], "a") as file:
-                file.write(f"{same_group.pid}\n{own_session.pid}\n")
-        Path(plan["ready"]).touch()
-        time.sleep(600)
+        hang(plan, with_orphans=fault == "hang with orphans")
     if fault == "leave orphans":
         child = [sys.executable, "-c", "import time; time.sleep(600)"]
         orphan = subprocess.Popen(child, start_new_session=True)
         with open(plan["pids"], "a") as file:
             file.write(f"{orphan.pid}\n")
+
+
+def hang(plan: dict, with_orphans: bool) -> None:
+    if with_orphans:
+        child = [sys.executable, "-c", "import time; print('orphan', flush=True); time.sleep(600)"]
+        same_group = subprocess.Popen(child, preexec_fn=die_with_parent)
+        own_session = subprocess.Popen(child, start_new_session=True, preexec_fn=die_with_parent)
+        with open(plan["pids"], "a") as file:
+            file.write(f"{same_group.pid}\n{own_session.pid}\n")
+    Path(plan["ready"]).touch()
+    time.sleep(600)
 
 
 def chatter() -> None:
@@ -151,6 +157,13 @@ def chatter() -> None:
     sys.stdout.flush()
     os.write(1, b"\xff\xfe\x00 bytes\r\n")
     os.write(2, b"\x1b[31mred\x1b[0m 10%\r 100%\n")
+
+
+def fill_the_memory(group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    held = []
+    while True:
+        held.append(b"x" * (1 << 24))
 
 
 def fill_the_disk(path: Path) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
+import pytest
 
 from benchmark.mllog import read_log
 from benchmark.params import load_variant
@@ -154,6 +158,19 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[None]:
+    """A file system of its own, of `size`; needs root."""
+    path.mkdir()
+    mounted = os.geteuid() == 0 and shutil.which("mount")
+    if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path]).returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
 
 
 def keys(log: str) -> list[str]:

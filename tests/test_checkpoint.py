@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datasets.errors import UserError
+from reference_model.checkpoint import load_trained
 from reference_model.checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from reference_model.model import DeepSpeech2
 from reference_model.optim import build_optimizer, learning_rate
@@ -67,6 +73,53 @@ def test_a_hostile_file_is_refused_and_its_code_never_runs(tmp_path):
         with pytest.raises(UserError, match=name):
             load_checkpoint(tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory) -> list[bytes]:
+    """A whole checkpoint as PyTorch writes it, as old versions of it did, and the table of its contents alone."""
+    path = tmp_path_factory.mktemp("forms") / "epoch_01.pt"
+    save_checkpoint(make_checkpoint(), path)
+    old = io.BytesIO()
+    torch.save(torch.load(path, weights_only=True), old, _use_new_zipfile_serialization=False)
+    return [path.read_bytes(), old.getvalue(), _contents(path.read_bytes())]
+
+
+def _contents(whole: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+
+
+def _with_contents(whole: bytes, contents: bytes) -> bytes:
+    """`whole` with another table of contents, and checksums that fit: damage that its container does not show."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive, zipfile.ZipFile(out, "w") as changed:
+        for name in archive.namelist():
+            changed.writestr(name, contents if name.endswith("data.pkl") else archive.read(name))
+    return out.getvalue()
+
+
+@settings(max_examples=600, deadline=None)
+@given(form=st.integers(0, 2), place=st.floats(0, 1), cut=st.integers(0, 40), junk=st.binary(max_size=40))
+def test_any_damage_is_refused_in_words_or_does_not_matter(forms, tmp_path_factory, form, place, cut, junk):
+    at = int(place * len(forms[form]))
+    data = forms[form][:at] + junk + forms[form][at + cut :]
+    path = tmp_path_factory.getbasetemp() / "damaged.pt"
+    path.write_bytes(_with_contents(forms[0], data) if form == 2 else data)
+    for load in (load_checkpoint, load_trained):
+        with contextlib.suppress(UserError):
+            load(path)
+
+
+@pytest.mark.parametrize("name", ["format", "epoch", "model", "optimizer"])
+def test_a_checkpoint_of_another_version_is_refused_in_words(tmp_path, name):
+    path = tmp_path / "epoch_01.pt"
+    save_checkpoint(make_checkpoint(), path)
+    tree = torch.load(path, weights_only=True)
+    for changed in (tree | {name: "0"}, {key: value for key, value in tree.items() if key != name}):
+        torch.save(changed, path)
+        with pytest.raises(UserError, match=r"epoch_01\.pt: not a (whole )?checkpoint"):
+            load_checkpoint(path)
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import debian
+
 ROOT = Path(__file__).resolve().parents[1]
-CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 @pytest.fixture
@@ -166,11 +167,7 @@ class Buildah:
     """Builds and runs images without an engine or a daemon, with its storage in a folder of the test."""
 
     def __init__(self, folder: Path) -> None:
-        for tool in ["buildah", "debootstrap"]:
-            if shutil.which(tool) is None:
-                pytest.skip(f"needs {tool}")
-        if os.getuid() != 0:
-            pytest.skip("needs root, for debootstrap and chroot")
+        debian.needs("buildah", "debootstrap")
         self.folder = folder
         self.environment = os.environ | {"BUILDAH_ISOLATION": "chroot"}
 
@@ -182,9 +179,7 @@ class Buildah:
 
     def base(self) -> str:
         """An image of a bare Debian."""
-        subprocess.run(
-            ["debootstrap", "--variant=minbase", "bookworm", f"{self.folder}/debian"], check=True, capture_output=True
-        )
+        debian.make_root(self.folder / "debian")
         container = self("from", "scratch").stdout.strip()
         self("add", "--quiet", container, f"{self.folder}/debian", "/")
         self("commit", "--quiet", "--rm", container, "localhost/base")
@@ -193,11 +188,8 @@ class Buildah:
 
     def network(self) -> list[str]:
         """What lets pip inside reach the package index as it does outside: this machine's certificates and settings."""
-        settings = Path("/etc/pip.conf").read_text() if Path("/etc/pip.conf").exists() else "[global]\n"
-        if "cert" not in settings:
-            settings += f"\ncert = {CA_BUNDLE}\n"
-        (self.folder / "pip.conf").write_text(settings.replace(str(CA_BUNDLE), "/etc/host-ca.crt"))
-        return [f"--volume={CA_BUNDLE}:/etc/host-ca.crt:ro", f"--volume={self.folder}/pip.conf:/etc/pip.conf:ro"]
+        (self.folder / "pip.conf").write_text(debian.pip_settings("/etc/host-ca.crt"))
+        return [f"--volume={debian.CA_BUNDLE}:/etc/host-ca.crt:ro", f"--volume={self.folder}/pip.conf:/etc/pip.conf:ro"]
 
 
 @pytest.fixture(scope="module")

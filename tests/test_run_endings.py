@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import shutil
+import pty
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+import termios
 
 import pytest
 
-from tests.harness import Bench, alive, ends_aborted, finish, keys, wait_for
+from tests.harness import Bench, alive, ends_aborted, finish, keys, small_disk, wait_for
 
 
 @pytest.fixture
@@ -84,7 +85,25 @@ def test_a_reader_of_stdout_that_goes_away_costs_nothing(bench):
     assert any("stdout went away" in note for note in record.notes)
 
 
-def test_a_terminal_that_closes_costs_nothing_but_the_display(bench):
+def test_a_terminal_that_closes_ends_the_run_in_order(bench):
+    """A real terminal, as a window or an ssh session has it: the kernel hangs up when its other end is closed."""
+    window, terminal = pty.openpty()
+
+    def inside() -> None:
+        os.setsid()
+        fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+
+    process = bench.hanging("hang with orphans", stderr=terminal, preexec_fn=inside)
+    os.close(terminal)
+    os.close(window)
+    assert finish(process).status == 2
+    record = bench.record()
+    assert (record.status, record.reason) == ("interrupted", "interrupted by SIGHUP")
+    assert ends_aborted(bench) == "interrupted by SIGHUP"
+    assert bench.none_left()
+
+
+def test_a_run_loses_nothing_but_its_display_with_stderr(bench):
     process = bench.start(plan={"epoch_s": 0.3})
     process.stderr.close()
     process.stderr = None
@@ -103,19 +122,6 @@ def test_streams_that_were_closed_from_the_start(bench, closed):
     keys(done.stdout.decode())
     assert keys(bench.log())[0] == "submission_benchmark"
     assert bench.record().status == "success"
-
-
-@contextmanager
-def small_disk(path, size: str):
-    """A file system of its own, of `size`; needs root."""
-    path.mkdir()
-    mounted = os.geteuid() == 0 and shutil.which("mount")
-    if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path]).returncode:
-        pytest.skip("cannot mount a small file system here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)
 
 
 def test_a_disk_that_fills_up_in_mid_run(bench):

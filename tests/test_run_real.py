@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from datasets.dataset import write_description
 from datasets.digest import digest_tree
 from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
 from tests.corpus import tiny_corpus, tiny_params
-from tests.harness import ROOT, alive
+from tests.fake_trainer import fill_the_disk
+from tests.harness import ROOT, alive, small_disk
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,48 @@ def test_killed_with_its_harness_and_resumed_a_run_ends_as_if_nothing_had_happen
     times = {event.key: event.time_ms for event in events}
     assert record.run.run_s == (times["run_stop"] - times["run_start"]) / 1000
     assert json.loads((folder / "record.json").read_text())["files"].keys() >= {"result.txt", "telemetry.csv"}
+
+
+def at(process: subprocess.Popen[bytes], key: str, epoch: int, strike: Callable[[], object]) -> tuple[int, str]:
+    """Let the run come to this line of its log, strike, and wait for its end: the exit status and the last line of stderr."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = parse_line(line)
+        if event.key == key and event.epoch_num == epoch:
+            strike()
+            break
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, stderr.decode().splitlines()[-1]
+
+
+def test_a_data_set_that_changes_under_a_run_ends_it_and_the_file_is_named(place, tmp_path):
+    own = tmp_path / "place"
+    shutil.copytree(place, own)
+    changed = own / "data" / "tiny" / "train" / "train-003.flac"
+    other = own / "data" / "tiny" / "train" / "train-004.flac"
+    status, said = at(start(own, tmp_path), "epoch_stop", 1, lambda: shutil.copyfile(other, changed))
+    assert status == 2
+    assert said.startswith(f"error: {changed}: ") and "verify_dataset.sh" in said
+    _, record = folder_and_record(tmp_path)
+    assert (record.status, record.run.epochs) == ("failed", 1)
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_due_costs_that_epoch_alone(place, tmp_path):
+    results = tmp_path / "runs"
+    with small_disk(results, "2m"):
+
+        def fill() -> None:
+            fill_the_disk(results / "filler")
+
+        status, said = at(start(place, results), "eval_start", 2, fill)
+        assert status == 2
+        assert "cannot write the checkpoint" in said or "No space left on device" in said
+        folder, record = folder_and_record(results)
+        assert record.status == "failed"
+        assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch_01.pt"]
+
+        (results / "filler").unlink()
+        resumed = start(place, results, "--resume", str(folder))
+        _, stderr = resumed.communicate(timeout=120)
+        assert resumed.returncode == 1, stderr.decode()
+        assert folder_and_record(results)[1].run.epochs == 3

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -262,6 +263,26 @@ def test_a_killed_rank_ends_the_run(corpus, tmp_path):
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline_s:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_loader_process_that_is_killed_ends_the_run_in_words(corpus, tmp_path):
+    process = subprocess.Popen(
+        [*command(corpus, tmp_path, train__max_epochs=10), "--workers", "1"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    for line in process.stdout:
+        if b"epoch_stop" in line:
+            break
+    psutil.Process(process.pid).children()[0].kill()
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    (said,) = [line for line in stderr.decode().splitlines() if line.startswith("error: ")]
+    assert "a loader process died" in said and "memory" in said
+    assert b"Traceback" not in stderr
+    assert mllog.parse_line(stdout.splitlines()[-1]).metadata["status"] == "aborted"
 
 
 def test_a_cuda_device_that_is_not_there_is_one_clear_line(corpus, tmp_path):

@@ -1,0 +1,38 @@
+"""A bare Debian in a folder, for what must hold on a machine on which nothing has been set up yet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def needs(*tools: str) -> None:
+    """Skip the test where one of the tools is missing, or where it does not run as root."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
+    if os.getuid() != 0:
+        pytest.skip("needs root, for debootstrap and chroot")
+
+
+def make_root(folder: Path, *packages: str) -> Path:
+    """Debian 12 in `folder`: its smallest form and `packages`."""
+    include = [f"--include={','.join(packages)}"] if packages else []
+    command = ["debootstrap", "--variant=minbase", *include, "bookworm", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return folder
+
+
+def pip_settings(ca_bundle: str) -> str:
+    """A pip.conf by which pip reaches the package index as it does on this machine, with its certificates in `ca_bundle`."""
+    settings = Path("/etc/pip.conf").read_text() if Path("/etc/pip.conf").exists() else "[global]\n"
+    if "cert" not in settings:
+        settings += f"\ncert = {CA_BUNDLE}\n"
+    return settings.replace(str(CA_BUNDLE), ca_bundle)
