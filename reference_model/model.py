@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmark.params import ModelParams
 
+from . import cpu_conv, cpu_gru
 from .alphabet import LABELS
 
 KERNELS = ((41, 11), (21, 11))
@@ -76,21 +77,37 @@ class Padding(NamedTuple):
     """Which frames of a batch (longest, batch, features) are an utterance's own.
 
     `frames` (batch,) are the utterances' lengths; `rows` the positions of valid frames in the batch flattened to
-    (longest * batch, features); `flip` (longest, batch, 1) the frame that stands at each place when every utterance is
+    (longest * batch, features); `turned` (longest * batch,) the row that stands at each place there when every utterance is
     turned round within its own length.
     """
 
     frames: Tensor
     rows: Tensor
-    flip: Tensor
+    turned: Tensor
 
     @classmethod
     def of(cls, frames: Tensor, longest: int) -> Padding:
         """The padding of utterances of `frames` (batch,) frames in a batch of `longest`."""
         position = torch.arange(longest, device=frames.device)[:, None]
         valid = position < frames
-        flip = torch.where(valid, frames - 1 - position, position)
-        return cls(frames, valid.flatten().nonzero().squeeze(1), flip[:, :, None])
+        turned = torch.where(valid, frames - 1 - position, position) * len(frames)
+        turned += torch.arange(len(frames), device=frames.device)
+        return cls(frames, valid.flatten().nonzero().squeeze(1), turned.flatten())
+
+
+def _trains_on_cpu(module: nn.Module, x: Tensor) -> bool:
+    """Whether a reverse pass in full precision on a CPU is to be expected: cpu_gru and cpu_conv are for that."""
+    on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return module.training and torch.is_grad_enabled() and on_cpu
+
+
+class _Convolution(nn.Conv2d):
+    """PyTorch's, by way of cpu_conv where that is faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _trains_on_cpu(self, x) and cpu_conv.pays(self):
+            return cpu_conv.convolve(x, self)
+        return super().forward(x)
 
 
 class FrameWise(nn.Module):
@@ -123,6 +140,11 @@ class RecurrentLayer(nn.Module):
         """`x` (longest, batch, inputs) to (longest, batch, hidden); with `padding`, each utterance ends at its own end."""
         if hasattr(self, "batch_norm"):
             x = self.batch_norm(x, padding)
+        if _trains_on_cpu(self, x):
+            if not self.rnn.bidirectional:
+                return cpu_gru.gru(x, self.weights(""))
+            whole = padding or Padding.of(torch.full(x.shape[1:2], len(x)), len(x))
+            return cpu_gru.gru(x, self.weights("", "_reverse"), whole.turned)
         if not self.rnn.bidirectional:
             return self.rnn(x)[0]
         if padding is None:
@@ -130,19 +152,26 @@ class RecurrentLayer(nn.Module):
         if x.is_cuda:
             packed, _ = self.rnn(pack_padded_sequence(x, padding.frames.cpu(), enforce_sorted=False))
             return _sum_directions(pad_packed_sequence(packed, total_length=x.shape[0])[0])
-        # On a CPU PyTorch's packed GRU spends its time clearing gradients (quadratic in the length): run the backward
-        # direction forward over utterances that are turned round instead. What follows an utterance never reaches it.
-        ahead = self._run(x, "")
-        flip = padding.flip.expand(-1, -1, x.shape[2])
-        back = self._run(x.gather(0, flip), "_reverse")
-        return ahead + back.gather(0, padding.flip.expand(-1, -1, back.shape[2]))
+        # On a CPU the backward direction runs forward over utterances that are turned round, as in training, where PyTorch's
+        # packed GRU would clear gradients in time quadratic in the length. What follows an utterance never reaches it.
+        back = _run([self.weights("_reverse")], _turn(x, padding.turned), self.training)
+        return _run([self.weights("")], x, self.training) + _turn(back, padding.turned)
 
-    def _run(self, x: Tensor, direction: str) -> Tensor:
-        weights = [
-            getattr(self.rnn, f"{name}_l0{direction}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        ]
-        start = x.new_zeros(1, x.shape[1], self.rnn.hidden_size)
-        return torch.gru(x, start, weights, True, 1, 0.0, self.training, False, False)[0]
+    def weights(self, *directions: str) -> list[Tensor]:
+        """The GRU's weights in PyTorch's order, direction by direction ("" and "_reverse")."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return [getattr(self.rnn, f"{name}_l0{direction}") for direction in directions for name in names]
+
+
+def _run(layers: Sequence[Sequence[Tensor]], x: Tensor, training: bool) -> Tensor:
+    """`x` (longest, batch, inputs) through one unidirectional GRU of several layers, given by their weights."""
+    start = x.new_zeros(len(layers), x.shape[1], layers[0][1].shape[1])
+    weights = [weight for layer in layers for weight in layer]
+    return torch.gru(x, start, weights, True, len(layers), 0.0, training, False, False)[0]
+
+
+def _turn(x: Tensor, turned: Tensor) -> Tensor:
+    return x.flatten(0, 1).index_select(0, turned).view_as(x)
 
 
 def _sum_directions(x: Tensor) -> Tensor:
@@ -150,17 +179,15 @@ def _sum_directions(x: Tensor) -> Tensor:
 
 
 def run_stack(layers: Sequence[RecurrentLayer], x: Tensor) -> Tensor:
-    """Unidirectional `layers` with nothing between them as one call: (longest, batch, inputs) to (longest, batch, hidden).
+    """Unidirectional `layers` with nothing between them: (longest, batch, inputs) to (longest, batch, hidden).
 
-    The same values as layer by layer; cuDNN may then work on several layers at once, each a few frames behind the one below.
+    One call, but for training on a CPU: cuDNN may then work on several layers at once, each a few frames behind the one below.
     """
-    weights = [
-        getattr(layer.rnn, f"{name}_l0")
-        for layer in layers
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    ]
-    start = x.new_zeros(len(layers), x.shape[1], layers[0].rnn.hidden_size)
-    return torch.gru(x, start, weights, True, len(layers), 0.0, layers[0].training, False, False)[0]
+    if _trains_on_cpu(layers[0], x):
+        for layer in layers:
+            x = cpu_gru.gru(x, layer.weights(""))
+        return x
+    return _run([layer.weights("") for layer in layers], x, layers[0].training)
 
 
 def _lay_side_by_side(layers: Sequence[RecurrentLayer]) -> None:
@@ -192,10 +219,10 @@ class DeepSpeech2(nn.Module):
 
         channels, hidden = params.conv_channels, params.rnn_hidden
         self.conv = nn.Sequential(
-            nn.Conv2d(1, channels, KERNELS[0], stride=(2, 2)),
+            _Convolution(1, channels, KERNELS[0], stride=(2, 2)),
             norm(channels, 2),
             nn.Hardtanh(0, 20, inplace=True),
-            nn.Conv2d(channels, channels, KERNELS[1], stride=(2, 1)),
+            _Convolution(channels, channels, KERNELS[1], stride=(2, 1)),
             norm(channels, 2),
             nn.Hardtanh(0, 20, inplace=True),
         )

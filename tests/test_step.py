@@ -122,6 +122,8 @@ def test_the_closed_variant_trains_as_the_reference_is_defined(corpus, rate):
             torch.testing.assert_close(
                 ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
             )
+            # On from the same place: an activation that rounding moves across Hardtanh's bounds changes a whole gradient.
+            theirs.copy_(ours)
 
 
 def with_a_sample_that_is_no_number(batch: Batch) -> Batch:
