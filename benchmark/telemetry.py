@@ -25,9 +25,9 @@ from .telemetry_host import Host, ProcessTree
 from .telemetry_sums import GpuSummary, HostSummary, Integrals, Kind, Peak, Summary, TrainerSummary, stats, whole
 
 STOP_TIMEOUT_S = 10.0
+"""A driver that hangs is waited for no longer than this."""
 MARK_AGE_S = 60.0
 """An event that was logged longer ago than this when it is heard of has a stamp by another clock."""
-"""A driver that hangs is waited for no longer than this."""
 
 _GPU_KINDS: dict[str, Kind] = dict.fromkeys(READING_NAMES, "level")
 del _GPU_KINDS["event_reasons_bits"]
