@@ -62,6 +62,7 @@ def prepare(archives: Sequence[Archive], table: Sequence[Archive], data_dir: Pat
             _check_deep(before)
         return before
     work.mkdir(parents=True, exist_ok=True)
+    _check_place(folder, work)
     with _only_one(work):
         known = {a.name for a in archives} | set(_archive_hashes(before) if before else ())
         chosen = [a for a in table if a.name in known or mark_path(work, a.name).exists()]
@@ -81,6 +82,22 @@ def _already_there(folder: Path, layout: str) -> Dataset | None:
             remedy="choose another --data-dir, or remove the folder first",
         )
     return dataset
+
+
+def _check_place(folder: Path, work: Path) -> None:
+    """UserError where the parts could not be moved into the folder: said before hours of fetching, not after them."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(
+            "something else lies in the data set's place",
+            where=folder,
+            remedy="move it away, or choose another --data-dir",
+        )
+    if folder.is_dir() and os.stat(folder).st_dev != os.stat(work).st_dev:
+        raise UserError(
+            "the folder lies on another disk than the data directory, where what it shall hold is unpacked",
+            where=folder,
+            remedy="name a --data-dir on that disk",
+        )
 
 
 def _archive_hashes(dataset: Dataset) -> dict[str, str]:

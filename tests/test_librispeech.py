@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -337,6 +338,24 @@ def test_deep_check_sees_damage_that_headers_do_not_show(tmp_path: Path):
     with pytest.raises(UserError, match=r"0002\.flac: "):
         run_prepare(shelf, tmp_path / "data", deep=True)
     assert not is_prepared(tmp_path / "data" / NAME)
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")], ids=["file", "broken link"])
+def test_what_lies_in_the_sets_place_is_named_before_the_work(shelf, tmp_path: Path, make):
+    make(tmp_path / NAME)
+    with pytest.raises(UserError, match="something else lies in the data set's place"):
+        run_prepare(shelf, tmp_path)
+    assert not list((tmp_path / f"{NAME}.parts").iterdir())
+
+
+def test_a_set_whose_folder_lies_on_another_disk_is_refused_before_the_work(shelf, tmp_path: Path):
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("there is no other disk here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        (tmp_path / NAME).symlink_to(elsewhere)
+        with pytest.raises(UserError, match="lies on another disk than the data directory"):
+            run_prepare(shelf, tmp_path)
+    assert not list((tmp_path / f"{NAME}.parts").iterdir())
 
 
 def test_two_at_once(shelf, tmp_path: Path):
