@@ -16,7 +16,7 @@ import orjson
 
 from .errors import UserError
 from .manifest import Manifest, read_jsonl, write_atomically
-from .tarball import absolute
+from .tarball import absolute, tree_size
 
 FORMAT = 1
 
@@ -150,6 +150,18 @@ def read_stamp(folder: Path) -> Stamp | None:
         return Stamp(**orjson.loads(stamp_path(folder).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def failed_verification(folder: Path) -> bool:
+    """Whether the last verification of the folder found it other than it should be."""
+    stamp = read_stamp(folder)
+    return stamp is not None and not stamp.passed
+
+
+def looks_whole(dataset: Dataset) -> bool:
+    """Whether files are as many and as long in all as they should be, and no verification found more. Reads no file."""
+    found = tree_size(dataset.folder)
+    return found == (dataset.digest.files, dataset.digest.tar_bytes) and not failed_verification(dataset.folder)
 
 
 def _read_json(path: Path, missing: str, remedy: str) -> dict:

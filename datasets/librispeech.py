@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -20,7 +22,17 @@ from pathlib import Path
 
 from . import fetch, flac
 from .archives import MIRRORS, Archive
-from .dataset import Dataset, Split, description_path, is_prepared, read_dataset, stamp_path, write_description
+from .dataset import (
+    Dataset,
+    Split,
+    description_path,
+    failed_verification,
+    is_prepared,
+    looks_whole,
+    read_dataset,
+    stamp_path,
+    write_description,
+)
 from .digest import FileSum, available_cores, derive_digest, sum_of, sums_path
 from .errors import UserError
 from .manifest import Manifest, Utterance, write_atomically, write_csv, write_jsonl
@@ -57,7 +69,9 @@ def prepare(archives: Sequence[Archive], table: Sequence[Archive], data_dir: Pat
     """
     folder, work = data_dir / NAME, data_dir / f"{NAME}.parts"
     before = _already_there(folder, options.layout)
-    if before and {a.name: a.sha256 for a in archives}.items() <= _archive_hashes(before).items():
+    mistrusted = before is not None and failed_verification(folder)
+    asked_for = {a.name: a.sha256 for a in archives}
+    if before and asked_for.items() <= _archive_hashes(before).items() and looks_whole(before):
         if options.deep:
             _check_deep(before)
         return before
@@ -66,7 +80,7 @@ def prepare(archives: Sequence[Archive], table: Sequence[Archive], data_dir: Pat
     with _only_one(work):
         known = {a.name for a in archives} | set(_archive_hashes(before) if before else ())
         chosen = [a for a in table if a.name in known or mark_path(work, a.name).exists()]
-        parts = {a.name: p for a in chosen if (p := _complete_part(folder, work, a, options.layout))}
+        parts = {a.name: p for a in chosen if (p := _complete_part(folder, work, a, options.layout, mistrusted))}
         _get_parts([a for a in chosen if a.name not in parts], parts, data_dir, work, options)
         return _assemble(folder, work, [(a, parts[a.name]) for a in chosen], options)
 
@@ -116,20 +130,32 @@ def _only_one(work: Path) -> Iterator[None]:
         yield
 
 
-def _complete_part(folder: Path, work: Path, archive: Archive, layout: str) -> Part | None:
-    """The part if its mark stands and all its files lie in its own folder or in the split's."""
+def _complete_part(folder: Path, work: Path, archive: Archive, layout: str, mistrusted: bool) -> Part | None:
+    """The part if its mark stands and all its files lie in its own folder or in the split's.
+
+    Sizes are looked at, and contents too where they are `mistrusted`: a verification has found the set damaged.
+    """
     part = read_part(work, archive, layout)
-    if part and all(_lies_in(file, work / archive.name, folder / archive.split) for file in part.files):
-        return part
+    if part:
+        places = (work / archive.name, folder / archive.split)
+        with ThreadPoolExecutor(available_cores()) as pool:
+            lacking = len(part.files) - sum(pool.map(lambda file: _lies_in(file, mistrusted, *places), part.files))
+        if not lacking:
+            return part
+        print(f"{archive.name}: {lacking:,} of its files are missing or changed; it is unpacked again", file=sys.stderr)
     mark_path(work, archive.name).unlink(missing_ok=True)
     return None
 
 
-def _lies_in(file: FileSum, *folders: Path) -> bool:
+def _lies_in(file: FileSum, mistrusted: bool, *folders: Path) -> bool:
     for folder in folders:
         with contextlib.suppress(OSError):
-            if os.stat(f"{folder}/{file.path}").st_size == file.size:
-                return True
+            path = f"{folder}/{file.path}"
+            if os.stat(path).st_size == file.size:
+                if not mistrusted:
+                    return True
+                with open(path, "rb") as stream:
+                    return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
     return False
 
 

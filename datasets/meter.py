@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
+from .errors import one_line
 from .progress import Progress
 
 RATE_WINDOW_S = 10.0
@@ -55,7 +56,7 @@ class Meter:
     def say(self, line: str) -> None:
         """Show a line that stays."""
         with self._lock:
-            print(line, file=sys.stderr, flush=True)
+            print(one_line(line), file=sys.stderr, flush=True)
 
     def _note(self, now_s: float) -> str:
         names = [what for what, last_s in self._active.items() if now_s - last_s < 2]

@@ -25,6 +25,7 @@ from .dataset import (
     default_data_dir,
     description_path,
     is_prepared,
+    looks_whole,
     read_dataset,
     write_description,
 )
@@ -73,6 +74,12 @@ def _already_there(corpus: Corpus, folder: Path) -> Dataset:
             what,
             where=folder,
             remedy=f"keep it, or remove it (rm -r {folder} {description_path(folder)}) and start again",
+        )
+    if not looks_whole(dataset):
+        raise UserError(
+            "the corpus that lies here is damaged: files of it are missing, changed or not its own",
+            where=folder,
+            remedy=f"remove it (rm -r {folder} {description_path(folder)}) and start again",
         )
     print(f"{corpus.name}: already prepared in {folder}", file=sys.stderr)
     return dataset

@@ -116,10 +116,18 @@ def ending(bytes_so_far: int) -> int:
     return 2 * BLOCK + -(bytes_so_far + 2 * BLOCK) % RECORD
 
 
+def tree_size(folder: Path | str) -> tuple[int, int]:
+    """How many files the folder holds, and how many bytes its tar has, without reading one."""
+    files = length = 0
+    for member in members(folder):
+        files += not member.is_folder
+        length += BLOCK + padded(member.size)
+    return files, length + ending(length)
+
+
 def tar_bytes(folder: Path | str) -> int:
     """How long the folder's tar is, without reading a file."""
-    length = sum(BLOCK + padded(member.size) for member in members(folder))
-    return length + ending(length)
+    return tree_size(folder)[1]
 
 
 def header(name: bytes, member: Member) -> bytes:

@@ -40,7 +40,10 @@ def describe_difference(folder: Path, dataset: Dataset | None, reference: Refere
     yield from _named("missing", missing)
     yield from _named("extra", extra)
     yield from _named("changed", changed)
-    yield "prepare the data set again, or put back the files named"
+    if missing or changed:
+        yield "prepare the data set again, or put back the files named"
+    if extra:
+        yield "remove what is extra"
 
 
 def _sums_that_differ(reference: Reference, sums: TreeSums) -> Iterator[str]:

@@ -24,6 +24,7 @@ from datasets.digest import digest_tree
 from datasets.errors import UserError
 from datasets.librispeech import NAME, Options, prepare
 from datasets.manifest import read_csv
+from results.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,6 +119,32 @@ def test_subsets_come_one_after_another(shelf, tmp_path: Path):
     assert set(grown.provenance["archives"]) == {"dev-clean", "test-clean", "dev-other", "train-clean-100"}
     at_once = run_prepare(shelf, tmp_path / "twin", "dev-clean", "test-clean", "dev-other", "train-clean-100")
     assert grown.digest == at_once.digest == digest_tree(data / NAME)
+
+
+def test_a_damaged_set_is_mended_by_the_same_command(shelf, tmp_path: Path, capfd):
+    dataset = run_prepare(shelf, tmp_path)
+    one, other, third = sorted(path for path in dataset.folder.rglob("*.flac") if "val" in path.parts)[:3]
+    untouched = next((dataset.folder / "train").rglob("*.flac"))
+    inode = untouched.stat().st_ino
+    one.unlink()
+    other.write_bytes(b"")
+    assert run_prepare(shelf, tmp_path) == dataset
+    assert digest_tree(dataset.folder) == dataset.digest
+    assert "dev-clean: 2 of its files are missing or changed; it is unpacked again" in capfd.readouterr().err
+    # What sizes do not show a verification finds, and leaves word of.
+    data = bytearray(third.read_bytes())
+    data[-10] ^= 1
+    third.write_bytes(data)
+    assert run_prepare(shelf, tmp_path) == dataset
+    assert verify([str(dataset.folder)]) == 1
+    assert run_prepare(shelf, tmp_path) == dataset
+    assert "dev-clean: 1 of its files are missing or changed" in capfd.readouterr().err
+    assert verify([str(dataset.folder)]) == 0
+    assert untouched.stat().st_ino == inode
+    # A manifest belongs to no archive.
+    (dataset.folder / "libri_val_manifest.csv").unlink()
+    assert run_prepare(shelf, tmp_path) == dataset
+    assert digest_tree(dataset.folder) == dataset.digest
 
 
 def test_removed_set_is_made_anew(shelf, tmp_path: Path):

@@ -142,6 +142,15 @@ def test_the_order_of_chapters_does_not_show_in_their_bytes(small, tmp_path):
     assert synthesise(backwards, tmp_path, processes=1).digest == small.digest
 
 
+def test_a_damaged_corpus_does_not_pass_for_prepared(small, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(small.folder.parent, data)
+    assert synthesise(SMALL, data, processes=1).digest == small.digest
+    next((data / SMALL.name).rglob("*.flac")).unlink()
+    with pytest.raises(UserError, match=r"the corpus that lies here is damaged: .* - remove it \(rm -r "):
+        synthesise(SMALL, data, processes=1)
+
+
 def test_mini_through_the_door_is_the_reference_and_then_nothing_is_left_to_do(tmp_path):
     command = [sys.executable, "-m", "datasets", "synthesise", "mini", "--data-dir", tmp_path / "a b"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
