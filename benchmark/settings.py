@@ -62,7 +62,7 @@ VARIABLES = """environment variables (an option goes before its variable):
   SEED                       0..4294967295; drawn from the system and logged when unset
   RUNS                       that many runs with drawn seeds; an interrupted series goes on; the score at the end
   DEVICE                     auto (default), cuda or cpu
-  NPROC                      trainer processes on this machine, one per GPU (default 1)
+  NPROC                      trainer processes on this machine, one per GPU or CPU core (default 1)
   NNODES, NODE_RANK          number of machines (default 1), and which this one is, from 0
   MASTER_ADDR, MASTER_PORT   address and port (default 29500) of machine 0, for NNODES > 1
   DATA_DIR, RESULTS_DIR      where corpora and runs lie (default: data/ and runs/ in the checkout)

@@ -243,8 +243,8 @@ def set_precision(precision: str) -> None:
 def default_threads(params: Params) -> int:
     """CPU threads of a trainer process, where OMP_NUM_THREADS does not say: every core, but one for a small network.
 
-    The small GRUs' operations take microseconds: on two cores a second thread makes `mini` 1.4 times as fast while both
-    cores are idle, and 5 times as slow as one thread as soon as anything else wants one of them, since each of the
+    The small GRUs' operations take microseconds: on two cores a second thread makes a step of `mini` 1.6 times as fast
+    while both cores are idle, and half as fast or worse as soon as anything else wants one of them, since each of the
     operations then waits for a thread that is not running. A benchmark's time should not hang on that.
     """
     cores = len(os.sched_getaffinity(0))
