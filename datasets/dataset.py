@@ -117,15 +117,16 @@ def read_dataset(folder: Path) -> Dataset:
     path = description_path(folder)
     if not folder.is_dir():
         raise UserError("no data set lies here", where=folder, remedy="prepare it (see `python -m datasets --help`)")
-    tree = _read_json(path, "the data set is half-made: its description is missing", "prepare it again")
+    remedy = "remove this file and prepare the data set again"
     try:
+        tree = orjson.loads(path.read_bytes())
         if tree["format"] != FORMAT:
             raise UserError(
                 f"the description has format {tree['format']!r}, not {FORMAT}",
                 where=path,
-                remedy="prepare the data set again",
+                remedy=remedy,
             )
-        return Dataset(
+        dataset = Dataset(
             folder=folder,
             name=tree["name"],
             layout=tree["layout"],
@@ -133,10 +134,18 @@ def read_dataset(folder: Path) -> Dataset:
             digest=TreeDigest(**tree["digest"]),
             provenance=tree["provenance"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        values = (dataset.name, dataset.layout, dataset.provenance, *dataclasses.astuple(dataset.digest))
+        if tuple(map(type, values)) != (str, str, dict, str, int, int, int):
+            raise TypeError("a value is of another kind than it should be")
+    except FileNotFoundError:
         raise UserError(
-            f"not a data set's description ({error})", where=path, remedy="prepare the data set again"
+            "the data set is half-made: its description is missing", where=path, remedy="prepare it again"
         ) from None
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"not a JSON file ({error})", where=path, remedy=remedy) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"not a data set's description ({error})", where=path, remedy=remedy) from None
+    return dataset
 
 
 def write_stamp(folder: Path, stamp: Stamp) -> None:
@@ -162,12 +171,3 @@ def looks_whole(dataset: Dataset) -> bool:
     """Whether files are as many and as long in all as they should be, and no verification found more. Reads no file."""
     found = tree_size(dataset.folder)
     return found == (dataset.digest.files, dataset.digest.tar_bytes) and not failed_verification(dataset.folder)
-
-
-def _read_json(path: Path, missing: str, remedy: str) -> dict:
-    try:
-        return orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(missing, where=path, remedy=remedy) from None
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"not a JSON file ({error})", where=path, remedy=remedy) from None

@@ -15,22 +15,20 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.path = beside(folder, ".verifying.jsonl")
-        self._kept: dict[str, dict] = {}
+        self._kept: dict[str, BatchSums] = {}
         with contextlib.suppress(FileNotFoundError):
             for line in self.path.read_bytes().splitlines():
-                with contextlib.suppress(ValueError):  # the line that was being written when it stopped
+                # Whatever is no row of ours, such as the one that was being written when it stopped, is read anew.
+                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                     row = json.loads(line)
-                    self._kept[row.pop("key")] = row
+                    lines = tuple(text.encode("utf-8", "surrogateescape") for text in row["lines"])
+                    self._kept[row["key"]] = BatchSums(row["crc"], row["plain_crc"], row["length"], lines)
         self._file = open(self.path, "ab")
         self._file.write(b"\n")
 
     def get(self, key: bytes) -> BatchSums | None:
         """The sums kept under `key`, or None."""
-        row = self._kept.get(key.hex())
-        if row is None:
-            return None
-        lines = tuple(line.encode("utf-8", "surrogateescape") for line in row["lines"])
-        return BatchSums(row["crc"], row["plain_crc"], row["length"], lines)
+        return self._kept.get(key.hex())
 
     def put(self, key: bytes, sums: BatchSums) -> None:
         """Keep `sums` under `key`, at once."""

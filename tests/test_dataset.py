@@ -72,6 +72,8 @@ def test_a_description_without_a_folder_is_no_data_set(dataset):
         lambda tree: tree.update(splits=[]),
         lambda tree: tree["splits"]["val"].pop("csv"),
         lambda tree: tree["digest"].update(colour="blue"),
+        lambda tree: tree["digest"].update(tar_bytes=None),
+        lambda tree: tree.update(provenance=[]),
     ],
 )
 def test_a_damaged_description_is_named(dataset, damage):

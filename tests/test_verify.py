@@ -283,8 +283,10 @@ def test_cache_is_used_once_and_then_forgotten(folder: Path, capsys):
     assert cache.path.parent == folder.parent
     assert verify(folder, "--cache") == 0
     assert not cache.path.exists()
-    (folder.parent / "mine.verifying.jsonl").write_bytes(b'{"key": "00", "crc"')  # cut off while it was written
-    assert verify(folder, "--cache") == 0
+    for odd in (b'{"key": "00", "crc"', b"[1]\n", b"5\n", b"\0\n", b'{"key": "00", "lines": 3}\n'):
+        cache.path.write_bytes(odd)  # cut off while it was written, or not written by us
+        assert verify(folder, "--cache") == 0
+        assert not cache.path.exists()
 
 
 def test_killed_verification_goes_on(tmp_path: Path):
