@@ -41,7 +41,7 @@ class FakeRun:
     def write(self) -> list[str]:
         """The log's lines, in the order of a real run."""
         self.lines, self.now_s = [], self.start_s
-        with mock.patch("benchmark.mllog.time.time", self._tick):
+        with mock.patch("benchmark.mllog.clock.now_s", self._tick):
             self._write(mllog.LogWriter(self.lines.append))
         return list(self.lines)
 
