@@ -50,7 +50,8 @@ def from_os_error(error: OSError) -> UserError:
         errno.EMFILE: "raise the limit of open files (`ulimit -n 4096`) and start again",
     }
     what = error.strerror or type(error).__name__
-    return UserError(what, where=error.filename, remedy=remedies.get(error.errno or 0))
+    where = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return UserError(what, where=where, remedy=remedies.get(error.errno or 0))
 
 
 def run_door(main: Callable[[], int]) -> int:
@@ -58,6 +59,9 @@ def run_door(main: Callable[[], int]) -> int:
 
     A bug (any other exception) still shows its traceback: hiding it would help nobody.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # Whoever started us closed it (`>&-`).
+            setattr(sys, name, open(os.devnull, "w"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file's name can hold what the terminal's encoding cannot: stderr shows that as an escape, and so shall stdout.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datasets.dataset import beside
 from datasets.digest import BatchSums
+from datasets.errors import UserError
 
 
 class Cache:
@@ -23,7 +24,12 @@ class Cache:
                     row = json.loads(line)
                     lines = tuple(text.encode("utf-8", "surrogateescape") for text in row["lines"])
                     self._kept[row["key"]] = BatchSums(row["crc"], row["plain_crc"], row["length"], lines)
-        self._file = open(self.path, "ab")
+        try:
+            self._file = open(self.path, "ab")
+        except OSError as error:
+            raise UserError(
+                f"the cache cannot be kept here ({error.strerror})", where=self.path, remedy="leave --cache out"
+            ) from None
         self._file.write(b"\n")
 
     def get(self, key: bytes) -> BatchSums | None:

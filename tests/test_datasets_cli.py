@@ -127,6 +127,7 @@ def raising(error):
             OSError(errno.EROFS, "Read-only file system", "/data"),
             "error: /data: Read-only file system - choose a folder",
         ),
+        (OSError(errno.EACCES, "Permission denied", b"/d\xe9"), "error: /d\\udce9: Permission denied - check the"),
         (KeyboardInterrupt(), "error: interrupted\n"),
         (MemoryError(), "error: out of memory"),
     ],
@@ -159,6 +160,16 @@ def test_a_name_that_the_encoding_cannot_hold_is_shown_as_an_escape():
     environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
     shown = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert (shown.stdout, shown.stderr) == ("caf\\xe9 \\udce9\n", "")
+
+
+def test_closed_streams_change_nothing_else():
+    code = "import sys; from datasets.errors import run_door; sys.exit(run_door(lambda: print('x') or 1))"
+    for closed in (">&-", "2>&-", ">&- 2>&- <&-"):
+        assert subprocess.run(f'"{sys.executable}" -c "{code}" {closed}', shell=True, cwd=ROOT).returncode == 1
+    done = subprocess.run(
+        f'"{sys.executable}" -m datasets stats /nothing >&-', shell=True, cwd=ROOT, capture_output=True
+    )
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("command", ["stats", "pack"])

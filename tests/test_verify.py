@@ -13,6 +13,7 @@ import pytest
 from datasets.archives import PUBLISHED
 from datasets.dataset import Dataset, Split, TreeDigest, read_stamp, stamp_path, write_description
 from datasets.digest import digest_and_keep_sums, sums_path
+from datasets.errors import UserError
 from results import verify_reference
 from results.verify import FAILED, PASSED, main
 from results.verify_cache import Cache
@@ -273,6 +274,8 @@ def test_read_only_disk_only_loses_the_note(folder: Path, capsys):
         subprocess.run(["mount", "-o", "remount,bind,ro", parent], check=True)
         assert verify(folder) == 0
         assert "not noted for later runs" in capsys.readouterr().err
+        with pytest.raises(UserError, match=r"the cache cannot be kept here .* - leave --cache out"):
+            verify(folder, "--cache")
     finally:
         subprocess.run(["umount", parent], check=True)
     assert not stamp_path(folder).exists()
