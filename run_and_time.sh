@@ -8,6 +8,8 @@
 # Exit status: 0 target reached, 1 not reached, 2 could not be done.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
+# The options and variables need no environment: any Python shows them.
+case ${1:-} in -h | --help) PYTHONPATH=$root exec "${PYTHON:-python3}" -m benchmark run --help ;; esac
 PY=$(sh "$root/script/setup.sh")
 # The packages are found from any working directory, and nothing that lies in it can pass for one of them.
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}

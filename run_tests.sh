@@ -6,6 +6,7 @@
 #     sh run_tests.sh tests/test_score.py -k wer
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
 PY=$(sh "$root/script/setup.sh" test)
 cd "$root"
 exec "$PY" -m pytest "$@"

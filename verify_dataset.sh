@@ -9,6 +9,7 @@
 set -eu
 
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" results verify-dataset ;; esac
 PY=$(sh "$root/script/setup.sh")
 # The packages are found from any working directory, and nothing that lies in it can pass for one of them.
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}

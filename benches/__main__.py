@@ -10,11 +10,14 @@ where a goal was missed, 2 where a bench could not be done.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from datasets.usage import Filled
 
 from .line import Line
 
@@ -59,6 +62,14 @@ def main(arguments: list[str]) -> int:
         from . import gpu
 
         return gpu.main(arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m benches",
+        description=__doc__,
+        epilog=f"Benches: {', '.join(BENCHES)}, gpu.",
+        formatter_class=Filled,
+    )
+    parser.add_argument("names", nargs="*", metavar="BENCH", help="only these (default: all but gpu)")
+    arguments = parser.parse_args(arguments).names
     unknown = [name for name in arguments if name not in BENCHES]
     if unknown:
         print(f"error: no such bench: {', '.join(unknown)} - there are {', '.join(BENCHES)} and gpu", file=sys.stderr)

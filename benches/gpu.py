@@ -24,15 +24,14 @@ from pathlib import Path
 import torch
 
 from datasets.errors import UserError, run_door
+from datasets.usage import Filled
 
 from .gpu_bench import ROOT, Bench, short
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and save; exit status 0 where everything could be done, 2 otherwise."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benches gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m benches gpu", description=__doc__, formatter_class=Filled)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a rehearsal without a GPU")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "results" / "published"))

@@ -8,6 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from datasets.errors import run_door
+from datasets.usage import Filled
+
+EXAMPLES = """examples:
+  python -m benchmark run --variant mini > log
+  python -m benchmark run --help         the variables that choose a run
+  python -m benchmark doctor
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,15 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmark",
         description="The rules and the clock of the DeepSpeech2 benchmark.",
+        epilog=EXAMPLES,
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run_parser = commands.add_parser(
         "run",
         help="do one timed run; the log goes to stdout",
-        description="Do one timed run: the log goes to stdout, everything else to stderr.",
+        description="Do one timed run: the log goes to stdout, everything else to stderr. `sh run_and_time.sh` sets the "
+        "environment up first and starts this.",
         epilog=settings.VARIABLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     settings.add_arguments(run_parser)

@@ -11,11 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.errors import DID_NOT_HOLD, HELD, one_line
+from datasets.usage import Filled
 
 from .doctor_checks import Finding, examine
 from .settings import ROOT
 
 WIDTH = 80
+EPILOG = """examples:
+  python -m benchmark doctor
+  DATA_DIR=/big/disk python -m benchmark doctor --json
+
+DATA_DIR and RESULTS_DIR choose the folders, as for a run. Exit status: 0 no problem, 1 a problem.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmark doctor",
         description="Say what this machine can run, and how to mend what stands in the way.",
-        epilog="DATA_DIR and RESULTS_DIR choose the folders, as for a run. Exit status: 0 no problem, 1 a problem.",
+        epilog=EPILOG,
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON list")

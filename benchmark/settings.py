@@ -57,20 +57,38 @@ class Settings:
         return self.node_rank == 0
 
 
-VARIABLES = """environment variables (an option goes before its variable):
-  VARIANT                    the variant to run, as --variant
-  SEED                       0..4294967295; drawn from the system and logged when unset
-  RUNS                       that many runs with drawn seeds; an interrupted series goes on; the score at the end
-  DEVICE                     auto (default), cuda or cpu
-  NPROC                      trainer processes on this machine, one per GPU or CPU core (default 1)
-  NNODES, NODE_RANK          number of machines (default 1), and which this one is, from 0
-  MASTER_ADDR, MASTER_PORT   address and port (default 29500) of machine 0, for NNODES > 1
-  DATA_DIR, RESULTS_DIR      where corpora and runs lie (default: data/ and runs/ in the checkout)
-  DROP_CACHES                0 leaves the system's file caches alone (logged as cache_clear false)
+VARIABLES = """examples:
+  time sh run_and_time.sh | tee log               one run on this machine
+  VARIANT=librispeech NPROC=8 sh run_and_time.sh  on eight GPUs
+  RUNS=10 sh run_and_time.sh                      ten runs and their score
+  sh run_and_time.sh --params mine.yaml           with parameters of your own
+  sh run_and_time.sh --resume runs/mini/RUN       on after an interruption
+  NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 SEED=1 NPROC=8 sh run_and_time.sh
+                  on the first of two machines; NODE_RANK=1 on the other
+
+environment variables (an option goes before its variable):
+  VARIANT            the variant to run, as --variant
+  SEED               0..4294967295; drawn from the system and logged when unset
+  RUNS               that many runs with drawn seeds, and the score at the end;
+                     an interrupted series goes on
+  DEVICE             auto (default: a GPU where there is one), cuda or cpu
+  NPROC              trainer processes on this machine, one per GPU or CPU core
+                     (default 1)
+  NNODES, NODE_RANK  number of machines (default 1); which one this is, from 0
+  MASTER_ADDR, MASTER_PORT
+                     address and port (default 29500) of machine 0, for
+                     NNODES > 1
+  DATA_DIR, RESULTS_DIR
+                     where corpora and runs lie (default: data/ and runs/ in the
+                     checkout)
+  DROP_CACHES        0 leaves the system's file caches alone (logged as
+                     cache_clear false)
   SUBMISSION_ORG, SUBMISSION_PLATFORM, SUBMISSION_STATUS, SUBMISSION_DIVISION
-                             what the log's submission lines say (default: unspecified, this machine,
-                             research, the variant's own division)
-exit status: 0 target reached, 1 not reached, 2 the run could not be done
+                     what the log's submission lines say (default: unspecified,
+                     this machine, research, the variant's own division)
+
+Each run leaves its log, record, telemetry and checkpoints in a new folder RESULTS_DIR/VARIANT/HOST-DEVICE-TIME-sSEED; stderr
+names it. Exit status: 0 target reached, 1 not reached, 2 the run could not be done.
 """
 
 

@@ -8,10 +8,19 @@ from pathlib import Path
 
 from datasets.errors import DID_NOT_HOLD, HELD, run_door
 from datasets.manifest import write_atomically
+from datasets.usage import Filled
 
 from . import official
 from .check import ALL_RULES, check_paths
 from .findings import as_json, as_junit, as_text, totals
+
+EPILOG = """examples:
+  python -m compliance runs/mini/RUN
+  python -m compliance submission/Us --junit findings.xml
+  python -m compliance --rules
+
+Exit status: 0 compliant (warnings do not count), 1 not compliant, 2 could not be checked.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m compliance",
         description="Check logs, runs and submission packages against the rules (docs/rules.md).",
-        epilog="exit status: 0 compliant (warnings do not count), 1 not compliant, 2 could not be checked",
+        epilog=EPILOG,
+        formatter_class=Filled,
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a log, a run folder, a folder, a package")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")

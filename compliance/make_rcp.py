@@ -16,6 +16,7 @@ import orjson
 from benchmark import mllog
 from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
+from datasets.usage import Filled
 
 from .check import log_findings
 from .convergence import epochs_to_target
@@ -75,7 +76,10 @@ def make_points(run_dirs: list[Path]) -> dict[str, object]:
 def main() -> int:
     """Make a variant's reference points from run folders."""
     parser = argparse.ArgumentParser(
-        prog="python -m compliance.make_rcp", description="Make reference convergence points from run folders."
+        prog="python -m compliance.make_rcp",
+        description="Make reference convergence points from run folders. `sh script/make_rcp.sh` does the runs first.",
+        epilog="example:\n  python -m compliance.make_rcp runs/rcp/series/mini-TIME --out compliance/rcp/mini.json",
+        formatter_class=Filled,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of such")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, e.g. compliance/rcp/mini.json")

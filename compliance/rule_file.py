@@ -6,12 +6,14 @@ or a corpus runs this, and a test fails until they did.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 from benchmark.params import load_variant, variant_names
 from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
+from datasets.usage import Filled
 
 from .corpora import CORPORA, SYNTHESISED, reference_digest
 
@@ -43,8 +45,14 @@ def _table() -> str:
     return "".join(f"      {line}\n" for line in lines)
 
 
+EXAMPLE = "example:\n  python -m compliance.rule_file && git diff compliance/rules"
+
+
 def main() -> int:
     """Rewrite the rule file's table."""
+    argparse.ArgumentParser(
+        prog="python -m compliance.rule_file", description=__doc__, epilog=EXAMPLE, formatter_class=Filled
+    ).parse_args()
     text = RULE_FILE.read_text(encoding="utf-8")
     write_atomically(RULE_FILE, in_step(text).encode())
     return HELD

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from . import download, imported, pack, stats, synthetic
+from .usage import Filled
 
 COMMANDS = (synthetic, download, imported, pack, stats)
 
@@ -29,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m datasets",
         description="Prepare the corpora that DeepSpeech2 is trained on.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -12,12 +12,17 @@ from .errors import HELD, UserError
 from .librispeech import Options, prepare
 from .progress import clock
 from .unpack import LAYOUTS
+from .usage import Filled
 
-EPILOG = """sets:
-  all          960 h of training, dev-clean, dev-other, test-clean, test-other (61 GB)
+EPILOG = """examples:
+  sh script/download_dataset.sh training
+  sh script/download_dataset.sh clean_small --data-dir /big/disk
+
+sets:
+  all          960 h of training, dev and test, clean and other (61 GB)
   training     all but dev-other and test-other
   clean        train-clean-100, train-clean-360, dev-clean, test-clean (30 GB)
-  clean_small  train-clean-100, dev-clean, test-clean (7 GB); clean_dev is the same
+  clean_small  train-clean-100, dev-clean, test-clean (7 GB); also: clean_dev
   other        train-other-500, dev-other, test-other (31 GB)
   clean_test   test-clean (0.3 GB)
 
@@ -32,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="fetch LibriSpeech and prepare it",
         description="Fetch LibriSpeech's archives, check them against their published hashes, and prepare the data set.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     parser.add_argument("set", choices=SETS, metavar="SET", help=", ".join(SETS))

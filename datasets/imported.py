@@ -38,6 +38,7 @@ from .manifest import (
 )
 from .progress import Progress, clock
 from .staging import staging
+from .usage import Filled
 
 SHORTEST_S = 0.4
 """The network needs 31 frames of 10 ms, and training may speed an utterance up by 1.15."""
@@ -304,11 +305,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "import",
         help="bring in a corpus of your own",
-        description="Bring in a corpus of your own: FLAC or WAV, any sample rate, any number of channels.\n"
-        "Each CSV has two columns and no header: audio path, transcript path (a text file with the words,\n"
+        description="Bring in a corpus of your own: FLAC or WAV, any sample rate, any number of channels. "
+        "Each CSV has two columns and no header: audio path, transcript path (a text file with the words, "
         "or a LibriSpeech chapter's .trans.txt); relative paths start from the CSV's folder.",
         epilog="example:\n  python -m datasets import --train train.csv --val val.csv --out data/mine --skip-bad",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     parser.add_argument("--train", type=Path, required=True, metavar="CSV", help="the training utterances")

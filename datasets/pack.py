@@ -31,6 +31,7 @@ from .manifest import SAMPLE_RATE_HZ, Manifest, write_atomically
 from .progress import Progress
 from .staging import staging
 from .stats import default_folder
+from .usage import Filled
 from .workers import each_in_fresh_process
 
 FORMAT = 1
@@ -300,6 +301,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="decode the audio once, into a few files that training maps into memory",
         description="Decode a prepared data set's audio once, into NAME.packed beside it. Training then reads that, with the "
         "same result. Needs 115 MB an hour of speech; interrupted, it goes on where it was.",
+        epilog="examples:\n  python -m datasets pack data/mini\n  python -m datasets pack data/mini --verify",
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, nargs="?", help="the data set's folder (default: LibriSpeech, else mini)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from .dataset import Dataset, Split, default_data_dir, is_prepared, read_dataset
 from .errors import HELD, UserError
 from .manifest import ALPHABET, Manifest, Utterance
+from .usage import Filled
 
 BIN_S = 2.0
 BAR_WIDTH = 50
@@ -20,6 +21,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "stats",
         help="hours, speakers, lengths and letters of a prepared data set",
         description="Print hours, utterances, speakers, a histogram of lengths, and the letters of a prepared data set.",
+        epilog="examples:\n  python -m datasets stats data/mini\n  python -m datasets stats --split train",
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, nargs="?", help="the data set's folder (default: LibriSpeech, else mini)")

@@ -35,6 +35,7 @@ from .manifest import SAMPLE_RATE_HZ, Manifest, Utterance, write_atomically, wri
 from .plans import Chapter, Corpus
 from .progress import Progress, clock
 from .staging import staging
+from .usage import Filled
 from .voices import Synthesiser
 from .workers import each_in_fresh_process
 
@@ -259,7 +260,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="make the corpus `mini` or `synthetic` by speech synthesis",
         description="Make a corpus by speech synthesis: the same bytes on every run.",
         epilog="examples:\n  python -m datasets synthesise mini\n  python -m datasets synthesise synthetic --hours 20",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -10,6 +10,7 @@
 # the first one found unless said).
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
 
 dry_run=''
 if [ "${1:-}" = --dry-run ]; then

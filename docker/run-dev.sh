@@ -13,6 +13,7 @@
 # NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, DROP_CACHES, SUBMISSION_*. With NNODES > 1 the host's network is used.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
 
 fail() {
     echo "error: $1 - $2" >&2

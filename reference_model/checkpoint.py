@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from benchmark.params import params_from_dict
 from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
+from datasets.usage import Filled
 
 from . import checkpoint_file
 from .checkpoint_file import Checkpoint, as_checkpoint, is_ours, read_tree
@@ -72,9 +73,19 @@ def write_safetensors(trained: Trained, out: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m reference_model.checkpoint import FILE`: the door; returns the exit status."""
     about = checkpoint_file.__doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m reference_model.checkpoint", description=about)
+    parser = argparse.ArgumentParser(
+        prog="python -m reference_model.checkpoint",
+        description=about,
+        epilog="examples:\n  python -m reference_model.checkpoint import librispeech_20.pth --out tbd.safetensors",
+        formatter_class=Filled,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("import", help="read a checkpoint of any known format; write safetensors and JSON")
+    command = commands.add_parser(
+        "import",
+        help="read a checkpoint of any known format; write safetensors and JSON",
+        epilog="example:\n  python -m reference_model.checkpoint import librispeech_20.pth --out tbd.safetensors",
+        formatter_class=Filled,
+    )
     command.add_argument("file", type=Path, help="one of ours, or a package of the MLPerf reference or of TBD")
     command.add_argument("--out", type=Path, help="the safetensors file; a .json lies beside it (default: beside FILE)")
     options = parser.parse_args(argv)

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from datasets.errors import DID_NOT_HOLD, HELD, UserError, run_door
+from datasets.usage import Filled
 
 from .checkpoint import load_trained
 from .engines import OnnxEngine, TorchEngine
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reference_model.export_onnx",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known format")
     parser.add_argument("--out", type=Path, required=True, help="the ONNX file to write")

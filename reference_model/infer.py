@@ -23,6 +23,7 @@ from benchmark.telemetry import Telemetry
 from datasets.dataset import default_data_dir
 from datasets.errors import HELD, UserError, run_door
 from datasets.progress import Progress
+from datasets.usage import Filled
 
 from .beam import decoder_of
 from .engines import ENGINES, PRECISIONS
@@ -39,7 +40,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reference_model.infer",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
     )
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="EPOCH", help="an epoch's number, or a file (.pt, .safetensors, .onnx)")

@@ -30,6 +30,7 @@ from datasets.dataset import read_dataset
 from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, run_door
 from datasets.manifest import Manifest
 from datasets.pack import open_packed
+from datasets.usage import Filled
 
 from . import distributed
 from .alphabet import ctc_frames_needed, encode
@@ -53,7 +54,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reference_model.train",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
     )
     parser.add_argument("--params", type=Path, required=True, help="a variant's parameter file")
     parser.add_argument("--data", type=Path, required=True, help="a prepared data set's folder")

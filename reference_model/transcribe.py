@@ -21,6 +21,7 @@ import torch
 
 from datasets.errors import HELD, UserError, one_line, run_door
 from datasets.manifest import SAMPLE_RATE_HZ
+from datasets.usage import Filled
 
 from .decode import greedy
 from .engines import ENGINES
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reference_model.transcribe",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="WAV or FLAC")
     network = parser.add_mutually_exclusive_group(required=True)

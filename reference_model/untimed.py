@@ -21,6 +21,7 @@ from benchmark.params import Params, load_params, load_variant
 from benchmark.settings import SEED_LIMIT, from_environment
 from datasets.errors import UserError, run_door
 from datasets.manifest import write_atomically
+from datasets.usage import Filled
 
 from .checkpoint_file import checkpoint_path, load_checkpoint
 from .locate import training_dir
@@ -31,9 +32,7 @@ NEW = "new"
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare the folder and hand over to the trainer; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="sh script/train.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="sh script/train.sh", description=__doc__, formatter_class=Filled)
     parser.add_argument("start", metavar="new|EPOCH", help="from scratch, or on from this epoch's checkpoint")
     parser.add_argument(
         "--variant", default=os.environ.get("VARIANT") or "librispeech", help="default: VARIANT, else librispeech"

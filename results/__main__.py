@@ -16,15 +16,22 @@ COMMANDS = {
 }
 
 
+EXAMPLES = """examples:
+  python -m results compare runs
+  python -m results report runs --html report.html
+  python -m results compare --help"""
+
+
 def main() -> int:
     """Find the command and hand it the rest of the arguments."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] not in COMMANDS:
         asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")
         out = sys.stdout if asked_for_help else sys.stderr
-        print("usage: python -m results COMMAND ...", file=out)
+        print("usage: python -m results COMMAND ...\n\ncommands:", file=out)
         for name, (_, help_text) in COMMANDS.items():
             print(f"  {name:<15} {help_text}", file=out)
+        print(f"\n{EXAMPLES}", file=out)
         return HELD if asked_for_help else COULD_NOT
     module = importlib.import_module(COMMANDS[arguments[0]][0])
     return module.main(arguments[1:])

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from datasets.errors import COULD_NOT, HELD, UserError, one_line
+from datasets.usage import Filled
 from results import inference
 from results.comparison import SORTS, Comparison, compare_runs
 from results.discover import find_sources
@@ -20,6 +21,14 @@ from results.export import render_csv, render_json, render_markdown
 from results.inference import Inference
 from results.load import Run, read_run
 from results.table import render_text
+
+EXAMPLES = """examples:
+  python -m results compare runs
+  python -m results compare runs/mini ../training_results_v1.1 --format markdown
+  python -m results compare here there --baseline here-system --width 160
+
+Exit status: 0 compared, 2 nothing could be compared.
+"""
 
 
 def load_runs(paths: Sequence[Path], problems: list[str] | None = None) -> Iterator[Run]:
@@ -45,7 +54,9 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """The door; `argv` without the command's name."""
-    parser = argparse.ArgumentParser(prog="python -m results compare", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m results compare", description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=Filled
+    )
     add_choices(parser)
     parser.add_argument("--format", choices=["text", "markdown", "csv", "json"], default="text")
     parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the text table; default: the terminal's")

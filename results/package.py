@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmark.settings import ROOT
 from datasets.errors import HELD, UserError
+from datasets.usage import Filled
 from results.discover import find_sources
 from results.package_checks import PackagedRun, belong_together, read_packaged
 from results.package_code import code_files
@@ -22,12 +23,18 @@ from results.package_describe import describe_system, read_description
 from results.package_tree import system_files, write_tree
 from results.score_rules import RUNS_WANTED
 
+EXAMPLES = """examples:
+  python -m results package runs/series/mini-20260101T000000Z --org Us --system our_box --out submission
+"""
+
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+-]*[A-Za-z0-9_+-])?\Z")
 
 
 def main(argv: Sequence[str]) -> int:
     """The door; `argv` without the command's name."""
-    parser = argparse.ArgumentParser(prog="python -m results package", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m results package", description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=Filled
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or folder of run folders")
     parser.add_argument("--org", required=True, metavar="NAME", help="the submitter, as in the logs' submission_org")
     parser.add_argument("--system", required=True, metavar="NAME", help="the system's name in the package")

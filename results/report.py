@@ -12,16 +12,24 @@ from pathlib import Path
 
 from datasets.errors import HELD, UserError
 from datasets.manifest import write_atomically
+from datasets.usage import Filled
 from results.compare import add_choices, report_problems
 from results.comparison import compare_runs
 from results.discover import find_sources
 from results.load import read_run
 from results.report_page import page
 
+EXAMPLES = """examples:
+  python -m results report runs --html report.html
+  python -m results report here there --baseline here-system --html report.html
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """The door; `argv` without the command's name."""
-    parser = argparse.ArgumentParser(prog="python -m results report", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m results report", description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=Filled
+    )
     add_choices(parser)
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page to write")
     parser.add_argument("--title", default="DeepSpeech2 benchmark: results", help="the page's title")

@@ -11,16 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD
+from datasets.usage import Filled
 from results.columns import minutes_text, name_text
 from results.compare import load_runs, report_problems
 from results.comparison import compare_runs
 from results.score_rules import UNVERIFIED
 from results.table import render_text
 
+EXAMPLES = """examples:
+  python -m results score runs/series/mini-20260101T000000Z
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """The door; `argv` without the command's name."""
-    parser = argparse.ArgumentParser(prog="python -m results score", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m results score", description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=Filled
+    )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run folder, or folder of runs")
     options = parser.parse_args(argv)
     problems: list[str] = []

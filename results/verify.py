@@ -21,6 +21,7 @@ from datasets.errors import DID_NOT_HOLD, HELD, UserError, one_line
 from datasets.progress import Progress
 from datasets.stats import default_folder
 from datasets.tarball import absolute, tar_bytes
+from datasets.usage import Filled
 
 from .verify_cache import Cache
 from .verify_difference import describe_difference
@@ -33,9 +34,15 @@ REFERENCE_WAV_BYTES = 113_699_829_760
 PASSED, FAILED = "Dataset Checksum Passed.", "WARNING: Dataset Checksum Failed."
 MEGABYTE = 1_000_000
 
-EPILOG = """The cksum line is what this prints in the folder that holds the data set's folder NAME:
+EPILOG = """examples:
+  sh verify_dataset.sh
+  sh verify_dataset.sh data/mini --quick
+
+The cksum line is what this prints in the folder that holds the data set's folder NAME:
+
   tar --sort=name --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X -cf - NAME | cksum
-exit status: 0 passed; 1 failed: what is missing, extra or changed is named; 2 it could not be done"""
+
+Exit status: 0 passed; 1 failed: what is missing, extra or changed is named; 2 it could not be done."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -79,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m results verify-dataset",
         description="Checksum a data set and compare it with its reference.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Filled,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -10,9 +10,10 @@
 set -eu
 
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" datasets download ;; esac
 
 case ${1:-} in
-all | training | clean | clean_small | clean_dev | other | clean_test | -h | --help) ;;
+all | training | clean | clean_small | clean_dev | other | clean_test) ;;
 *)
     echo "usage: sh script/download_dataset.sh all|training|clean|clean_small|clean_dev|other|clean_test [OPTION...]" >&2
     exit 2

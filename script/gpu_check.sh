@@ -10,6 +10,7 @@
 # How to make the folder of wheels: docs/performance.md. Arguments go to `python -m benches gpu`.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" benches gpu ;; esac
 if [ -n "${WHEELS:-}" ]; then
     added=$(mktemp -d)
     trap 'rm -rf "$added"' EXIT

@@ -3,6 +3,7 @@
 # Pins that still fit are kept; `sh script/lock.sh --upgrade` takes the newest of everything.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
 command -v uv >/dev/null || {
     echo 'error: uv is not there - install it (docs.astral.sh/uv) and start again' >&2
     exit 2

@@ -8,6 +8,7 @@
 # Exit status: 0 written, 1 too many runs missed the target, 2 could not be done.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
 VARIANT=${VARIANT:-mini}
 RUNS=${RUNS:-20}
 RESULTS_DIR=${RESULTS_DIR:-$root/runs}/rcp

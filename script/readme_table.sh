@@ -4,6 +4,7 @@
 #     sh script/readme_table.sh
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
 PY=$(sh "$root/script/setup.sh")
 cd "$root"
 table=$("$PY" -m results compare results/published --format markdown)

@@ -10,6 +10,7 @@
 set -eu
 
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
 extras=${1:-}
 made=$root/.venv/setup
 venv_python=$root/.venv/bin/python

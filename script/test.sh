@@ -13,6 +13,7 @@
 # Exit status: 0 done, 2 it could not be done.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" reference_model.infer ;; esac
 if [ $# -lt 5 ]; then
     echo "usage: sh script/test.sh EPOCH DATASET HOLD_IDX HOLD_SEC N_TRIALS [OPTION...], as in: test.sh 20 libri -1 1 -1" >&2
     exit 2

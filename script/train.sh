@@ -9,6 +9,7 @@
 # Exit status: 0 target reached, 1 not reached, 2 it could not be done.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" reference_model.untimed ;; esac
 if [ $# -lt 1 ]; then
     echo "usage: sh script/train.sh new|EPOCH [OPTION...]" >&2
     exit 2

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Prints a script's help: what stands at its head, and the options of the command behind it where the environment is there
+# (help alone installs nothing).
+#
+#     sh script/help.sh SCRIPT [MODULE [COMMAND]]
+set -eu
+root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
+sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$1"
+shift
+[ $# -gt 0 ] || exit 0
+echo
+PY=${PYTHON:-$root/.venv/bin/python}
+if ! command -v "$PY" >/dev/null; then
+    echo "The options are shown when the environment is there: the first start makes it, or \`sh script/setup.sh\`."
+    exit 0
+fi
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 exec "$PY" -m "$@" --help
