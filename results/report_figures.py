@@ -30,8 +30,10 @@ def typical_run(row: Row) -> Run:
 
 def group_figures(group: Group) -> Markup:
     """All pictures of a group that its sources have data for."""
-    figures = [_time_bars(group), *_accuracy(group), _where_time_went(group)]
-    return tag("div", *[part for part in figures if part is not None], class_="figures")
+    # The two low ones side by side, and below them the two high ones.
+    went, table = _where_time_went(group) or (None, None)
+    figures = tag("div", _time_bars(group), went, *_accuracy(group), class_="figures")
+    return join([figures, table] if table is not None else [figures])
 
 
 def _figure(title: str, picture: Markup, caption: str, key: Markup | None = None) -> Markup:
@@ -113,7 +115,8 @@ def _accuracy(group: Group) -> list[Markup]:
     return made
 
 
-def _where_time_went(group: Group) -> Markup | None:
+def _where_time_went(group: Group) -> tuple[Markup, Markup] | None:
+    """The picture, and its figures as a table to unfold."""
     rows = [(row, parts) for row in group.rows if (parts := mean_parts(row)) is not None]
     if not rows:
         return None
@@ -132,7 +135,7 @@ def _where_time_went(group: Group) -> Markup | None:
     ]
     table = scrolled("Where the time went, in minutes", tag("table", tag("thead", header), tag("tbody", *body)))
     drawing = _figure("Where the time went", picture, "Mean over the runs, in minutes.", _key(PARTS))
-    return join([drawing, tag("details", tag("summary", "The same in figures"), table)])
+    return drawing, tag("details", tag("summary", "Where the time went, in figures"), table)
 
 
 def mean_parts(row: Row) -> list[float] | None:
@@ -168,11 +171,11 @@ def telemetry_figures(group: Group) -> Markup | None:
         for number, (quantity, points) in enumerate(curves.items()):
             values = [value for _, value in points]
             average = sum(values) / len(values)
-            told = f"mean {figure(average)} {quantity.unit}, least {figure(min(values))}, most {figure(max(values))}"
+            told = f"Mean {figure(average)} {quantity.unit}, least {figure(min(values))}, most {figure(max(values))}"
             picture = charts.lines(
                 f"g{group.number}-t{place}-{number}",
                 f"{quantity.name} of {name_text(row)}",
-                f"Over {run.minutes:.3g} minutes: {told}.",
+                f"Over {run.minutes:.3g} minutes. {told}.",
                 [charts.Line(points, number, quantity.name)],
                 charts.Axis("minutes"),
                 charts.Axis(f"{quantity.name}, {quantity.unit}", top=quantity.top),

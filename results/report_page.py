@@ -45,11 +45,11 @@ def page(comparison: Comparison, title: str) -> str:
     return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
 
 
-def _contents(comparison: Comparison) -> Markup:
+def _contents(comparison: Comparison) -> Markup | None:
     items = [tag("li", tag("a", _title(group), href=f"#g{group.number}")) for group in comparison.groups]
     if comparison.problems:
         items.append(tag("li", tag("a", "Problems with the sources", href="#problems")))
-    return tag("nav", tag("ul", *items), aria_label="Contents")
+    return tag("nav", tag("ul", *items), aria_label="Contents") if len(items) > 1 else None
 
 
 def _title(group: Group) -> str:
