@@ -12,12 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmark import record
+from benchmark.system import FIELDS
 from compliance.check import check_paths
 from compliance.findings import ERROR, Finding
 from compliance.rule_file import RULE_FILE
+from results.comparison import compare_runs
+from results.discover import find_sources
+from results.load import read_run
 from results.package import build_package
+from results.table import render_text
 from tests.conftest import ROOT
 from tests.log_mutations import GOOD
 from tests.logs import FakeRun, change, fields_of, line_of, written
@@ -293,3 +300,37 @@ def test_a_logs_device_decides_whether_accelerators_are_compared(copy):
         fields["value"] = [item | {"device": "cpu"} for item in fields["value"]]
         path.write_bytes(written([*lines[:place], line_of(fields), *lines[place + 1 :]]))
     assert "package-agreement" not in {finding.rule for finding in errors_in(copy)}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """The smallest submitter's folder: a description and one log. Returns the folder and the description's path."""
+    org = tmp_path_factory.mktemp("described") / ORG
+    for folder in ("systems", f"results/a-system/{DS2}", "benchmarks"):
+        (org / folder).mkdir(parents=True)
+    (org / "results" / "a-system" / DS2 / "result_0.txt").write_bytes(written(GOOD))
+    return org, org / "systems" / "a-system.json"
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    changes=st.dictionaries(st.sampled_from(sorted(FIELDS)), ANYTHING, max_size=8),
+    place=st.integers(0, 900),
+    junk=st.binary(max_size=9),
+    cut=st.integers(0, 9),
+)
+def test_anything_may_stand_in_a_system_description(described, changes, place, junk, cut):
+    org, path = described
+    data = json.dumps(dict.fromkeys(FIELDS, "1") | changes).encode()
+    path.write_bytes(data[:place] + junk + data[place + cut :])
+    assert all(finding.expected and finding.remedy for finding in findings_in(org))
+    comparison = compare_runs(read_run(source) for source in find_sources([org]))
+    shown = render_text(comparison, 80)
+    assert "\x1b" not in shown and len(comparison.groups) == 1

@@ -1,14 +1,17 @@
 """LibriSpeech is prepared whole and right, or not at all, whatever happens on the way."""
 
 import csv
+import gzip
 import io
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from datasets.digest import digest_tree
 from datasets.errors import UserError
 from datasets.librispeech import NAME, Options, prepare
 from datasets.manifest import read_csv
+from datasets.unpack import unpack
 from results.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,6 +289,34 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes):
 
     archive = build(tmp_path / "brought", "dev-clean", real_chapters(1), extra=add)
     refused(tmp_path, archive, r"9999\.flac' is a (link|device)")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_damage_is_refused_in_words_or_does_not_matter(tmp_path: Path, seed: int):
+    """Damage to the tar, in an archive whose published hash fits: what a hash does not keep away."""
+    chance = random.Random(seed)
+    chapter, utterances = real_chapters(1)[0]
+    build(tmp_path, "dev-clean", [(chapter, utterances[:3])])
+    path = tmp_path / "dev-clean.tar.gz"
+    tar = gzip.decompress(path.read_bytes())
+    refusals = 0
+    for _ in range(250):
+        data = bytearray(tar)
+        for _ in range(chance.randint(1, 3)):
+            # Headers stand at multiples of 512, and most of what is in one in its first 160 bytes.
+            at = 512 * chance.randrange(len(tar) // 512) + chance.randrange(chance.choice([160, 512]))
+            size = b"%011o\0" % chance.choice([0, 1, 10**9, 2**33 - 1])
+            data[at : at + chance.choice([0, 1, 12, 512])] = chance.choice([b"", chance.randbytes(1), size])
+        path.write_bytes(gzip.compress(data, 1))
+        try:
+            unpack(
+                path, published(path, "dev-clean", 3, 1), tmp_path / "work", "flac", lambda n: None, threading.Event()
+            )
+        except UserError:
+            refusals += 1
+            assert not (tmp_path / "work" / "dev-clean.unfinished").exists(), "nothing of it is kept"
+    assert refusals > 100
+    assert {path.name for path in tmp_path.iterdir()} == {"dev-clean.tar.gz", "work"}, "and nothing lies elsewhere"
 
 
 def last_flac(path: str) -> bool:
