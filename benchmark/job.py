@@ -33,7 +33,10 @@ class Job:
 
 
 def decide(settings: Settings, display: Display) -> Job:
-    """Variant, data, seed and folder; makes the corpus where it is missing and can be made."""
+    """Variant, data, seed and folder; makes the corpus where it is missing and can be made.
+
+    UserError where the settings do not go together, or the data are missing or damaged.
+    """
     resumption = resume.plan(settings.resume, settings) if settings.resume else None
     params = resumption.params if resumption else corpus.choose_params(settings, display.say)
     if settings.division == "closed" and params.division == "open":

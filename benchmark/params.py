@@ -228,7 +228,7 @@ def variant_names() -> list[str]:
 
 
 def load_variant(name: str) -> Params:
-    """The parameters of a variant by its name; an unknown name lists the known ones."""
+    """The parameters of a variant by its name; UserError with the known names for an unknown one."""
     if name not in variant_names():
         raise UserError(
             f"no variant is called {name!r}", where="VARIANT", remedy=f"choose one of {', '.join(variant_names())}"
@@ -261,7 +261,7 @@ def parse_params(text: str, source: object) -> Params:
 
 
 def params_from_dict(tree: object, source: object) -> Params:
-    """Build Params from nested plain values, checking keys, types and ranges."""
+    """Build Params from nested plain values; UserError naming the first key that is unknown, missing or out of range."""
     try:
         return _build(Params, tree, "")
     except UserError as error:

@@ -37,7 +37,7 @@ POLL_S = 0.2
 
 
 def wanted_runs(environ: Mapping[str, str]) -> int:
-    """The number of runs that RUNS asks for, 1 where it is unset."""
+    """The number of runs that RUNS asks for, 1 where it is unset; UserError where it is no such number."""
     text = environ.get("RUNS") or "1"
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MOST_RUNS or len(text) > 9:
         raise UserError(f"must be a whole number from 1 to {MOST_RUNS}, not {text!r}", where="RUNS")

@@ -22,7 +22,10 @@ _BEGIN, _END = "      # closed-begin\n", "      # closed-end\n"
 
 
 def in_step(text: str) -> str:
-    """`text` of a rule file with its table of closed values as the variants and corpora have them now."""
+    """`text` of a rule file with its table of closed values as the variants and corpora have them now.
+
+    UserError where the table's marks are gone.
+    """
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:

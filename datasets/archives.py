@@ -74,7 +74,7 @@ SETS: dict[str, tuple[str, ...]] = {
 
 
 def load_table(path: Path) -> tuple[Archive, ...]:
-    """A table in place of PUBLISHED: a JSON list of objects with Archive's fields."""
+    """A table in place of PUBLISHED: a JSON list of objects with Archive's fields; UserError where it is none."""
     try:
         return tuple(Archive(**row) for row in orjson.loads(path.read_bytes()))
     except (orjson.JSONDecodeError, TypeError) as error:

@@ -58,7 +58,7 @@ class Dataset:
     provenance: dict[str, object]
 
     def manifest(self, split: str) -> Manifest:
-        """Read a split's manifest."""
+        """Read a split's manifest; UserError where there is no such split, or its manifest is faulty."""
         if split not in self.splits:
             raise UserError(
                 f"the data set has no split {split!r}", where=self.folder, remedy=f"it has {', '.join(self.splits)}"

@@ -71,7 +71,10 @@ def check_whole(data: bytes, info: StreamInfo, where: object) -> None:
 
 
 def decode(data: bytes, info: StreamInfo, where: object) -> np.ndarray:
-    """Decode 16-bit audio to an int16 array (samples,) or (samples, channels), checked against length and MD5."""
+    """Decode 16-bit audio to an int16 array (samples,) or (samples, channels), checked against length and MD5.
+
+    UserError where it cannot be decoded, is cut short or has another MD5.
+    """
     import soundfile
 
     try:

@@ -115,7 +115,7 @@ def write_jsonl(manifest: Manifest, path: Path) -> None:
 
 
 def read_jsonl(path: Path) -> Manifest:
-    """Read a JSON lines manifest; every fault names file and line."""
+    """Read a JSON lines manifest; every fault is a UserError that names file and line."""
     path = Path(path)
     remedy = "prepare the data set again"
     utterances = []
@@ -162,7 +162,10 @@ def write_csv(rows: Iterable[tuple[str, str]], path: Path) -> None:
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, Path, Path]]:
-    """The rows of a two-column CSV as (line number, audio path, transcript path), relative to the CSV's folder."""
+    """The rows of a two-column CSV as (line number, audio path, transcript path), relative to the CSV's folder.
+
+    Every fault is a UserError that names file and line.
+    """
     path = Path(path)
     try:
         file = open(path, newline="", encoding="utf-8-sig")

@@ -131,7 +131,10 @@ def tar_bytes(folder: Path | str) -> int:
 
 
 def header(name: bytes, member: Member) -> bytes:
-    """The 512-byte ustar header that GNU tar writes for a member of the folder called `name`."""
+    """The 512-byte ustar header that GNU tar writes for a member of the folder called `name`.
+
+    UserError for what ustar cannot hold: a name or a file that is too long.
+    """
     full = name + b"/" + member.path
     if member.is_folder and member.path:
         full += b"/"

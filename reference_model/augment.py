@@ -90,7 +90,7 @@ def change_tempo(waveform: np.ndarray, tempo: float) -> np.ndarray:
 
 
 def find_noise(params: AugmentParams) -> tuple[Path, ...]:
-    """The noise recordings (FLAC or WAV at 16 kHz) in `noise_dir`, sorted; empty when noise is off."""
+    """The noise recordings (FLAC or WAV at 16 kHz) in `noise_dir`, sorted; empty when noise is off; UserError where there are none."""
     if params.noise_dir is None:
         return ()
     files = tuple(
@@ -104,7 +104,10 @@ def find_noise(params: AugmentParams) -> tuple[Path, ...]:
 
 
 def add_noise(waveform: np.ndarray, level: float, noise_files: tuple[Path, ...], seed: int) -> np.ndarray:
-    """Add a random piece of a random noise file, at `level` times the speech's own RMS (the reference's NoiseInjection)."""
+    """Add a random piece of a random noise file, at `level` times the speech's own RMS (the reference's NoiseInjection).
+
+    UserError for a noise file that cannot be read, is not mono at 16 kHz, or is shorter than the speech.
+    """
     import soundfile
 
     rng = np.random.default_rng(seed)

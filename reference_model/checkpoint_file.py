@@ -51,7 +51,10 @@ def checkpoint_path(run_dir: Path, epoch: int) -> Path:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write `checkpoint` so that a reader, or a crash, finds either nothing under `path` or the whole."""
+    """Write `checkpoint` so that a reader, or a crash, finds either nothing under `path` or the whole.
+
+    UserError, or an OSError, where the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     tree = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}

@@ -58,7 +58,10 @@ class World:
 
 
 def join(device: torch.device) -> World:
-    """Find this process's place from the environment that torchrun sets, and meet the others where there are any."""
+    """Find this process's place from the environment that torchrun sets, and meet the others where there are any.
+
+    UserError where there are more processes than GPUs.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     world = World(rank=rank, local_rank=int(os.environ.get("LOCAL_RANK", "0")), size=size)

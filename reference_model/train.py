@@ -225,7 +225,7 @@ def _train(
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cuda` or `cpu` means here."""
+    """The device that `auto`, `cuda` or `cpu` means here; UserError for `cuda` where PyTorch sees no GPU."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "PyTorch sees no GPU here",

@@ -21,7 +21,10 @@ _FROM_THE_LOG = {"submitter", "division", "status"}
 
 
 def read_description(path: Path | None) -> dict[str, Any]:
-    """The fields of --describe FILE (YAML, of which JSON is a part): known names, texts; {} without a file."""
+    """The fields of --describe FILE (YAML, of which JSON is a part): known names, texts; {} without a file.
+
+    UserError where it is missing, is none, or names a field that is unknown or not a person's to give.
+    """
     if path is None:
         return {}
     import yaml
