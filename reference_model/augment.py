@@ -90,7 +90,7 @@ def change_tempo(waveform: np.ndarray, tempo: float) -> np.ndarray:
 
 
 def find_noise(params: AugmentParams) -> tuple[Path, ...]:
-    """The noise recordings (FLAC or WAV at 16 kHz) in `noise_dir`, sorted; empty when noise is off; UserError where there are none."""
+    """The noise recordings (FLAC, WAV at 16 kHz) in `noise_dir`, sorted; none when noise is off; UserError for an empty folder."""
     if params.noise_dir is None:
         return ()
     files = tuple(
