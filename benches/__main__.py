@@ -40,7 +40,6 @@ BENCHES = {
 }
 PEERS = {
     "parse_logs": "mlperf-logging's parser",
-    "verify_dataset": "tar | cksum",
     "cksum": "coreutils",
     "prepare": "tar, sox and soxi per file",
 }
