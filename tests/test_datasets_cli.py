@@ -18,6 +18,7 @@ import pytest
 
 from datasets import cli, progress
 from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, from_os_error, one_line, run_door
+from datasets.meter import Meter
 from datasets.progress import Progress, clock
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -246,6 +247,12 @@ def test_what_gives_way_on_a_narrow_terminal_is_the_note():
     shown = on_terminal("with Progress('LibriSpeech', 122_800, 'MB') as p: p.update(61_400, '3.8 MB/s, ' + 50 * 'x')")
     plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
     assert re.search(r" 61400/122800 MB 0:00:0\d -:--:-- 3\.8 MB/s, x+…", plain)
+
+
+def test_what_a_server_says_stays_one_harmless_line(capsys):
+    with Meter("LibriSpeech", 1) as meter:
+        meter.say("HTTP 500 \x1b[2J\rall is well")
+    assert "HTTP 500 \\x1b[2J\\rall is well\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
