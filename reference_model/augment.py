@@ -6,6 +6,7 @@ utterance is altered the same way whichever process or worker reads it, and agai
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,7 @@ from torch import Tensor
 from benchmark.params import AugmentParams
 from datasets.errors import UserError
 
-# The defaults of sox's `tempo` effect, which the reference calls: WSOLA with segments of 82 ms, searched for within
-# 14.68 ms, cross-faded over 12 ms (sox(1)); in samples at 16 kHz.
-SEGMENT, SEARCH, OVERLAP = 1312, 235, 192
+from .tempo import change_tempos
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,47 +45,23 @@ def draw(params: AugmentParams, seed: int, epoch: int, index: int) -> Draw:
     )
 
 
-def samples_after(samples: int, tempo: float) -> int:
-    """Length in samples of an utterance of `samples` samples after a change of tempo."""
-    return round(samples / tempo)
+def alter(
+    waveforms: Iterable[np.ndarray],
+    samples: Sequence[int],
+    draws: Sequence[Draw],
+    rows: Sequence[np.ndarray],
+    noise_files: tuple[Path, ...] = (),
+) -> None:
+    """Write each float32 waveform in [-1, 1], with its draw's tempo, gain and noise, into its row, clipped to the same range.
 
-
-def alter(waveform: np.ndarray, drawn: Draw, noise_files: tuple[Path, ...] = ()) -> np.ndarray:
-    """Apply tempo, gain and noise to a float32 waveform in [-1, 1]; the result is clipped to the same range."""
-    if drawn.tempo != 1.0:
-        waveform = change_tempo(waveform, drawn.tempo)
-    waveform = waveform * np.float32(10 ** (drawn.gain_db / 20))
-    if drawn.noise_level is not None:
-        waveform = add_noise(waveform, drawn.noise_level, noise_files, drawn.noise_seed)
-    return np.clip(waveform, -1.0, 1.0, out=waveform)
-
-
-def change_tempo(waveform: np.ndarray, tempo: float) -> np.ndarray:
-    """Play `waveform` (samples,) `tempo` times as fast at the same pitch; returns round(samples / tempo) samples.
-
-    WSOLA (Verhelst and Roelands 1993): segments are taken from the input at `tempo` times the pace at which they are laid
-    down, each shifted by up to SEARCH samples to where it best continues the one before, and cross-faded over OVERLAP.
+    Waveforms have `samples` samples, and each row is exactly as long as its waveform will be (`samples_after`).
     """
-    length = samples_after(len(waveform), tempo)
-    step = SEGMENT - OVERLAP
-    steps = -(-length // step)
-    padded = np.concatenate([waveform, np.zeros(round(step * tempo) + SEGMENT + SEARCH + step, waveform.dtype)])
-    out = np.empty(steps * step + OVERLAP, waveform.dtype)
-    out[: step + OVERLAP] = padded[:SEGMENT]
-    fade_in = np.linspace(0, 1, OVERLAP, endpoint=False, dtype=waveform.dtype)
-    fade_out = 1 - fade_in
-    for number in range(1, steps):
-        at = max(0, round(number * step * tempo) - SEARCH // 2)
-        laid = number * step
-        tail = out[laid : laid + OVERLAP]
-        region = padded[at : at + SEARCH + OVERLAP - 1]
-        energy = np.cumsum(np.concatenate([[0.0], region.astype(np.float64) ** 2]))
-        energy = np.sqrt(energy[OVERLAP:] - energy[:-OVERLAP]) + 1e-9
-        shift = int((np.correlate(region, tail) / energy).argmax())
-        segment = padded[at + shift : at + shift + SEGMENT]
-        out[laid : laid + OVERLAP] = tail * fade_out + segment[:OVERLAP] * fade_in
-        out[laid + OVERLAP : laid + SEGMENT] = segment[OVERLAP:]
-    return out[:length]
+    changed = change_tempos(waveforms, samples, [drawn.tempo for drawn in draws])
+    for row, waveform, drawn in zip(rows, changed, draws, strict=True):
+        np.multiply(waveform, np.float32(10 ** (drawn.gain_db / 20)), out=row)
+        if drawn.noise_level is not None:
+            row[:] = add_noise(row, drawn.noise_level, noise_files, drawn.noise_seed)
+        np.clip(row, -1.0, 1.0, out=row)
 
 
 def find_noise(params: AugmentParams) -> tuple[Path, ...]:

@@ -6,16 +6,13 @@ seed, the epoch and its number alone. Batches hold waveforms; features are compu
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from benchmark.params import AugmentParams, Params
@@ -24,36 +21,14 @@ from datasets.manifest import SAMPLE_RATE_HZ, Manifest
 from datasets.pack import PackedAudio
 
 from .alphabet import encode
-from .augment import alter, draw, find_noise, mask_uniforms, samples_after
+from .augment import Draw, alter, draw, find_noise, mask_uniforms
+from .handover import Batch, Lent, Slots, keep_freed_memory
+from .tempo import samples_after
 
-
-@dataclass(frozen=True)
-class Batch:
-    """One process's share of a global batch, longest utterance first.
-
-    `waveforms` (share, longest) float32 in [-1, 1], zero past an utterance's end; `samples` (share,) their lengths;
-    `labels` all label numbers in a row and `label_lengths` (share,) how many are whose; `mask_uniforms` (share, 2, masks) what
-    decides SpecAugment's stripes; `indices` positions in the manifest; `global_utterances` the size of the global batch;
-    `audio_s` this share's seconds of audio. A process without a share holds another's utterance in its place, of `weight` 0,
-    and no `indices`, so that it takes part in the step and adds nothing to it.
-    """
-
-    waveforms: Tensor
-    samples: Tensor
-    labels: Tensor
-    label_lengths: Tensor
-    mask_uniforms: Tensor
-    indices: list[int]
-    global_utterances: int
-    audio_s: float
-    weight: float = 1.0
-
-    def pin_memory(self) -> Batch:
-        """The same in page-locked memory (called by the loader), from which copies to a GPU need not wait."""
-        tensors: dict[str, Any] = {
-            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return dataclasses.replace(self, **tensors)
+TOGETHER = 32
+"""Utterances that a loader process reads and alters at a time, in as many whole batches as that takes: see `tempo`."""
+PREFETCHED = 4
+"""What each loader process may have ready or in work, in such pieces."""
 
 
 def training_order(params: Params, lengths: np.ndarray, seed: int, epoch: int) -> list[np.ndarray]:
@@ -78,11 +53,15 @@ def evaluation_order(utterances: int, batch_size: int, rank: int, size: int) -> 
     return batches[rank::size]
 
 
-class Order(Sampler):
-    """Hands the loader one item per batch: (epoch, global batch, this process's share of it)."""
+Item = tuple[int, np.ndarray, np.ndarray]
+"""What decides a batch: the epoch, the global batch and this process's share of it, as positions in the manifest."""
+
+
+class Order:
+    """The batches of an epoch, and this process's share of each."""
 
     def __init__(self) -> None:
-        self._items: list[list[tuple[int, np.ndarray, np.ndarray]]] = []
+        self._items: list[Item] = []
 
     def set(self, epoch: int, batches: Sequence[np.ndarray], rank: int = 0, size: int = 1) -> None:
         """What the next pass over the loader yields.
@@ -90,17 +69,24 @@ class Order(Sampler):
         A global batch is dealt out in turn, so that all shares of a length-sorted batch are about equally long. Of one with
         fewer utterances than there are processes (the last to be cut, at most) some shares are empty.
         """
-        self._items = [[(epoch, batch, batch[rank::size])] for batch in batches]
+        self._items = [(epoch, batch, batch[rank::size]) for batch in batches]
 
-    def __iter__(self) -> Iterator[list[tuple[int, np.ndarray, np.ndarray]]]:
-        return iter(self._items)
+    @property
+    def largest_share(self) -> int:
+        """Utterances of the largest share."""
+        return max((len(share) for _, _, share in self._items), default=0) or 1
+
+    def pieces(self, batches: int) -> Iterator[list[Item]]:
+        """So many consecutive batches at a time."""
+        for start in range(0, len(self._items), batches):
+            yield self._items[start : start + batches]
 
     def __len__(self) -> int:
         return len(self._items)
 
 
-class Recordings(Dataset):
-    """Reads a share of a batch from disk and alters it; runs in the loader's workers.
+class Recordings:
+    """Reads shares of batches from disk and alters them; runs in the loader's processes.
 
     The audio comes from the manifest's files, or from `packed` where the data set was packed: the same samples either way.
     """
@@ -117,6 +103,12 @@ class Recordings(Dataset):
         self._seed = seed
         self._packed = packed
 
+    @property
+    def longest_altered(self) -> int:
+        """The most samples that an utterance can have, whatever is drawn."""
+        slowest = min(1.0, self._augment.tempo_min) if self._augment else 1.0
+        return samples_after(int(self.samples.max()), slowest)
+
     def altered_samples(self, epoch: int) -> np.ndarray:
         """Every utterance's length in samples after its change of tempo in `epoch`: what buckets should be cut by."""
         if self._augment is None or self._augment.tempo_min == self._augment.tempo_max == 1.0:
@@ -124,40 +116,66 @@ class Recordings(Dataset):
         tempos = (draw(self._augment, self._seed, epoch, index).tempo for index in range(len(self.samples)))
         return np.array([samples_after(n, tempo) for n, tempo in zip(self.samples, tempos, strict=True)])
 
-    def __getitem__(self, item: tuple[int, np.ndarray, np.ndarray]) -> Batch | UserError:
-        """The Batch of (epoch, global batch, share); waveforms are padded to the longest of the global batch.
+    def __getitem__(self, item: Item) -> Batch:
+        """The Batch of (epoch, global batch, share)."""
+        return self.batches([item], lambda rows, columns: np.empty((rows, columns), np.float32))[0]
 
-        What the user can mend is returned, not raised: the loader would wrap it in its worker's traceback.
+    def batches(self, items: Sequence[Item], room: Callable[[int, int], np.ndarray]) -> list[Batch]:
+        """The batches of several items, whose utterances are altered together; `room` gives their waveforms (rows, columns).
+
+        Waveforms are padded to the longest of the global batch. UserError where audio cannot be read or altered.
         """
-        try:
-            return self._batch(*item)
-        except UserError as error:
-            return error
+        shares = [self._share(*item) for item in items]
+        waveforms = [room(len(share.indices), share.longest) for share in shares]
+        rows = []
+        for share, matrix in zip(shares, waveforms, strict=True):
+            for row, length in zip(matrix, share.lengths, strict=True):
+                row[length:] = 0
+                rows.append(row[:length])
+        indices = [index for share in shares for index in share.indices]
+        read = map(self._read, indices)
+        if self._augment:
+            draws = [drawn for share in shares for drawn in share.draws]
+            alter(read, self.samples[indices].tolist(), draws, rows, self._noise_files)
+        else:
+            for row, waveform in zip(rows, read, strict=True):
+                row[:] = waveform
+        return [self._batch(share, matrix) for share, matrix in zip(shares, waveforms, strict=True)]
 
-    def _batch(self, epoch: int, batch: np.ndarray, share: np.ndarray) -> Batch:
+    def _share(self, epoch: int, batch: np.ndarray, share: np.ndarray) -> _Share:
         drawn = {int(i): draw(self._augment, self._seed, epoch, int(i)) for i in batch} if self._augment else {}
         samples = {
             i: samples_after(self.samples[i], drawn[i].tempo) if drawn else int(self.samples[i])
             for i in map(int, batch)
         }
         mine = sorted(map(int, share if len(share) else batch[:1]), key=lambda i: -samples[i])
-        waveforms = np.zeros((len(mine), max(samples.values())), np.float32)
-        for row, index in zip(waveforms, mine, strict=True):
-            waveform = self._read(index)
-            row[: samples[index]] = alter(waveform, drawn[index], self._noise_files) if drawn else waveform
-        lengths = [samples[index] for index in mine]
-        no_masks = np.zeros((2, 0), np.float32)
-        masks = [mask_uniforms(self._augment, self._seed, epoch, i) if self._augment else no_masks for i in mine]
+        return _Share(
+            epoch=epoch,
+            indices=mine,
+            lengths=[samples[index] for index in mine],
+            draws=[drawn[index] for index in mine] if drawn else [],
+            longest=max(samples.values()),
+            global_utterances=len(batch),
+            present=len(share) > 0,
+        )
+
+    def _batch(self, share: _Share, waveforms: np.ndarray) -> Batch:
+        masks = [
+            mask_uniforms(self._augment, self._seed, share.epoch, index)
+            if self._augment
+            else np.zeros((2, 0), np.float32)
+            for index in share.indices
+        ]
         return Batch(
             waveforms=torch.from_numpy(waveforms),
-            samples=torch.tensor(lengths),
-            labels=torch.cat([self._labels[index] for index in mine]),
-            label_lengths=torch.tensor([len(self._labels[index]) for index in mine]),
+            samples=torch.tensor(share.lengths),
+            labels=torch.cat([self._labels[index] for index in share.indices]),
+            label_lengths=torch.tensor([len(self._labels[index]) for index in share.indices]),
             mask_uniforms=torch.from_numpy(np.stack(masks)),
-            indices=mine if len(share) else [],
-            global_utterances=len(batch),
-            audio_s=sum(lengths) / SAMPLE_RATE_HZ if len(share) else 0.0,
-            weight=1.0 if len(share) else 0.0,
+            indices=share.indices if share.present else [],
+            global_utterances=share.global_utterances,
+            audio_s=sum(share.lengths) / SAMPLE_RATE_HZ if share.present else 0.0,
+            weight=1.0 if share.present else 0.0,
         )
 
     def _read(self, index: int) -> np.ndarray:
@@ -179,19 +197,94 @@ class Recordings(Dataset):
         return waveform
 
 
-def loader(recordings: Recordings, order: Order, workers: int, pin: bool) -> DataLoader:
-    """A loader over `order` in `workers` processes (0: in this one), which stay alive from epoch to epoch."""
-    return DataLoader(
-        recordings,
-        batch_sampler=order,
-        collate_fn=_only,
-        num_workers=workers,
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if workers else None,
-    )
+@dataclass(frozen=True)
+class _Share:
+    """What this process takes of one global batch: positions, lengths and draws, longest utterance first."""
+
+    epoch: int
+    indices: list[int]
+    lengths: list[int]
+    draws: list[Draw]
+    longest: int
+    global_utterances: int
+    present: bool
 
 
-def _only(items: list[Batch]) -> Batch:
-    return items[0]
+class _Pieces(Sampler):
+    """Deals out an order to the loader's processes, so many batches at a time."""
+
+    def __init__(self, order: Order, batches: int) -> None:
+        self._order, self._batches = order, batches
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        return self._order.pieces(self._batches)
+
+
+class _Work(Dataset):
+    """What the loader's processes do: pieces of an order in, lists of batches out, their waveforms in `slots` where they fit."""
+
+    def __init__(self, recordings: Recordings, slots: Slots | None) -> None:
+        self._recordings, self._slots = recordings, slots
+
+    def __getitems__(self, items: list[Item]) -> list[Batch | Lent | UserError]:
+        """What the user can mend is returned, not raised: the loader would wrap it in its worker's traceback."""
+        taken: list[int | None] = []
+
+        def room(rows: int, columns: int) -> np.ndarray:
+            fits = self._slots is not None and 4 * rows * columns <= self._slots.slot_bytes
+            slot = self._slots.take() if self._slots and fits else None
+            taken.append(slot)
+            if self._slots is None or slot is None:
+                return np.empty((rows, columns), np.float32)
+            return self._slots.matrix(slot, rows, columns)
+
+        try:
+            batches = self._recordings.batches(items, room)
+        except UserError as error:
+            return [error]
+        return [
+            batch if self._slots is None or slot is None else Lent.of(batch, self._slots, slot)
+            for batch, slot in zip(batches, taken, strict=True)
+        ]
+
+
+class Batches:
+    """Each pass yields an Order's batches, or a UserError in a batch's place; see `loader`."""
+
+    def __init__(self, recordings: Recordings, order: Order, workers: int, pin: bool) -> None:
+        self._recordings, self._order, self._workers, self._pin = recordings, order, workers, pin
+        self._loader: DataLoader | None = None
+
+    def __iter__(self) -> Iterator[Batch | UserError]:
+        # Processes are forked at the first pass, when the order is known and with it how much room a batch needs.
+        if self._loader is None:
+            self._loader = self._made()
+        for piece in self._loader:
+            for batch in piece:
+                yield batch.taken() if isinstance(batch, Lent) else batch
+
+    def _made(self) -> DataLoader:
+        workers, slots, at_once = self._workers, None, 1
+        if workers:
+            rows = self._order.largest_share
+            at_once = max(1, TOGETHER // rows)
+            slots = Slots((PREFETCHED + 1) * workers * at_once, 4 * rows * self._recordings.longest_altered)
+        return DataLoader(
+            _Work(self._recordings, slots),
+            batch_sampler=_Pieces(self._order, at_once),
+            collate_fn=list,
+            num_workers=workers,
+            pin_memory=self._pin,
+            persistent_workers=workers > 0,
+            prefetch_factor=PREFETCHED if workers else None,
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=keep_freed_memory,
+        )
+
+
+def loader(recordings: Recordings, order: Order, workers: int, pin: bool) -> Batches:
+    """Batches of `order`, made in `workers` processes (0: in this one), which stay alive from epoch to epoch.
+
+    `pin` puts them into page-locked memory, for a GPU.
+    """
+    return Batches(recordings, order, workers, pin)

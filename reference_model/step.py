@@ -20,6 +20,7 @@ from .data import Batch
 from .distributed import World
 from .features import Features
 from .flops import shares
+from .model import output_frames
 from .optim import learning_rate, set_learning_rate
 from .profile import NoProfile
 
@@ -74,8 +75,10 @@ class TrainStep:
                 values = spec_augment(values, frames, augment, self.params.features.hop_s, uniforms)
         with stage("forward"):
             with self.autocast():
-                logits, frames = self.network(values, frames)
+                logits, _ = self.network(values, frames)
             log_probabilities = functional.log_softmax(logits.float(), 2)
+            # The loss needs the lengths on the host: from the device they would have to be waited for.
+            frames = output_frames(self.features.frames(batch.samples))
             loss = functional.ctc_loss(log_probabilities, labels, frames, batch.label_lengths, BLANK, reduction="sum")
             loss = loss * batch.weight
         with stage("backward"):
@@ -93,7 +96,7 @@ class TrainStep:
 
 def train_epoch(
     step: TrainStep,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | UserError],
     epoch: int,
     steps: int,
     state: TrainState,

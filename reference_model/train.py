@@ -34,7 +34,6 @@ from datasets.usage import Filled
 
 from . import distributed
 from .alphabet import ctc_frames_needed, encode
-from .augment import samples_after
 from .checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from .data import Order, Recordings, evaluation_order, loader, training_order
 from .evaluate import evaluate
@@ -44,6 +43,7 @@ from .optim import build_optimizer
 from .profile import NoProfile, Profile
 from .report import print_line, progress_of
 from .step import TrainState, TrainStep, received_from, train_epoch
+from .tempo import samples_after
 
 SMALL_HIDDEN = 256
 """Up to this GRU width a CPU trainer keeps to one thread (see `default_threads`)."""
