@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,14 +17,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass
 class Bench:
-    """What all sections share: the device, the sizes, the rows so far, and what the card itself reaches."""
+    """What a section is given: the device, the sizes, where its rows go, and what the card itself reaches (None: unknown)."""
 
     device: torch.device
     tiny: bool
     out: Path
     deadline_s: float
-    rows: list[dict] = field(default_factory=list)
+    rows: Path
     ceilings: Ceilings | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this is no rehearsal."""
+        return self.device.type == "cuda"
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -33,15 +39,16 @@ class Bench:
     @property
     def precisions(self) -> tuple[str, ...]:
         """Precisions of the tables; a CPU has no TF32."""
-        return ("tf32", "bf16") if self.device.type == "cuda" else ("fp32", "bf16")
+        return ("tf32", "bf16") if self.on_gpu else ("fp32", "bf16")
 
     def row(self, section: str, name: str, **figures: object) -> None:
-        """Keep and print one row."""
-        self.rows.append({"section": section, "name": name, **figures})
+        """Print and keep one row, at once: what comes after it may end the process."""
+        with self.rows.open("a") as file:
+            file.write(json.dumps({"section": section, "name": name, **figures}) + "\n")
         shown = "  ".join(f"{key} {short(value)}" for key, value in figures.items())
         print(f"{section:11} {name:34} {shown}", flush=True)
 
-    def seconds(self, work: Callable[[], object], repeats: int = 7, warm_up: int = 3) -> float:
+    def seconds(self, work: Callable[[], object], repeats: int = 5, warm_up: int = 2) -> float:
         """Median seconds of one call, the device idle before and after."""
         times = []
         for number in range((1 if self.tiny else warm_up) + (2 if self.tiny else repeats)):
@@ -55,8 +62,22 @@ class Bench:
 
     def wait(self) -> None:
         """Until the device has done all its work."""
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.synchronize(self.device)
+
+
+def ceilings_of(rows: Sequence[dict]) -> Ceilings | None:
+    """What the section `ceilings` found; None where it did not get to the end."""
+    found = [row for row in rows if row["section"] == "ceilings"]
+    rates = {row["precision"]: row["tflops"] * 1e12 for row in found if "tflops" in row}
+    copied = [row["tb_per_s"] * 1e12 for row in found if "tb_per_s" in row]
+    return Ceilings(rates, copied[0]) if copied else None
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else '-'}"
 
 
 def short(value: object) -> str:

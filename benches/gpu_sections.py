@@ -1,14 +1,9 @@
-"""Sections of `python -m benches gpu` about what surrounds the model: ceilings, loader, evaluation, telemetry, timed runs."""
+"""Sections of `python -m benches gpu` about what surrounds the model: ceilings, loader, evaluation, telemetry."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import subprocess
-import sys
-import tarfile
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.params import load_variant
-from benchmark.record import read_record
 from benchmark.telemetry import Telemetry
 from datasets.dataset import Dataset
 from datasets.pack import open_packed, pack
@@ -25,11 +18,10 @@ from reference_model.data import Order, Recordings, evaluation_order
 from reference_model.data import loader as make_loader
 from reference_model.distributed import World
 from reference_model.evaluate import evaluate
-from reference_model.flops import Ceilings
 from reference_model.step import TrainState, received_from, train_epoch
 from reference_model.train import default_workers, set_precision
 
-from .gpu_bench import ROOT, Bench
+from .gpu_bench import Bench
 from .gpu_step import CLIP_S, closed
 from .loader import make_split
 from .train_step import make_batch, make_step
@@ -38,27 +30,29 @@ from .train_step import make_batch, make_step
 def ceilings(bench: Bench) -> None:
     """Dense products of random matrices and a copy in memory: what the card itself reaches, for the shares below."""
     size = 256 if bench.tiny else 8192
-    rates = {}
     for precision in bench.precisions:
         set_precision(precision)
         kind = torch.bfloat16 if precision == "bf16" else torch.float32
         a, b = (torch.randn(size, size, device=bench.device, dtype=kind) for _ in range(2))
         taken_s = bench.seconds(lambda a=a, b=b: [a @ b for _ in range(5)]) / 5
-        rates[precision] = 2 * size**3 / taken_s
-        bench.row("ceilings", f"product of {size} x {size}, {precision}", tflops=rates[precision] / 1e12)
+        bench.row(
+            "ceilings",
+            f"product of {size} x {size}, {precision}",
+            precision=precision,
+            tflops=2 * size**3 / taken_s / 1e12,
+        )
     source = torch.randn((1 << 20) if bench.tiny else (1 << 30), device=bench.device)
     target = torch.empty_like(source)
     taken_s = bench.seconds(lambda: target.copy_(source))
     bytes_per_s = 2 * source.numel() * 4 / taken_s
     bench.row("ceilings", "copy, read and written", tb_per_s=bytes_per_s / 1e12)
-    bench.ceilings = Ceilings(rates, bytes_per_s)
 
 
 def loader(bench: Bench) -> None:
     """The loader alone, then an epoch of the closed model fed by it: how much of the time training waits."""
     workers = default_workers(bench.device)
     batch = 4 if bench.tiny else 32
-    with _split(bench, 16 if bench.tiny else 512) as dataset:
+    with _split(8 if bench.tiny else 512) as dataset:
         manifest = dataset.manifest("train")
         params = closed(bench, batch, "bf16")
         batches = [np.arange(start, min(start + batch, len(manifest))) for start in range(0, len(manifest), batch)]
@@ -68,9 +62,7 @@ def loader(bench: Bench) -> None:
         for name, packed in (("FLAC", None), ("packed", open_packed(dataset, "train", manifest))):
             order = Order()
             order.set(1, batches * passes)
-            fed = make_loader(
-                Recordings(manifest, params.augment, 1, packed), order, workers, bench.device.type == "cuda"
-            )
+            fed = make_loader(Recordings(manifest, params.augment, 1, packed), order, workers, bench.on_gpu)
             alone_s = bench.seconds(lambda fed=fed: [None for _ in received_from(fed)], repeats=1, warm_up=1)
             set_precision("bf16")
             stats = [
@@ -90,15 +82,13 @@ def loader(bench: Bench) -> None:
 def evaluation(bench: Bench) -> None:
     """Greedy decoding and scoring of a split, loader and all."""
     batch = 4 if bench.tiny else 32
-    with _split(bench, 16 if bench.tiny else 512) as dataset:
+    with _split(8 if bench.tiny else 512) as dataset:
         manifest = dataset.manifest("train")
         params = closed(bench, batch, "bf16")
         trainer = make_step(params, bench.device)
         order = Order()
         order.set(0, evaluation_order(len(manifest), batch, 0, 1))
-        fed = make_loader(
-            Recordings(manifest, None, 1), order, default_workers(bench.device), bench.device.type == "cuda"
-        )
+        fed = make_loader(Recordings(manifest, None, 1), order, default_workers(bench.device), bench.on_gpu)
         texts = [utterance.text for utterance in manifest]
         world = World(0, 0, 1)
 
@@ -138,69 +128,7 @@ def telemetry(bench: Bench) -> None:
     bench.row("telemetry", "closed model, bf16, at 1 Hz", cost=with_s / without_s - 1)
 
 
-def synthetic(bench: Bench) -> None:
-    """One epoch of the variant `synthetic`, timed by the harness, on a corpus synthesised here."""
-    hours = "0.1" if bench.tiny else "5"
-    _timed_run(bench, "synthetic", ["synthetic", "--hours", hours], epochs=1)
-
-
-def mini(bench: Bench) -> None:
-    """The variant `mini` to its target, as on a CPU."""
-    if bench.tiny:
-        bench.row("mini", "left out of the rehearsal", reason="it is the default run of a CPU")
-        return
-    _timed_run(bench, "mini", ["mini"], epochs=None)
-
-
-def _timed_run(bench: Bench, variant: str, corpus: list[str], epochs: int | None) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        data, runs = Path(place) / "data", Path(place) / "runs"
-        subprocess.run(
-            [sys.executable, "-m", "datasets", "synthesise", *corpus, "--data-dir", str(data)], cwd=ROOT, check=True
-        )
-        params = load_variant(variant)
-        if bench.tiny:
-            small = dataclasses.replace(params.model, rnn_hidden=64)
-            params = dataclasses.replace(params, model=small)
-        if epochs:
-            params = dataclasses.replace(params, train=dataclasses.replace(params.train, max_epochs=epochs))
-        file = Path(place) / "params.yaml"
-        file.write_text(params.dump())
-        environment = os.environ | {
-            "DATA_DIR": str(data),
-            "RESULTS_DIR": str(runs),
-            "SEED": "1",
-            "DEVICE": bench.device.type,
-        }
-        timeout_s = max(30.0, bench.deadline_s - time.monotonic())
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmark", "run", "--params", str(file)],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=timeout_s,
-        )  # fmt: skip
-        if done.returncode not in (0, 1):
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
-        (folder,) = (path.parent for path in runs.rglob("record.json"))
-        record = read_record(folder)
-        gpu = next((each for each in (record.telemetry or {}).get("gpus", []) if each["used"]), {})
-        last = record.epochs[-1]
-        waited = last.data_wait_s / last.train_s if last.data_wait_s is not None and last.train_s else None
-        bench.row(
-            variant,
-            f"timed run, seed 1, {record.run.epochs} epochs",
-            status=record.status,
-            minutes=record.run.minutes,
-            wer=record.run.final_wer,
-            audio_s_per_s=last.audio_s_per_s,
-            data_wait_share=waited,
-            energy_j=gpu.get("energy_j"),
-        )
-        with tarfile.open(bench.out / f"run_{variant}.tar.gz", "w:gz") as tar:
-            for path in sorted(folder.iterdir()):
-                if path.is_file():
-                    tar.add(path, arcname=f"{variant}/{folder.name}/{path.name}")
-
-
 @contextmanager
-def _split(bench: Bench, utterances: int) -> Iterator[Dataset]:
+def _split(utterances: int) -> Iterator[Dataset]:
     with tempfile.TemporaryDirectory() as place:
         yield make_split(Path(place) / "bench", utterances)

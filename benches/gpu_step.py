@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 
 import torch
 
@@ -80,14 +81,14 @@ def step(bench: Bench) -> None:
             params = closed(bench, batch, precision)
             set_precision(precision)
             data, _, _ = make_batch(batch, 2.0 if bench.tiny else CLIP_S)
-            if bench.device.type == "cuda":
+            if bench.on_gpu:
                 data = data.pin_memory()
             trainer = make_step(params, bench.device)
-            if bench.device.type == "cuda":
+            if bench.on_gpu:
                 torch.cuda.reset_peak_memory_stats(bench.device)
             # Several steps in a row, as in training: the host runs ahead of the device.
             in_a_row = 1 if bench.tiny else 4
-            taken_s = bench.seconds(functools.partial(_steps, trainer, data, in_a_row)) / in_a_row
+            taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
             loss, finite = trainer(data, 1e-4)
             if not bool(finite):
                 raise RuntimeError(f"the loss is {loss.item()} in {precision} at batch {batch}")
@@ -103,11 +104,27 @@ def step(bench: Bench) -> None:
                 tflops=rate * work.flops / 1e12,
                 share_of_peak=rate * work.flops / peak if peak else None,
                 share_of_floor=rate / floor if floor else None,
-                memory_gb=torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.device.type == "cuda" else None,
+                waits=_waits(bench, trainer, data),
+                memory_gb=torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.on_gpu else None,
             )
             del trainer, data
 
 
-def _steps(trainer: TrainStep, data: Batch, count: int) -> None:
+def steps(trainer: TrainStep, data: Batch, count: int) -> None:
+    """That many training steps on the same batch."""
     for _ in range(count):
         trainer(data, 1e-4)
+
+
+def _waits(bench: Bench, trainer: TrainStep, data: Batch) -> int | None:
+    """How often the host waits for the device in one step, by PyTorch's own account; None without a GPU."""
+    if not bench.on_gpu:
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            trainer(data, 1e-4)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(each.message) for each in caught)

@@ -20,11 +20,4 @@ if [ -n "${WHEELS:-}" ]; then
 fi
 PY=$(sh "$root/script/setup.sh")
 cd "$root"
-status=0
-if "$PY" -c 'import pytest' 2>/dev/null; then
-    "$PY" -m pytest -q -p no:cacheprovider tests/test_precision.py >&2 || status=$?
-else
-    echo "pytest is not there: the precision of gradients is not checked" >&2
-fi
-"$PY" -m benches gpu "$@" || status=$?
-exit "$status"
+"$PY" -m benches gpu "$@"

@@ -1,0 +1,95 @@
+"""Sections of `python -m benches gpu` about what the trainer does not do yet: CUDA graphs and torch.compile, beside it as it is.
+
+Each on the closed model in bf16 at batch 8 and 32, all utterances about equally long (one length bucket). The rows say what it
+gained and whether the first loss is the same, or why it failed; nothing becomes the trainer's that has not gained here.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+import torch
+
+from reference_model.data import Batch
+from reference_model.step import TrainStep
+from reference_model.train import set_precision
+
+from .gpu_bench import Bench, first_line
+from .gpu_step import CLIP_S, closed, steps
+from .train_step import make_batch, make_step
+
+
+def graphs(bench: Bench) -> None:
+    """The network's forward and backward pass captured once and replayed, features, loss and update as they are.
+
+    The loss cannot be captured with it: PyTorch's own CTC loss copies lengths to the device and waits, and cuDNN's is captured
+    by PyTorch for up to 255 frames only, which is five seconds of audio.
+    """
+
+    def capture(trainer: TrainStep, data: Batch) -> None:
+        if not bench.on_gpu:
+            raise RuntimeError("a CPU has no CUDA graphs")
+        values, frames = trainer.features(data.waveforms.to(bench.device), data.samples.to(bench.device))
+        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+            trainer.network = torch.cuda.make_graphed_callables(trainer.network, (values, frames))
+
+    for batch in (2,) if bench.tiny else (8, 32):
+        _compare(bench, "graphs", batch, {"network in a CUDA graph": capture})
+
+
+def compiled(bench: Bench) -> None:
+    """Parts of the step through torch.compile (a rehearsal traces them, and leaves out generating code)."""
+    compiling = functools.partial(torch.compile, dynamic=False, backend="inductor" if bench.on_gpu else "aot_eager")
+
+    def front(trainer: TrainStep, data: Batch) -> None:
+        trainer.network.conv = compiling(trainer.network.conv)
+
+    def elementwise(trainer: TrainStep, data: Batch) -> None:
+        trainer.features = compiling(trainer.features)
+        trainer.network.fc[0] = compiling(trainer.network.fc[0])
+
+    def both(trainer: TrainStep, data: Batch) -> None:
+        front(trainer, data)
+        elementwise(trainer, data)
+
+    ways = {"convolutional front": front, "features, last norm and layer": elementwise, "both": both}
+    for batch in (2,) if bench.tiny else (32, 8):
+        torch.compiler.reset()
+        _compare(bench, "compiled", batch, ways)
+
+
+def _compare(bench: Bench, section: str, batch: int, ways: dict[str, Callable[[TrainStep, Batch], None]]) -> None:
+    """A row for each way of changing the step, which is called with a fresh trainer and the batch."""
+    params = closed(bench, batch, "bf16")
+    set_precision("bf16")
+    data, _, _ = make_batch(batch, 2.0 if bench.tiny else CLIP_S)
+    data = data.pin_memory() if bench.on_gpu else data
+    in_a_row = 1 if bench.tiny else 4
+    trainer = make_step(params, bench.device)
+    first_loss = trainer(data, 1e-4)[0].item()
+    plain_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
+    bench.row(section, f"as it is, batch {batch}", ms=plain_s * 1e3, audio_s_per_s=data.audio_s / plain_s)
+    for name, change in ways.items():
+        del trainer
+        trainer = make_step(params, bench.device)
+        try:
+            began_s = time.perf_counter()
+            change(trainer, data)
+            loss = trainer(data, 1e-4)[0].item()
+            ready_s = time.perf_counter() - began_s
+            taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
+        except Exception as error:
+            # What fails here is a finding; the next way starts from a network of its own.
+            bench.row(section, f"{name}, batch {batch}", reason=first_line(error))
+            continue
+        bench.row(
+            section,
+            f"{name}, batch {batch}",
+            ms=taken_s * 1e3,
+            audio_s_per_s=data.audio_s / taken_s,
+            gain=plain_s / taken_s,
+            until_ready_s=ready_s,
+            first_loss_differs=abs(loss - first_loss) / abs(first_loss),
+        )
