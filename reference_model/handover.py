@@ -8,7 +8,6 @@ PyTorch's own way is taken.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import itertools
 import mmap
@@ -21,6 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import process
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,5 @@ class Lent:
 
 
 def keep_freed_memory(worker: int) -> None:
-    """Let a loader process keep what it frees for the next batch, instead of having it cleared anew (glibc's malloc only)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        m_trim_threshold, m_mmap_max = -1, -4
-        mallopt(m_trim_threshold, (1 << 31) - 1)
-        mallopt(m_mmap_max, 0)
+    """Let a loader process keep what it frees for the next batch."""
+    process.keep_freed_memory()

@@ -11,9 +11,7 @@ process and times it from its log.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,7 @@ from .evaluate import evaluate
 from .features import Features
 from .model import DeepSpeech2, output_frames
 from .optim import build_optimizer
+from .process import die_with_parent, keep_freed_memory
 from .profile import NoProfile, Profile
 from .report import print_line, progress_of
 from .step import TrainState, TrainStep, received_from, train_epoch
@@ -79,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; returns the exit status."""
     args = parse_arguments(argv)
     if args.progress == "events":
-        _die_with_parent()
+        die_with_parent()
     params = load_params(args.params)
     device = choose_device(args.device)
     world = distributed.join(device)
@@ -107,8 +106,10 @@ def _train(
 
     # Everything up to run_start is set-up: it reads the manifests, but no audio.
     set_precision(params.train.precision)
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(default_threads(params))
+    if device.type == "cpu":
+        keep_freed_memory()
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(default_threads(params))
     torch.manual_seed(args.seed)
     dataset = read_dataset(args.data)
     train_set, eval_set = dataset.manifest(params.data.train_split), dataset.manifest(params.data.eval_split)
@@ -346,12 +347,6 @@ def _on_cpu(tree: Any) -> Any:
 
 def _reason(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends (prctl(2), PR_SET_PDEATHSIG): the harness leaves no orphan."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _door() -> int:
