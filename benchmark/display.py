@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 import orjson
@@ -16,6 +17,9 @@ from .record import EpochFacts
 PROGRESS_TOKEN = b":::PROGRESS "
 """Starts the trainer's lines about its progress: `{"phase", "epoch", "done", "total", "unit", "note"}`."""
 
+MAKE_WAY_S = 0.2
+"""How long after a log line no new bar is drawn: it would stand where `tee` is about to write."""
+
 _PHASES = {"init": "setting up", "train": "training", "eval": "evaluating"}
 
 
@@ -26,6 +30,7 @@ class Display:
         self.lost = False
         self._bar: Progress | None = None
         self._key: tuple[object, object] | None = None
+        self._free_until_s = 0.0
 
     def say(self, text: str) -> None:
         """Show one message, above the bar where there is one."""
@@ -61,6 +66,11 @@ class Display:
         place = f"epoch {facts.epoch_num} of {max_epochs}"
         self.say(f"{place}: WER {facts.wer:.2f} %{loss}{speed}  {clock(since_start_s)} on the clock")
 
+    def make_way(self) -> None:
+        """Take the bar away for a line on stdout, which may end on the same terminal a moment later (`| tee log`)."""
+        self.close()
+        self._free_until_s = time.monotonic() + MAKE_WAY_S
+
     def close(self) -> None:
         """Take the bar away."""
         bar, self._bar, self._key = self._bar, None, None
@@ -75,6 +85,8 @@ class Display:
         try:
             if key != self._key:
                 self.close()
+                if time.monotonic() < self._free_until_s:
+                    return
                 phase, epoch = key
                 label = _PHASES.get(str(phase), one_line(str(phase))) + (f", epoch {epoch}" if epoch else "")
                 self._bar, self._key = Progress(label, total, unit).__enter__(), key

@@ -160,8 +160,7 @@ def _train(job: Job, record: RunRecord, out: _Outlets, stop: launch.Stop) -> int
                 return
             if at > 0:
                 out.display.say("trainer: " + raw[:at].decode("utf-8", "replace"))
-            # Where stdout and stderr are one terminal, a bar must not stand in the line's way.
-            out.display.close()
+            out.display.make_way()
             event = out.log.write(raw[at:].rstrip(b"\r"))
             if out.log.failure:
                 stop.ask(f"{out.log.path}: the log cannot be written ({out.log.failure})")

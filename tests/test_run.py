@@ -8,9 +8,11 @@ import pty
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
+from benchmark import display
 from benchmark.mllog import read_log
 from benchmark.record import read_record
 from datasets.dataset import Stamp, read_dataset, write_stamp
@@ -149,8 +151,36 @@ def test_a_terminal_gets_a_bar_and_keeps_its_messages(bench):
     stdout, _ = process.communicate()
     assert process.returncode == 0
     keys(stdout.decode())
-    assert b"training, epoch 2" in shown and "━".encode() in shown
+    assert b"training, epoch 3" in shown and "━".encode() in shown
     assert b"epoch 2 of 5: WER 40.00 %" in shown and b"a library says hello" in shown
+
+
+def test_a_bar_makes_way_for_a_line_that_may_end_on_the_same_terminal(monkeypatch):
+    """`time sh run_and_time.sh | tee log`: tee writes where the bar stands, a moment after the line has left us."""
+    drawn = []
+
+    class Bar:
+        def __init__(self, label: str, total: int, unit: str) -> None:
+            self.label = label
+
+        def __enter__(self) -> Bar:
+            drawn.append(self.label)
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            drawn.append("gone")
+
+        def update(self, done: int, note: str) -> None:
+            pass
+
+    monkeypatch.setattr(display, "Progress", Bar)
+    screen = display.Display()
+    raw = b':::PROGRESS {"phase": "train", "epoch": 1, "done": 0, "total": 6}'
+    assert screen.progress(raw) and drawn == ["training, epoch 1"]
+    screen.make_way()
+    assert screen.progress(raw) and drawn == ["training, epoch 1", "gone"], "not yet again"
+    time.sleep(display.MAKE_WAY_S)
+    assert screen.progress(raw) and drawn == ["training, epoch 1", "gone", "training, epoch 1"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
