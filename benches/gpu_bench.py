@@ -38,8 +38,8 @@ class Bench:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Precisions of the tables; a CPU has no TF32."""
-        return ("tf32", "bf16") if self.on_gpu else ("fp32", "bf16")
+        """Precisions of the tables, the one that is asked for first; a CPU has no TF32."""
+        return ("bf16", "tf32") if self.on_gpu else ("bf16", "fp32")
 
     def row(self, section: str, name: str, **figures: object) -> None:
         """Print and keep one row, at once: what comes after it may end the process."""

@@ -16,7 +16,7 @@ from reference_model.model import DeepSpeech2, RecurrentLayer, run_stack
 from reference_model.step import TrainStep
 from reference_model.train import set_precision
 
-from .gpu_bench import Bench
+from .gpu_bench import Bench, first_line
 from .train_step import make_batch, make_step
 
 CLIP_S = 13.5
@@ -78,36 +78,41 @@ def step(bench: Bench) -> None:
     """Features, forward, loss, backward and update of the closed model, on waveforms that wait in host memory."""
     for precision in bench.precisions:
         for batch in bench.batches:
-            params = closed(bench, batch, precision)
-            set_precision(precision)
-            data, _, _ = make_batch(batch, 2.0 if bench.tiny else CLIP_S)
-            if bench.on_gpu:
-                data = data.pin_memory()
-            trainer = make_step(params, bench.device)
-            if bench.on_gpu:
-                torch.cuda.reset_peak_memory_stats(bench.device)
-            # Several steps in a row, as in training: the host runs ahead of the device.
-            in_a_row = 1 if bench.tiny else 4
-            taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
-            loss, finite = trainer(data, 1e-4)
-            if not bool(finite):
-                raise RuntimeError(f"the loss is {loss.item()} in {precision} at batch {batch}")
-            work = work_per_audio_s(params, Features(params.features).bins)
-            floor = floor_audio_s_per_s(work, batch, precision, bench.ceilings) if bench.ceilings else None
-            peak = bench.ceilings.flops_per_s.get(precision) if bench.ceilings else None
-            rate = data.audio_s / taken_s
-            bench.row(
-                "step",
-                f"closed model, {precision}, batch {batch}",
-                ms=taken_s * 1e3,
-                audio_s_per_s=rate,
-                tflops=rate * work.flops / 1e12,
-                share_of_peak=rate * work.flops / peak if peak else None,
-                share_of_floor=rate / floor if floor else None,
-                waits=_waits(bench, trainer, data),
-                memory_gb=torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.on_gpu else None,
-            )
-            del trainer, data
+            name = f"closed model, {precision}, batch {batch}"
+            try:
+                bench.row("step", name, **_step(bench, precision, batch))
+            except RuntimeError as error:
+                # Out of memory, or a loss that is not finite, at one size says nothing of the others.
+                bench.row("step", name, reason=first_line(error))
+
+
+def _step(bench: Bench, precision: str, batch: int) -> dict[str, float | None]:
+    params = closed(bench, batch, precision)
+    set_precision(precision)
+    data, _, _ = make_batch(batch, 2.0 if bench.tiny else CLIP_S)
+    trainer = make_step(params, bench.device)
+    if bench.on_gpu:
+        data = data.pin_memory()
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    # Several steps in a row, as in training: the host runs ahead of the device.
+    in_a_row = 1 if bench.tiny else 4
+    taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
+    loss, finite = trainer(data, 1e-4)
+    if not bool(finite):
+        raise RuntimeError(f"the loss is {loss.item()}")
+    work = work_per_audio_s(params, Features(params.features).bins)
+    floor = floor_audio_s_per_s(work, batch, precision, bench.ceilings) if bench.ceilings else None
+    peak = bench.ceilings.flops_per_s.get(precision) if bench.ceilings else None
+    rate = data.audio_s / taken_s
+    return {
+        "ms": taken_s * 1e3,
+        "audio_s_per_s": rate,
+        "tflops": rate * work.flops / 1e12,
+        "share_of_peak": rate * work.flops / peak if peak else None,
+        "share_of_floor": rate / floor if floor else None,
+        "waits": _waits(bench, trainer, data),
+        "memory_gb": torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.on_gpu else None,
+    }
 
 
 def steps(trainer: TrainStep, data: Batch, count: int) -> None:
