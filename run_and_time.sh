@@ -9,7 +9,7 @@
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
 # The options and variables need no environment: any Python shows them.
-case ${1:-} in -h | --help) PYTHONPATH=$root exec "${PYTHON:-python3}" -m benchmark run --help ;; esac
+case ${1:-} in -h | --help) exec env "PYTHONPATH=$root" PYTHONSAFEPATH=1 "${PYTHON:-python3}" -m benchmark run --help ;; esac
 PY=$(sh "$root/script/setup.sh")
 # The packages are found from any working directory, and nothing that lies in it can pass for one of them.
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}

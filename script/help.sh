@@ -14,4 +14,4 @@ if ! command -v "$PY" >/dev/null; then
     echo "The options are shown when the environment is there: the first start makes it, or \`sh script/setup.sh\`."
     exit 0
 fi
-PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 exec "$PY" -m "$@" --help
+exec env "PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 "$PY" -m "$@" --help

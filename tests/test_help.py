@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,9 +23,9 @@ MODULES = [
 ]  # fmt: skip
 
 
-def shown(command: list[str], **variables: str) -> str:
+def shown(command: list[str], cwd: Path = ROOT, **variables: str) -> str:
     environment = os.environ | {"COLUMNS": "80"} | variables
-    done = subprocess.run([*command, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "--help"], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -54,7 +55,8 @@ def test_help_names_the_command_gives_an_example_and_fits_80_columns(module):
     "script", [name for name in SCRIPTS if name not in ("docker/install_cuda_docker.sh", "script/help.sh")]
 )
 def test_a_scripts_help_needs_no_environment_and_makes_none(script, tmp_path):
-    text = shown(["sh", str(ROOT / script)], PYTHON=sys.executable, DATA_DIR=str(tmp_path), RESULTS_DIR=str(tmp_path))
+    folders = {"DATA_DIR": str(tmp_path), "RESULTS_DIR": str(tmp_path)}
+    text = shown(["sh", str(ROOT / script)], tmp_path, PYTHON=sys.executable, **folders)
     assert f"sh {script}" in text or "sh script/" in text or "sh docker/" in text
     assert not list(tmp_path.iterdir())
     if script != "run_and_time.sh":
