@@ -27,7 +27,7 @@ from .tempo import samples_after
 
 TOGETHER = 32
 """Utterances that a loader process reads and alters at a time, in as many whole batches as that takes: see `tempo`."""
-PREFETCHED = 4
+PREFETCHED = 2
 """What each loader process may have ready or in work, in such pieces."""
 
 
