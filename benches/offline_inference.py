@@ -1,11 +1,13 @@
 """The offline scenario of the inference benchmark, beside its utterances one at a time: mixed lengths, the same texts.
 
-Run by `python -m benches.offline_inference`. Audio-seconds per second; noise for audio and a network that was not trained: the
-work is the same. The network is that of `mini`.
+Run by `python -m benches.offline_inference`. Audio-seconds per second with the engine that inference chooses by itself; noise
+for audio and networks that were not trained: the work is the same. A name as in `closed 1024 bi` gives the variant, and the
+GRUs' width and directions where they are other than the variant's.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -14,51 +16,67 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmark.params import load_variant
+from benchmark.params import ModelParams, Params, load_variant
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest, Utterance
 from reference_model import inference_run
 from reference_model.decode import greedy
-from reference_model.engines import TorchEngine
+from reference_model.engines import Engine, TorchEngine
 from reference_model.features import Features
 from reference_model.inference_run import OFFLINE_BATCH, Outcome, Plan
 from reference_model.model import DeepSpeech2
+from reference_model.opened_engine import choose_engine, onnx_engine
+from reference_model.train import default_threads
 from reference_model.trained import Trained
 
 from .line import Line, report
 
 GOAL_RATIO = 2
-UTTERANCES, SHORTEST_S, LONGEST_S = 96, 0.6, 6.0
+SHORTEST_S, LONGEST_S = 0.6, 6.0
+NETWORKS = (
+    ("mini", "mini", {}, 96),
+    ("closed 1024", "librispeech", {"rnn_hidden": 1024}, 32),
+    ("closed 1024 bi", "librispeech", {"rnn_hidden": 1024, "bidirectional": True}, 32),
+    ("closed", "librispeech", {}, 16),
+    ("closed bi", "librispeech", {"bidirectional": True}, 16),
+)
+"""Name, variant, what of its network is changed, and utterances."""
 
 
 def main() -> int:
-    """Print one line: name, offline audio-seconds/s, one at a time, the ratio, the goal; exit status 0 where it is met."""
-    params = load_variant("mini")
-    model = params.model
-    torch.set_num_threads(1)  # as the inference benchmark runs a small network
+    """Print a line for each network: name, offline audio-seconds/s, one at a time, the ratio, the goal; 0 where all hold."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, variant, changes, utterances in NETWORKS:
+            params = load_variant(variant)
+            model = dataclasses.replace(params.model, **changes)
+            lines.append(_compare(name, params, model, _corpus(Path(folder), utterances)))
+    return report(lines)
+
+
+def _compare(name: str, params: Params, model: ModelParams, manifest: Manifest) -> Line:
     torch.manual_seed(0)
     weights = DeepSpeech2(model, Features(params.features).bins).state_dict()
-    engine = TorchEngine(Trained(model, params.features, "fp32", weights, "made", "0"), torch.device("cpu"), "fp32")
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = _corpus(Path(folder))
+    trained, cpu = Trained(model, params.features, "fp32", weights, "made", "0"), torch.device("cpu")
+    torch.set_num_threads(default_threads(params))  # as the inference benchmark runs a small network
+    default, _ = choose_engine(trained, cpu, "fp32")
+    engine: Engine = onnx_engine(trained, cpu) if default == "onnx" else TorchEngine(trained, cpu, "fp32")
 
-        def measure(plan: Plan) -> Outcome:
-            return inference_run.run(engine, Features(params.features), greedy, manifest, plan)
+    def measure(plan: Plan) -> Outcome:
+        return inference_run.run(engine, Features(params.features), greedy, manifest, plan)
 
-        alone = measure(Plan(warmup=1))
-        offline = measure(Plan(scenario="offline", batch_size=OFFLINE_BATCH, warmup=1))
+    alone = measure(Plan(warmup=1))
+    offline = measure(Plan(scenario="offline", batch_size=OFFLINE_BATCH, warmup=1))
     if alone.texts != offline.texts:
         raise RuntimeError("the texts differ")
     ours, peer = manifest.duration_s / offline.wall_s, manifest.duration_s / alone.wall_s
-    line = Line(
-        "offline inference", f"{ours:.1f} audio s/s", f"one at a time {peer:.1f} audio s/s", ours / peer, GOAL_RATIO
-    )
-    return report([line])
+    figures = f"{ours:.1f} audio s/s", f"one at a time {peer:.1f} audio s/s"
+    return Line(f"offline inference, {name}", *figures, ours / peer, GOAL_RATIO)
 
 
-def _corpus(folder: Path) -> Manifest:
+def _corpus(folder: Path, count: int) -> Manifest:
     rng = np.random.default_rng(0)
     utterances = []
-    for number in range(UTTERANCES):
+    for number in range(count):
         samples = int(rng.uniform(SHORTEST_S, LONGEST_S) * SAMPLE_RATE_HZ)
         soundfile.write(folder / f"{number}.flac", 0.1 * rng.standard_normal(samples), SAMPLE_RATE_HZ)
         utterances.append(Utterance(str(number), f"{number}.flac", samples / SAMPLE_RATE_HZ, "A"))

@@ -5,7 +5,6 @@ Both take a whole batch on the device and give the same answer for an utterance 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -17,12 +16,12 @@ from torch.nn import functional
 
 from datasets.errors import UserError
 
-from .inference_network import InferenceNetwork, at_least
-from .model import output_frames
-from .onnx_file import INPUTS, OUTPUTS
+from .model import FEWEST_FRAMES, output_frames
 from .trained import Trained, from_metadata
 
 ENGINES = ("torch", "onnx")
+INPUTS, OUTPUTS = ("features", "frames"), ("log_probabilities", "output_frames")
+"""Names in an ONNX file; `export_onnx` says what they mean."""
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -46,7 +45,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """PyTorch, with the training's own network on a GPU and its form for inference on a CPU."""
+    """PyTorch, with the training's own network."""
 
     name = "torch"
 
@@ -54,18 +53,13 @@ class TorchEngine:
         self.device, self.precision = device, precision
         # PyTorch lets convolutions and GRUs use TF32 unless it is told not to.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        network = trained.network().to(device)
-        self._run: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-        self._run = network if device.type == "cuda" else InferenceNetwork(network).eval()
+        self._network = trained.network().to(device)
 
     def __call__(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """See Engine."""
         with torch.inference_mode(), self._autocast():
-            values, _ = self._run(*at_least(features, frames))
-        values = values.float()
-        if self.device.type == "cuda":
-            values = functional.log_softmax(values, 2)
-        return values, output_frames(frames).clamp_min(0)
+            values, _ = self._network(*_at_least(features, frames))
+        return functional.log_softmax(values.float(), 2), output_frames(frames).clamp_min(0)
 
     def wait(self) -> None:
         """See Engine."""
@@ -77,13 +71,19 @@ class TorchEngine:
 
 
 class OnnxEngine:
-    """ONNX Runtime over a file that `reference_model.export_onnx` wrote."""
+    """ONNX Runtime over a file that `reference_model.export_onnx` wrote, or over such a file's bytes.
+
+    It takes as many threads as PyTorch has.
+    """
 
     name = "onnx"
 
-    def __init__(self, path: Path, device: torch.device, threads: int | None = None) -> None:
+    def __init__(self, file: Path | bytes, device: torch.device) -> None:
         import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
+        self._failures = Fail, InvalidArgument, RuntimeException
+        self._where = file if isinstance(file, Path) else "the network as ONNX"
         provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             raise UserError(
@@ -92,40 +92,66 @@ class OnnxEngine:
                 remedy="use --device cpu, or install onnxruntime-gpu instead of onnxruntime",
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         self.device = device
-        self._session = open_session(path, options, provider)
+        self._session = open_session(file, options, provider)
         self.precision = self._session.get_modelmeta().custom_metadata_map.get("weights", "fp32")
 
     def __call__(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """See Engine."""
-        values, longest = at_least(features, frames)
+        values, longest = _at_least(features, frames)
         given = dict(zip(INPUTS, (values.cpu().numpy(), longest.cpu().numpy()), strict=True))
-        found = np.asarray(self._session.run(list(OUTPUTS[:1]), given)[0])
+        try:
+            found = np.asarray(self._session.run(list(OUTPUTS[:1]), given)[0])
+        except self._failures as error:
+            raise UserError(
+                f"ONNX Runtime cannot run it ({str(error).splitlines()[0]})",
+                where=self._where,
+                remedy="export the checkpoint again",
+            ) from None
         return torch.from_numpy(found).transpose(0, 1), output_frames(frames).clamp_min(0).cpu()
 
     def wait(self) -> None:
         """Nothing: each call waits."""
 
 
-def open_session(path: Path, options: object = None, provider: str = "CPUExecutionProvider"):  # noqa: ANN201
-    """An ONNX Runtime session; UserError where the file is missing or no ONNX file."""
+def _at_least(features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch with every utterance given the FEWEST_FRAMES that yield an output frame; what is added is zero."""
+    if features.shape[2] < FEWEST_FRAMES:
+        features = functional.pad(features, (0, FEWEST_FRAMES - features.shape[2]))
+    return features, frames.clamp_min(FEWEST_FRAMES)
+
+
+def open_session(file: Path | bytes, options: object = None, provider: str = "CPUExecutionProvider"):  # noqa: ANN201
+    """An ONNX Runtime session; UserError where the file is missing, or no network from features to label probabilities."""
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import (
         Fail,
+        InvalidArgument,
         InvalidGraph,
         InvalidProtobuf,
         NoSuchFile,
         NotImplemented,
+        RuntimeException,
     )
 
+    where, source = (file, str(file)) if isinstance(file, Path) else ("the network as ONNX", file)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        session = onnxruntime.InferenceSession(source, options, providers=[provider])
     except NoSuchFile:
-        raise UserError("no such ONNX file", where=path) from None
-    except (InvalidProtobuf, InvalidGraph, Fail, NotImplemented) as error:
-        raise UserError(f"ONNX Runtime cannot run it ({str(error).splitlines()[0]})", where=path) from None
+        raise UserError("no such ONNX file", where=where) from None
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException) as error:
+        raise UserError(f"ONNX Runtime cannot run it ({str(error).splitlines()[0]})", where=where) from None
+    taken, given = session.get_inputs(), session.get_outputs()
+    named = [[value.name for value in values] for values in (taken, given)]
+    if named != [list(INPUTS), list(OUTPUTS)] or [len(value.shape) for value in (*taken, *given)] != [3, 1, 3, 1]:
+        raise UserError(
+            "not an ONNX file of this benchmark: its inputs and outputs are others",
+            where=where,
+            remedy="give a file that `reference_model.export_onnx` wrote",
+        )
+    return session
 
 
 def trained_from_onnx(path: Path) -> Trained:

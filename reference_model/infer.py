@@ -26,13 +26,13 @@ from datasets.progress import Progress
 from datasets.usage import Filled
 
 from .beam import decoder_of
-from .engines import ENGINES, PRECISIONS
+from .engines import PRECISIONS
 from .features import Features
 from .inference_report import build_report, print_report, write_report
 from .inference_run import OFFLINE_BATCH, Plan, run
 from .locate import default_results_dir, find_checkpoint, find_clips, variant_of
-from .opened_engine import open_engine
-from .train import SMALL_HIDDEN, choose_device
+from .opened_engine import AUTO, CHOICES, open_engine
+from .train import choose_device
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--trials", type=int, default=-1, metavar="N", help="at most N batches; -1: all")
     add("--scenario", choices=("single", "offline"), default="single", help="one at a time, or length-sorted batches")
     add("--batch-size", type=int, help=f"utterances in a batch (single: 1; offline: {OFFLINE_BATCH} unless said)")
-    add("--engine", choices=ENGINES, help="default: onnx for .onnx files, torch for all others")
+    add("--engine", choices=CHOICES, default=AUTO, help="auto: onnx in fp32 on a CPU, else torch")
     add("--device", choices=("auto", "cuda", "cpu"), default=os.environ.get("DEVICE") or "auto")
     add("--precision", choices=PRECISIONS, help="default: the one that training evaluated with")
     add("--threads", type=int, help="CPU threads of the network (default: all cores; one for a small network)")
@@ -87,9 +87,6 @@ def main(argv: list[str] | None = None) -> int:
     path = find_checkpoint(args.checkpoint, variant_of(args.data, args.variant), default_results_dir(), _say)
     clips = find_clips(args.data, args.split, default_data_dir(), _say)
     opened = open_engine(path, args.engine, device, args.precision, args.threads)
-    if args.threads is None and "OMP_NUM_THREADS" not in os.environ and opened.trained.model.rnn_hidden <= SMALL_HIDDEN:
-        # As in training: a small network's operations are shorter than waiting for a second thread.
-        torch.set_num_threads(1)
 
     telemetry = Telemetry(None, say=_say)
     if device.type == "cuda":

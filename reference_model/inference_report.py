@@ -72,6 +72,7 @@ def build_report(
             "hold_seconds": hold_seconds,
             "decoder": decoder,
             "engine": engine.name,
+            "engine_because": opened.reason,
             "device": engine.device.type,
             "precision": engine.precision,
             "threads": torch.get_num_threads(),
@@ -120,7 +121,9 @@ def print_report(report: dict[str, Any]) -> None:
     held = f", utterance {options['hold_index']} alone" if options["hold_index"] >= 0 else ""
     part = f" {report['dataset']['split']}" if report["dataset"]["split"] else ""
     lines = [
-        f"model        {which} ({options['engine']}, {options['device']}, {options['precision']}, {options['threads']} threads)",
+        f"model        {which}",
+        f"engine       {options['engine']} ({options['engine_because']}), {options['device']}, {options['precision']}, "
+        f"CPU threads: {options['threads']}",
         f"data         {report['dataset']['name']}{part}: {report['utterances']} utterances, "
         f"{report['audio_s']:.1f} s of audio{held}",
         f"scenario     {options['scenario']}, batch size {options['batch_size']}, {report['batches']} batches; "

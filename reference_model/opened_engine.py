@@ -2,55 +2,94 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
 from datasets.errors import UserError
 
 from .checkpoint import load_trained
-from .engines import Engine, OnnxEngine, TorchEngine, trained_from_onnx
-from .export_onnx import export
+from .engines import ENGINES, Engine, OnnxEngine, TorchEngine, trained_from_onnx
+from .train import SMALL_HIDDEN
 from .trained import Trained
+
+AUTO = "auto"
+CHOICES = (AUTO, *ENGINES)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An engine, and what it runs (without weights where ONNX Runtime has them)."""
+    """An engine, why it is that one, and what it runs (without weights where ONNX Runtime has them)."""
 
     engine: Engine
+    reason: str
     trained: Trained
 
 
 def open_engine(
-    path: Path, engine: str | None, device: torch.device, precision: str | None = None, threads: int | None = None
+    path: Path, engine: str, device: torch.device, precision: str | None = None, threads: int | None = None
 ) -> Opened:
-    """The engine for a file: ONNX Runtime for `.onnx`, PyTorch for any other unless `engine` says `onnx`.
+    """The engine for a file, of CHOICES: `choose_engine` decides where it is AUTO.
 
-    A checkpoint that ONNX Runtime is to run is exported first, beside nothing of the user's. `precision` None is the one that
-    training evaluated with (on a CPU TF32 does not exist: fp32). `threads` None leaves both engines their defaults.
+    `precision` None is the one that training evaluated with (on a CPU TF32 does not exist: fp32). `threads` None leaves all
+    cores to a large network, or as many as OMP_NUM_THREADS says; a small network gets one, as in training.
     """
+    if path.suffix == ".onnx":
+        if engine == "torch":
+            raise UserError(
+                "PyTorch cannot run an ONNX file", where=path, remedy="give the checkpoint, or use --engine onnx"
+            )
+        _refuse_precision(precision)
+        trained = trained_from_onnx(path)
+        _use_threads(trained, threads)
+        return Opened(OnnxEngine(path, device), "an ONNX file", trained)
+    trained = load_trained(path)
+    _use_threads(trained, threads)
+    chosen = precision or trained.precision
+    if chosen == "tf32" and device.type == "cpu":
+        chosen = "fp32"
+    reason = "asked for"
+    if engine == AUTO:
+        engine, reason = choose_engine(trained, device, chosen)
+    if engine == "torch":
+        return Opened(TorchEngine(trained, device, chosen), reason, trained)
+    _refuse_precision(precision)
+    return Opened(onnx_engine(trained, device), reason, trained)
+
+
+def choose_engine(trained: Trained, device: torch.device, precision: str) -> tuple[str, str]:
+    """The faster engine and why: PyTorch on a GPU and in bf16, ONNX Runtime in fp32 on a CPU.
+
+    There ONNX Runtime took less time for every size, batch and number of threads that was tried (docs/performance.md): its GRU
+    reads packed weights, and shares one step among all cores also at batch 1.
+    """
+    if device.type != "cpu":
+        return "torch", "on a GPU"
+    if precision != "fp32":
+        return "torch", f"for {precision}"
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
+        return "torch", "onnx and onnxruntime are not installed"
+    return "onnx", "the faster one on a CPU"
+
+
+def onnx_engine(trained: Trained, device: torch.device) -> OnnxEngine:
+    """ONNX Runtime over a graph made in memory."""
+    from .onnx_file import model_of
+
+    return OnnxEngine(model_of(trained).SerializeToString(), device)
+
+
+def _refuse_precision(precision: str | None) -> None:
+    if precision not in (None, "fp32"):
+        raise UserError("ONNX Runtime runs in fp32", where=f"--precision {precision}", remedy="leave --precision away")
+
+
+def _use_threads(trained: Trained, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
-    is_onnx = path.suffix == ".onnx"
-    if is_onnx and engine == "torch":
-        raise UserError(
-            "PyTorch cannot run an ONNX file", where=path, remedy="give the checkpoint, or use --engine onnx"
-        )
-    if not is_onnx and engine != "onnx":
-        trained = load_trained(path)
-        chosen = precision or trained.precision
-        if chosen == "tf32" and device.type == "cpu":
-            chosen = "fp32"
-        return Opened(TorchEngine(trained, device, chosen), trained)
-    if precision not in (None, "fp32"):
-        raise UserError("ONNX files run in fp32", where=f"--precision {precision}", remedy="leave --precision away")
-    if is_onnx:
-        return Opened(OnnxEngine(path, device, threads), trained_from_onnx(path))
-    trained = load_trained(path)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        export(trained, file)
-        return Opened(OnnxEngine(file, device, threads), trained)
+    elif "OMP_NUM_THREADS" not in os.environ and trained.model.rnn_hidden <= SMALL_HIDDEN:
+        # A small network's operations are shorter than waiting for a second thread.
+        torch.set_num_threads(1)

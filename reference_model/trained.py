@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from benchmark.params import FeatureParams, ModelParams
@@ -48,10 +49,19 @@ class Trained:
         Of a bidirectional network that was trained without masks (`librispeech_5bi`) the padding is masked here; in all
         others it follows the utterance and cannot reach back.
         """
-        shape = dataclasses.replace(self.model, mask_padding=self.model.bidirectional, sync_batch_norm=False)
-        network = DeepSpeech2(shape, Features(self.features).bins)
+        network = self._network()
         load_weights(network, self.weights, self.source)
         return network.eval()
+
+    def check_weights(self) -> None:
+        """UserError naming the first weight that is missing, unknown or of another shape."""
+        check_weights(self._network("meta"), self.weights, self.source)
+
+    def _network(self, device: str = "cpu") -> DeepSpeech2:
+        shape = dataclasses.replace(self.model, mask_padding=self.model.bidirectional, sync_batch_norm=False)
+        bins = Features(self.features).bins
+        with torch.device(device):
+            return DeepSpeech2(shape, bins)
 
     def metadata(self) -> dict[str, str]:
         """All but the weights, as the flat texts that safetensors and ONNX files carry."""
@@ -71,7 +81,13 @@ class Trained:
 
 
 def load_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: object) -> None:
-    """Put `weights` into `network`; UserError naming the first that is missing, unknown or of another shape."""
+    """Put `weights` into `network`; UserError as check_weights."""
+    check_weights(network, weights, where)
+    network.load_state_dict(weights)
+
+
+def check_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: object) -> None:
+    """UserError naming the first of the network's weights that is missing, unknown or of another shape."""
     expected = network.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
@@ -81,7 +97,6 @@ def load_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: obj
             raise UserError(f"the weight {name} has the shape {found}, not {wanted}", where=where)
     if unknown := sorted(set(weights) - set(expected)):
         raise UserError(f"the weight {unknown[0]} has no place in this network", where=where)
-    network.load_state_dict(weights)
 
 
 def from_metadata(about: Mapping[str, str], weights: dict[str, Tensor], where: object) -> Trained:

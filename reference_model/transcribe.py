@@ -24,9 +24,8 @@ from datasets.manifest import SAMPLE_RATE_HZ
 from datasets.usage import Filled
 
 from .decode import greedy
-from .engines import ENGINES
 from .features import Features
-from .opened_engine import Opened, open_engine
+from .opened_engine import AUTO, Opened, open_engine
 from .train import choose_device
 
 PIECE_S = 30.0
@@ -130,8 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not 1 <= args.piece_seconds < float("inf"):
         raise UserError("must be at least 1", where="--piece-seconds")
-    engine = ENGINES[1] if args.onnx else None
-    opened = open_engine(args.onnx or args.checkpoint, engine, choose_device(args.device))
+    opened = open_engine(args.onnx or args.checkpoint, "onnx" if args.onnx else AUTO, choose_device(args.device))
     for path, audio in _files(args.files):
         text = transcribe(audio, opened, args.piece_seconds)
         print(f"{one_line(str(path))}\t{text}" if len(args.files) > 1 else text, flush=True)

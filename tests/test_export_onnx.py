@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,14 +11,15 @@ import pytest
 import torch
 
 from datasets.errors import UserError
-from reference_model import export_onnx, infer
+from reference_model import export_onnx, infer, opened_engine
 from reference_model.checkpoint import load_trained
 from reference_model.checkpoint_file import checkpoint_path, save_checkpoint
 from reference_model.decode import greedy
-from reference_model.engines import OnnxEngine, TorchEngine, trained_from_onnx
+from reference_model.engines import OnnxEngine, TorchEngine, open_session, trained_from_onnx
 from reference_model.features import Features
 from reference_model.inference_run import Plan, run
-from reference_model.opened_engine import open_engine
+from reference_model.model import output_frames
+from reference_model.opened_engine import choose_engine, open_engine
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params
 from tests.test_checkpoint import make_checkpoint
@@ -56,14 +58,74 @@ def test_any_batch_gives_pytorchs_answers(checkpoint, exported, batch):
     assert greedy(found, kept) == greedy(expected, kept)
 
 
-@pytest.mark.parametrize("changes", [{"bidirectional": False}, {"batch_norm_between": False}, {"rnn_layers": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bidirectional": False, "mask_padding": False},
+        {"bidirectional": False, "mask_padding": False, "batch_norm_between": False, "rnn_hidden": 300},
+        {"batch_norm_between": False, "mask_padding": False},
+        {"rnn_layers": 3},
+    ],
+)
 def test_other_shapes_of_the_network_export_too(tmp_path, changes):
     from reference_model.model import DeepSpeech2
     from reference_model.trained import Trained
 
     params = tiny_params(**{f"model__{name}": value for name, value in changes.items()})
-    trained = Trained(params.model, params.features, "fp32", DeepSpeech2(params.model, 161).state_dict(), "made", "0")
+    trained = Trained(params.model, params.features, "fp32", unlike_new(DeepSpeech2(params.model, 161)), "made", "0")
     assert export_onnx.export(trained, tmp_path / "m.onnx") <= 1e-4
+
+
+def unlike_new(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights whose BatchNorms have seen data: those of a new network change nothing."""
+    generator = torch.Generator().manual_seed(1)
+    weights = network.state_dict()
+    for name, tensor in weights.items():
+        if name.endswith(("running_mean", "running_var")) or (".batch_norm." in name and tensor.is_floating_point()):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return weights
+
+
+def test_few_feature_bins_are_padded_as_in_pytorch(tmp_path):
+    """MFCC has fewer bins than the convolutions fit over."""
+    from benchmark.params import FeatureParams
+    from reference_model.model import DeepSpeech2
+    from reference_model.trained import Trained
+
+    params = tiny_params()
+    cepstra = dataclasses.replace(params.features, kind="mfcc", mfcc_coefficients=40)
+    assert isinstance(cepstra, FeatureParams)
+    bins = Features(cepstra).bins
+    assert bins == 40
+    trained = Trained(params.model, cepstra, "fp32", DeepSpeech2(params.model, bins).state_dict(), "made", "0")
+    assert export_onnx.export(trained, tmp_path / "m.onnx") <= 1e-4
+
+
+def test_output_frames_are_the_networks_for_any_length(checkpoint, exported):
+    frames = np.arange(1, 120)
+    features = np.zeros((len(frames), 161, 119), np.float32)
+    found = open_session(exported).run(["output_frames"], {"features": features, "frames": frames})[0]
+    assert found.tolist() == [output_frames(int(n)) for n in frames]
+
+
+def test_a_graph_that_is_not_what_its_metadata_say_is_refused(exported, tmp_path):
+    """Another network's inputs under our metadata, and our inputs over weights of another shape."""
+    renamed, cut = onnx.load(exported), onnx.load(exported)
+    renamed.graph.input[0].name = "waveform"
+    for node in renamed.graph.node:
+        for number, name in enumerate(node.input):
+            node.input[number] = "waveform" if name == "features" else name
+    onnx.save(renamed, tmp_path / "renamed.onnx")
+    with pytest.raises(UserError, match="inputs and outputs are others"):
+        open_engine(tmp_path / "renamed.onnx", "auto", CPU)
+    about = {p.key: p.value for p in cut.metadata_props}
+    features = json.loads(about["features"]) | {"window_s": 0.04}
+    onnx.helper.set_model_props(cut, about | {"features": json.dumps(features)})
+    onnx.save(cut, tmp_path / "cut.onnx")
+    opened = open_engine(tmp_path / "cut.onnx", "auto", CPU)
+    bins = Features(opened.trained.features).bins
+    with pytest.raises(UserError, match=r"cut\.onnx.*cannot run it"):
+        opened.engine(torch.zeros(1, bins, 90), torch.tensor([90]))
 
 
 def test_the_file_says_what_it_is(checkpoint, exported):
@@ -109,15 +171,28 @@ def test_int8_says_what_it_costs(checkpoint, tmp_path, capsys):
 
 def test_the_benchmark_runs_it_from_a_file_and_from_a_checkpoint(checkpoint, exported, tmp_path):
     corpus = tiny_corpus(tmp_path / "tiny")
-    scores = []
-    for number, (path, options) in enumerate([(exported, ()), (checkpoint, ("--engine", "onnx")), (checkpoint, ())]):
+    scores, reasons = [], []
+    chosen = [(exported, ()), (checkpoint, ("--engine", "onnx")), (checkpoint, ("--engine", "torch")), (checkpoint, ())]
+    for number, (path, options) in enumerate(chosen):
         out = tmp_path / f"out{number}"
         line = ["--checkpoint", str(path), "--data", str(corpus.folder), "--device", "cpu", "--out", str(out), *options]
         assert infer.main(line) == 0
         report = json.loads((out / "inference.json").read_text())
         assert report["options"]["engine"] == ("torch" if number == 2 else "onnx")
-        scores.append(report["score"])
-    assert scores[0] == scores[1] == scores[2]
+        reasons.append(report["options"]["engine_because"])
+        scores.append((report["score"], (out / "texts.csv").read_text()))
+    assert reasons == ["an ONNX file", "asked for", "asked for", "the faster one on a CPU"]
+    assert scores.count(scores[0]) == 4
+
+
+def test_the_default_engine_is_pytorch_where_onnx_runtime_is_not_the_faster_one(checkpoint, monkeypatch):
+    trained = load_trained(checkpoint)
+    assert choose_engine(trained, torch.device("cuda"), "fp32")[0] == "torch"
+    assert choose_engine(trained, CPU, "bf16")[0] == "torch"
+    assert open_engine(checkpoint, "auto", CPU, "bf16").engine.precision == "bf16"
+    monkeypatch.setattr(opened_engine.importlib.util, "find_spec", lambda name: None)
+    opened = open_engine(checkpoint, "auto", CPU)
+    assert opened.engine.name == "torch" and "not installed" in opened.reason
 
 
 def test_files_that_are_none_are_refused(checkpoint, tmp_path):

@@ -24,10 +24,8 @@ from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
 from reference_model.decode import greedy
 from reference_model.engines import TorchEngine
 from reference_model.features import Features
-from reference_model.inference_network import InferenceNetwork, gru
 from reference_model.inference_run import Plan, run
 from reference_model.latency import STAGES
-from reference_model.model import DeepSpeech2
 from reference_model.train import main as train
 from results.compare import main as compare
 from tests.conftest import ROOT
@@ -159,33 +157,6 @@ def test_an_utterance_too_short_for_the_network_is_no_text_and_no_error(trained)
         values, frames = engine(torch.randn(len(lengths), 161, max(lengths)), torch.tensor(lengths))
         assert frames[0] == 0
         assert greedy(values, frames)[0] == ""
-
-
-@pytest.mark.parametrize("hidden", [16, 600])
-@pytest.mark.parametrize("between", [False, True])
-def test_the_form_for_inference_is_the_trained_network(hidden, between):
-    torch.manual_seed(0)
-    shape = tiny_params(model__rnn_hidden=hidden, model__batch_norm_between=between).model
-    network = DeepSpeech2(shape, 161).eval()
-    frames = torch.tensor([130, 47])
-    features = torch.randn(2, 161, 130)
-    features[1, :, 47:] = 0
-    with torch.no_grad():
-        expected, lengths = network(features, frames)
-        found, found_lengths = InferenceNetwork(network)(features, frames)
-    assert torch.equal(lengths, found_lengths)
-    for row, length in enumerate(lengths.tolist()):
-        torch.testing.assert_close(found[:length, row], expected[:length, row].log_softmax(1), rtol=0, atol=1e-5)
-
-
-def test_the_loop_is_a_gru():
-    torch.manual_seed(0)
-    peer = torch.nn.GRU(5, 8)
-    x = torch.randn(11, 3, 5)
-    with torch.no_grad():
-        projected = x @ peer.weight_ih_l0.T + peer.bias_ih_l0
-        found = gru(projected, peer.weight_hh_l0.T.contiguous(), peer.bias_hh_l0, torch.zeros(3, 8))
-        torch.testing.assert_close(found, peer(x)[0])
 
 
 def script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -87,7 +87,7 @@ def test_a_file_of_another_rate_reads_as_the_original(trained, tmp_path, capsys)
 
 def test_pieces_come_in_order_whatever_their_lengths(trained):
     """Long, short, middling: batches are sorted by length, the text is not."""
-    opened = open_engine(trained, None, CPU)
+    opened = open_engine(trained, "auto", CPU)
     parts = [say("BAD CAB DAB FEED", 1), say("ACE", 2), say("CAB FEED", 3)]
     gap = np.zeros(8_000, np.float32)
     alone = " ".join(transcribe.transcribe(np.concatenate([part, gap]), opened) for part in parts)
@@ -102,7 +102,7 @@ def test_pieces_come_in_order_whatever_their_lengths(trained):
 
 
 def test_a_moment_of_sound_is_no_text_and_no_error(trained):
-    assert transcribe.transcribe(np.zeros(50, np.float32), open_engine(trained, None, CPU)) == ""
+    assert transcribe.transcribe(np.zeros(50, np.float32), open_engine(trained, "auto", CPU)) == ""
 
 
 def test_what_is_no_audio_is_named(trained, tmp_path):
