@@ -91,7 +91,10 @@ def _add_ngram(
     try:
         if len(words) != order or len(fields) > order + 2:
             raise ValueError(f"expected {order} words")
-        ngrams[words] = float(fields[0]), float(fields[order + 1]) if len(fields) > order + 1 else 0.0
+        entry = float(fields[0]), float(fields[order + 1]) if len(fields) > order + 1 else 0.0
+        if any(math.isnan(value) for value in entry):
+            raise ValueError("not a number")
+        ngrams[words] = entry
     except ValueError as error:
         raise UserError(f"not an entry of {order} words ({error})", where=f"{path}:{line}") from None
 
@@ -222,6 +225,9 @@ def decoder_of(options: argparse.Namespace) -> Callable[[Tensor, Tensor], list[s
         return greedy
     if options.beam_width < 1:
         raise UserError("must be at least 1", where="--beam-width")
+    for name in ("lm_weight", "word_bonus"):
+        if not math.isfinite(getattr(options, name)):
+            raise UserError("must be a finite number", where="--" + name.replace("_", "-"))
     return BeamSearch(
         width=options.beam_width,
         words=read_words(options.words) if options.words else None,

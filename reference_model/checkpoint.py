@@ -43,6 +43,7 @@ def import_file(source: Path, out: Path) -> int:
     if out.suffix != ".safetensors":
         raise UserError("must end in .safetensors", where=f"--out {out}")
     trained = load_trained(source)
+    trained.check_weights()
     out.parent.mkdir(parents=True, exist_ok=True)
     about = write_safetensors(trained, out)
     count = sum(tensor.numel() for name, tensor in trained.weights.items() if _is_parameter(name))
@@ -59,6 +60,7 @@ def write_safetensors(trained: Trained, out: Path) -> Path:
     """
     part = out.with_name(f".{out.name}.part")
     try:
+        part.touch()  # safetensors reports a folder that cannot be written as an error of its own
         save_file({name: t.contiguous() for name, t in trained.weights.items()}, part, metadata=trained.metadata())
         part.replace(out)
     finally:

@@ -130,6 +130,8 @@ def _from_csv(path: Path) -> Manifest:
             info = soundfile.info(audio)
         except (soundfile.LibsndfileError, OSError) as error:
             raise UserError(f"the audio {audio} cannot be read ({error})", where=where) from None
+        if not info.frames:
+            raise UserError(f"the audio {audio} is empty", where=where)
         text = text_of(audio, transcript, where)
         utterances.append(Utterance(f"{audio.stem}:{line}", str(audio.absolute()), info.duration, text))
     if not utterances:

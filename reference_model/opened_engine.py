@@ -54,16 +54,17 @@ def open_engine(
     reason = "asked for"
     if engine == AUTO:
         engine, reason = choose_engine(trained, device, chosen)
+    elif engine == "onnx":
+        _refuse_precision(precision)
     if engine == "torch":
         return Opened(TorchEngine(trained, device, chosen), reason, trained)
-    _refuse_precision(precision)
     return Opened(onnx_engine(trained, device), reason, trained)
 
 
 def choose_engine(trained: Trained, device: torch.device, precision: str) -> tuple[str, str]:
     """The faster engine and why: PyTorch on a GPU and in bf16, ONNX Runtime in fp32 on a CPU.
 
-    There ONNX Runtime took less time for every size, batch and number of threads that was tried (docs/performance.md): its GRU
+    There ONNX Runtime took less time in every comparison made in turns (docs/performance.md): its GRU
     reads packed weights, and shares one step among all cores also at batch 1.
     """
     if device.type != "cpu":

@@ -87,14 +87,19 @@ def load_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: obj
 
 
 def check_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: object) -> None:
-    """UserError naming the first of the network's weights that is missing, unknown or of another shape."""
+    """UserError naming the first weight that is missing, unknown, of another shape, or no plain tensor of finite numbers."""
     expected = network.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
             raise UserError(f"the weight {name} is missing", where=where)
+        found_tensor = weights[name]
+        if not isinstance(found_tensor, Tensor) or found_tensor.layout != torch.strided or found_tensor.is_complex():
+            raise UserError(f"the weight {name} is no plain tensor of numbers", where=where)
         if weights[name].shape != tensor.shape:
             found, wanted = tuple(weights[name].shape), tuple(tensor.shape)
             raise UserError(f"the weight {name} has the shape {found}, not {wanted}", where=where)
+        if not found_tensor.isfinite().all():
+            raise UserError(f"the weight {name} holds values that are not numbers", where=where)
     if unknown := sorted(set(weights) - set(expected)):
         raise UserError(f"the weight {unknown[0]} has no place in this network", where=where)
 

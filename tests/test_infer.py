@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from benchmark import mllog
@@ -26,6 +27,7 @@ from reference_model.engines import TorchEngine
 from reference_model.features import Features
 from reference_model.inference_run import Plan, run
 from reference_model.latency import STAGES
+from reference_model.opened_engine import open_engine
 from reference_model.train import main as train
 from results.compare import main as compare
 from tests.conftest import ROOT
@@ -203,6 +205,11 @@ def test_test_sh_20_libri(trained, tmp_path):
         (("20", "DATA", "-1", "1", "0"), "N_TRIALS"),
         (("20", "DATA", "-1", "1", "-1", "--batch-size", "4"), "offline"),
         (("20", "DATA", "-1", "1", "-1", "--lm", "x.arpa"), "--decoder beam"),
+        (
+            ("20", "DATA", "-1", "1", "-1", "--decoder", "beam", "--lm-weight", "nan"),
+            "--lm-weight: must be a finite number",
+        ),
+        (("20", "DATA", "-1", "1", "-1", "--engine", "onnx", "--precision", "bf16"), "ONNX Runtime runs in fp32"),
     ],
 )
 def test_what_cannot_be_done_is_said(trained, arguments, said, monkeypatch):
@@ -281,3 +288,34 @@ def test_compare_shows_inference_runs_in_a_table_of_their_own(infer_on, tmp_path
     broken.write_text("{")
     assert compare([str(tmp_path)]) == 2
     assert "not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        (lambda weight: weight.tolist(), "no plain tensor"),
+        (lambda weight: weight.to_sparse(), "no plain tensor"),
+        (lambda weight: weight * float("nan"), "not numbers"),
+        (lambda weight: weight[:1], "shape"),
+    ],
+)
+def test_weights_that_are_none_are_refused(trained, tmp_path, spoilt, said):
+    from reference_model.checkpoint import import_file
+
+    _, runs = trained
+    tree = torch.load(checkpoint_path(runs / "train" / "mini", 20), weights_only=True)
+    tree["model"]["fc.0.module.1.weight"] = spoilt(tree["model"]["fc.0.module.1.weight"])
+    torch.save(tree, tmp_path / "spoilt.pt")
+    with pytest.raises(UserError, match=said):
+        open_engine(tmp_path / "spoilt.pt", "auto", CPU)
+    with pytest.raises(UserError, match=said):
+        import_file(tmp_path / "spoilt.pt", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_empty_audio_in_a_manifest_is_named(trained, infer_on, tmp_path):
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    (tmp_path / "text.txt").write_text("a")
+    (tmp_path / "mine.csv").write_text("none.wav,text.txt\n")
+    with pytest.raises(UserError, match=r"mine\.csv:1: .*is empty"):
+        infer_on("--data", str(tmp_path / "mine.csv"))
