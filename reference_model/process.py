@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PR_SET_PDEATHSIG = 1
@@ -26,3 +27,19 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def do_not_show_lost_alarms() -> None:
+    """Show no traceback where PyTorch's alarm of a dead loader process gets lost.
+
+    Its signal handler raises wherever the main process happens to be. In a callback of a fork or of the garbage collector
+    nobody can catch that: Python prints a traceback and goes on. The loader finds the dead process again when it next
+    waits for it, and that is told in words.
+    """
+    shown = sys.unraisablehook
+
+    def show(lost: Any) -> None:
+        if "DataLoader worker" not in str(lost.exc_value):
+            shown(lost)
+
+    sys.unraisablehook = show

@@ -38,7 +38,7 @@ from .evaluate import evaluate
 from .features import Features
 from .model import DeepSpeech2, output_frames
 from .optim import build_optimizer
-from .process import die_with_parent, keep_freed_memory
+from .process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory
 from .profile import NoProfile, Profile
 from .report import print_line, progress_of
 from .step import TrainState, TrainStep, received_from, train_epoch
@@ -77,6 +77,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; returns the exit status."""
     args = parse_arguments(argv)
+    do_not_show_lost_alarms()
     if args.progress == "events":
         die_with_parent()
     params = load_params(args.params)

@@ -40,3 +40,26 @@ def page_faults(mode: str) -> int:
 def test_memory_that_a_step_frees_serves_the_next():
     # Now and then a small piece takes its place in what was freed, and a tensor needs memory that is new.
     assert page_faults("keep") < page_faults("default") / 4
+
+
+ALARM = """
+import os
+from reference_model.process import do_not_show_lost_alarms
+do_not_show_lost_alarms()
+def alarm():
+    raise RuntimeError("{said}")
+os.register_at_fork(after_in_parent=alarm)
+if os.fork() == 0:
+    os._exit(0)
+os.wait()
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "lines"), [("DataLoader worker (pid 7) is killed by signal: Killed. ", 0), ("something else broke", 1)]
+)
+def test_only_the_alarm_of_a_dead_loader_process_is_kept_quiet_where_nobody_can_catch_it(said, lines):
+    done = subprocess.run([sys.executable, "-c", ALARM.format(said=said)], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "went on\n"
+    assert done.stderr.count(said) == lines and done.stderr.count("Traceback") == lines
