@@ -11,14 +11,15 @@ measured. Exit status: 0 done, 2 it could not be done.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
+from benchmark import clock
 from benchmark.telemetry import Telemetry
 from datasets.dataset import default_data_dir
 from datasets.errors import HELD, UserError, run_door
@@ -29,7 +30,7 @@ from .beam import decoder_of
 from .engines import PRECISIONS
 from .features import Features
 from .inference_report import build_report, print_report, write_report
-from .inference_run import OFFLINE_BATCH, Plan, run
+from .inference_run import OFFLINE_BATCH, Plan, run, side_by_side
 from .locate import default_results_dir, find_checkpoint, find_clips, variant_of
 from .opened_engine import AUTO, CHOICES, open_engine
 from .train import choose_device
@@ -53,7 +54,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--engine", choices=CHOICES, default=AUTO, help="auto: onnx in fp32 on a CPU, else torch")
     add("--device", choices=("auto", "cuda", "cpu"), default=os.environ.get("DEVICE") or "auto")
     add("--precision", choices=PRECISIONS, help="default: the one that training evaluated with")
-    add("--threads", type=int, help="CPU threads of the network (default: all cores; one for a small network)")
+    add("--threads", type=int, help="CPU threads in all (default: all cores; single: one for a small network)")
     add("--warmup", type=int, default=3, metavar="N", help="batches before the clock starts (default 3)")
     add("--variant", default=os.environ.get("VARIANT"), help="whose checkpoint (default: VARIANT, else by DATASET)")
     add("--split", help="another part of the data set, such as dev-other")
@@ -86,7 +87,12 @@ def main(argv: list[str] | None = None) -> int:
     device = choose_device(args.device)
     path = find_checkpoint(args.checkpoint, variant_of(args.data, args.variant), default_results_dir(), _say)
     clips = find_clips(args.data, args.split, default_data_dir(), _say)
-    opened = open_engine(path, args.engine, device, args.precision, args.threads)
+    total = len(plan.batches([utterance.duration_s for utterance in clips.manifest]))
+    threads = args.threads
+    if plan.scenario == "offline" and device.type == "cpu":
+        streams, threads = side_by_side(total, threads)
+        plan = dataclasses.replace(plan, streams=streams)
+    opened = open_engine(path, args.engine, device, args.precision, threads)
 
     telemetry = Telemetry(None, say=_say)
     if device.type == "cuda":
@@ -94,10 +100,9 @@ def main(argv: list[str] | None = None) -> int:
     marks: list[float] = []
 
     def mark() -> None:
-        marks.append(time.time())
+        marks.append(clock.now_s())
         telemetry.mark("start" if len(marks) == 1 else "stop", marks[-1])
 
-    total = len(plan.batches([utterance.duration_s for utterance in clips.manifest]))
     started_at = datetime.now(UTC)
     with telemetry, Progress(f"inference, {clips.name}", total, "batches") as progress:
         telemetry.watch(os.getpid())

@@ -119,14 +119,15 @@ def print_report(report: dict[str, Any]) -> None:
     divided = options["hold_seconds"]
     which = f"epoch {model['epoch']} of {model['variant']}" if model["epoch"] is not None else model["file"]
     held = f", utterance {options['hold_index']} alone" if options["hold_index"] >= 0 else ""
+    streams = f", {options['streams']} side by side" if options["streams"] > 1 else ""
     part = f" {report['dataset']['split']}" if report["dataset"]["split"] else ""
     lines = [
         f"model        {which}",
         f"engine       {options['engine']} ({options['engine_because']}), {options['device']}, {options['precision']}, "
-        f"CPU threads: {options['threads']}",
+        f"CPU threads{' of each batch' if streams else ''}: {options['threads']}",
         f"data         {report['dataset']['name']}{part}: {report['utterances']} utterances, "
         f"{report['audio_s']:.1f} s of audio{held}",
-        f"scenario     {options['scenario']}, batch size {options['batch_size']}, {report['batches']} batches; "
+        f"scenario     {options['scenario']}, batch size {options['batch_size']}, {report['batches']} batches{streams}; "
         f"{options['warmup']} more for warm-up, left out",
         f"WER          {score['wer']:.2f} %  ({score['word_edits']} edits, {score['words']} words; {options['decoder']} decoding)",
         f"CER          {score['cer']:.2f} %",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,13 +27,19 @@ OFFLINE_BATCH = 32
 Decode = Callable[[Tensor, Tensor], list[str]]
 """(output frames, batch, labels) log-probabilities and (batch,) valid frames to texts."""
 
+Job = tuple[int, np.ndarray]
+"""A batch's number and the positions of its utterances."""
+Done = tuple[BatchTimes, list[tuple[int, str]]]
+"""A batch's times, and the text of each of its utterances by position."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What runs. `single`: one utterance at a time in the order given; `offline`: batches of like length, shortest first.
 
     `hold_index` from 0 runs that utterance alone again and again (-1: all in turn); `trials` is the most batches there are
-    (-1: all; with a held clip as many as the whole set has); `warmup` batches run before the clock starts.
+    (-1: all; with a held clip as many as the whole set has); `warmup` batches run before the clock starts; `streams` batches
+    are in work side by side (see `side_by_side`).
     """
 
     scenario: Literal["single", "offline"] = "single"
@@ -40,6 +47,7 @@ class Plan:
     hold_index: int = -1
     trials: int = -1
     warmup: int = 3
+    streams: int = 1
 
     def __post_init__(self) -> None:
         rules = (
@@ -77,6 +85,17 @@ class Plan:
         return [longest, *(batches * self.warmup)[: self.warmup - 1]]
 
 
+def side_by_side(batches: int, threads: int | None) -> tuple[int, int | None]:
+    """How many batches the offline scenario has in work at once on a CPU, and the threads of each.
+
+    A batch of its own keeps a core busier than a share of another's operations, which wait for each other many times a frame.
+    `threads` in all; None: as many as PyTorch takes by itself, and where there is but one batch, as many as its engine takes.
+    """
+    available = threads or torch.get_num_threads()
+    streams = max(1, min(available, batches))
+    return streams, threads if streams == 1 else available // streams
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run gave: (position of the utterance, text) in the order of the utterances given, times, and seconds in all."""
@@ -104,24 +123,43 @@ def run(
     durations_s = [utterance.duration_s for utterance in manifest]
     batches = plan.batches(durations_s)
     features = features.to(engine.device)
-    for batch in plan.warmups(batches, durations_s):
-        _one(0, batch, recordings, features, engine, decode)
+
+    def one(job: Job) -> Done:
+        return _one(*job, recordings, features, engine, decode)
+
+    for _ in _each(one, [(0, batch) for batch in plan.warmups(batches, durations_s)], plan.streams):
+        pass
     started()
     times: list[BatchTimes] = []
     texts: list[tuple[int, str]] = []
+    jobs = list(enumerate(batches))
+    if plan.streams > 1:
+        jobs.reverse()  # the longest first, so that the streams end at about the same time
     started_s = time.perf_counter()
-    for number, batch in enumerate(batches):
-        took, found = _one(number, batch, recordings, features, engine, decode)
+    for took, found in _each(one, jobs, plan.streams):
         times.append(took)
         texts += found
-        progress(number + 1)
+        progress(len(times))
     wall_s = time.perf_counter() - started_s
+    times.sort(key=lambda took: took.batch)
     return Outcome(sorted(texts, key=lambda item: item[0]), times, wall_s)
+
+
+def _each(work: Callable[[Job], Done], jobs: Iterable[Job], streams: int) -> Iterator[Done]:
+    """`work` on each job, `streams` of them at once; what comes of them, in the order of the jobs."""
+    if streams == 1:
+        yield from map(work, jobs)
+        return
+    with ThreadPoolExecutor(streams) as executor:
+        try:
+            yield from executor.map(work, jobs)
+        finally:
+            executor.shutdown(cancel_futures=True)
 
 
 def _one(
     number: int, batch: np.ndarray, recordings: Recordings, features: Features, engine: Engine, decode: Decode
-) -> tuple[BatchTimes, list[tuple[int, str]]]:
+) -> Done:
     clock = [time.perf_counter()]
 
     def lap() -> None:
@@ -130,8 +168,6 @@ def _one(
         clock.append(time.perf_counter())
 
     read = recordings[0, batch, batch]
-    if isinstance(read, UserError):
-        raise read
     lap()
     values, frames = _features(read, features, engine.device)
     lap()

@@ -122,6 +122,31 @@ def test_trials_limits_the_batches(infer_on):
     assert (len(batches), len(texts)) == (2, 6)
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "streams", "threads"),
+    [("3", 2, 1), ("9", 1, 2)],
+    ids=["as many batches at once as there are threads", "one batch has all threads"],
+)
+def test_the_offline_scenario_shares_the_threads_among_batches(infer_on, batch_size, streams, threads):
+    report, batches, _ = infer_on("--threads", "2", "--scenario", "offline", "--batch-size", batch_size)
+    assert (report["options"]["streams"], report["options"]["threads"]) == (streams, threads)
+    assert [int(row["batch"]) for row in batches] == list(range(-(-9 // int(batch_size))))
+    assert infer_on("--threads", "2")[0]["options"]["streams"] == 1
+
+
+def test_a_failure_in_one_of_several_streams_ends_the_run(infer_on, trained):
+    corpus, _ = trained
+    manifest = corpus.manifest("val")
+    broken = manifest.audio_path(manifest.utterances[4])
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    try:
+        with pytest.raises(UserError, match="audio"):
+            infer_on("--threads", "2", "--scenario", "offline", "--batch-size", "3")
+    finally:
+        broken.write_bytes(whole)
+
+
 def test_percentiles_are_numpys_and_the_stages_make_the_whole(infer_on):
     report, batches, _ = infer_on()
     for name in ("latency_s", *STAGES):
@@ -145,9 +170,12 @@ def test_a_batch_gives_each_utterance_the_text_it_gets_alone(trained, changes):
     known = dataclasses.replace(known, model=dataclasses.replace(known.model, **changes), weights=weights)
     engine, features = TorchEngine(known, CPU, "fp32"), Features(known.features)
     manifest = corpus.manifest("train")
-    plans = Plan(warmup=0), Plan(scenario="offline", batch_size=7, warmup=0)
-    alone, together = (run(engine, features, greedy, manifest, plan) for plan in plans)
-    assert alone.texts == together.texts
+    offline = Plan(scenario="offline", batch_size=7, warmup=0)
+    plans = Plan(warmup=0), offline, dataclasses.replace(offline, streams=3, warmup=2)
+    alone, together, streams = (run(engine, features, greedy, manifest, plan) for plan in plans)
+    assert alone.texts == together.texts == streams.texts
+    assert [took.batch for took in streams.times] == [took.batch for took in together.times] == list(range(7))
+    assert [took.clip_s for took in streams.times] == [took.clip_s for took in together.times]
     assert [index for index, _ in together.texts] == list(range(48))
     assert len({text for _, text in alone.texts}) > 10
 
