@@ -64,8 +64,8 @@ def open_engine(
 def choose_engine(trained: Trained, device: torch.device, precision: str) -> tuple[str, str]:
     """The faster engine and why: PyTorch on a GPU and in bf16, ONNX Runtime in fp32 on a CPU.
 
-    There ONNX Runtime took less time in every comparison made in turns (docs/performance.md): its GRU
-    reads packed weights, and shares one step among all cores also at batch 1.
+    There ONNX Runtime takes less time (docs/performance.md): its GRU reads packed weights, and shares one step among all
+    cores also at batch 1.
     """
     if device.type != "cpu":
         return "torch", "on a GPU"
