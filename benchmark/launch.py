@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from . import clock
 from .settings import ROOT, Settings
 
 GRACE_S = 10.0
@@ -79,6 +80,7 @@ def child_environment() -> dict[str, str]:
     environment = dict(os.environ)
     paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
     environment.update(PYTHONPATH=os.pathsep.join(paths), PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1")
+    environment[clock.VARIABLE] = repr(clock.OFFSET_S)
     return environment
 
 

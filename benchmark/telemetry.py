@@ -112,7 +112,7 @@ class Telemetry:
         wall_s = clock.now_s() if time_s is None else time_s
         with self._lock:
             monotonic_s, now_s = self._monotonic(wall_s), time.monotonic()
-            if not now_s - MARK_AGE_S <= monotonic_s <= now_s:
+            if not max(self._start_s, now_s - MARK_AGE_S) <= monotonic_s <= now_s:
                 # A trainer's own clock, set in mid-run: what is left is the moment at which the mark arrived.
                 monotonic_s = now_s
             self._marks[wall_s] = monotonic_s

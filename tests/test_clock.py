@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import clock, launch
 from benchmark.mllog import read_log
 from tests.harness import Bench, finish, wait_for
 
@@ -93,3 +94,12 @@ def test_the_library_really_moves_the_clocks(tmp_path, fake_clock):
     ahead_s, asleep_s = map(float, done.stdout.split())
     assert ahead_s == pytest.approx(HOUR_S, abs=60)
     assert asleep_s == pytest.approx(2 * HOUR_S, abs=60)
+
+
+@pytest.mark.parametrize(("told", "same"), [(None, True), ("yesterday", False)])
+def test_what_the_harness_starts_has_its_clock(told, same):
+    environment = launch.child_environment() | ({} if told is None else {clock.VARIABLE: told})
+    command = [sys.executable, "-c", "from benchmark import clock; print(repr(clock.OFFSET_S))"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (float(done.stdout) == clock.OFFSET_S) is same
+    assert float(done.stdout) == pytest.approx(time.time() - clock.even_s(), abs=HOUR_S)

@@ -294,6 +294,18 @@ def test_a_clock_that_jumps_spoils_no_region(tmp_path, monkeypatch):
     assert summary.samples >= 3
 
 
+def test_a_mark_from_before_the_beginning_has_a_stamp_by_another_clock(tmp_path):
+    telemetry = Telemetry(tmp_path / "t.csv", 0.05, say=lambda text: None)
+    telemetry.start()
+    begin = time.time() - 20
+    telemetry.mark("begin", begin)
+    wait_until(lambda: sampled(tmp_path / "t.csv", 5))
+    telemetry.mark("end", begin + 1)
+    telemetry.stop()
+    summary = telemetry.summary(begin, begin + 1)
+    assert summary.samples >= 3 and summary.host.cpu_pct is not None
+
+
 def test_late_samples_are_counted_and_the_grid_is_kept(monkeypatch):
     telemetry = Telemetry(None, 0.05, say=lambda text: None)
     read = telemetry._host.read
