@@ -8,8 +8,16 @@
 # Exit status: 0 target reached, 1 not reached, 2 could not be done.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
-# The options and variables need no environment: any Python shows them.
-case ${1:-} in -h | --help) exec env "PYTHONPATH=$root" PYTHONSAFEPATH=1 "${PYTHON:-python3}" -m benchmark run --help ;; esac
+# The options and variables need no environment: any Python that is new enough shows them.
+case ${1:-} in
+-h | --help)
+    for python in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
+        if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            exec env "PYTHONPATH=$root" PYTHONSAFEPATH=1 "$python" -m benchmark run --help
+        fi
+    done
+    ;;
+esac
 PY=$(sh "$root/script/setup.sh")
 # The packages are found from any working directory, and nothing that lies in it can pass for one of them.
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}

@@ -10,7 +10,7 @@ shift
 [ $# -gt 0 ] || exit 0
 echo
 PY=${PYTHON:-$root/.venv/bin/python}
-if ! command -v "$PY" >/dev/null; then
+if ! (cd "$root" && "$PY" -m script.set_up --check) >/dev/null 2>&1; then
     echo "The options are shown when the environment is there: the first start makes it, or \`sh script/setup.sh\`."
     exit 0
 fi
