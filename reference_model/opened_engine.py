@@ -18,6 +18,8 @@ from .trained import Trained
 
 AUTO = "auto"
 CHOICES = (AUTO, *ENGINES)
+LARGEST_GRAPH = 1 << 31
+"""Bytes that a protobuf message, and so a graph in memory, must stay below."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def choose_engine(trained: Trained, device: torch.device, precision: str) -> tup
         return "torch", "on a GPU"
     if precision != "fp32":
         return "torch", f"for {precision}"
+    if sum(weight.numel() * weight.element_size() for weight in trained.weights.values()) >= LARGEST_GRAPH:
+        return "torch", "for weights of 2 GiB or more, which no ONNX graph in memory can hold"
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         return "torch", "onnx and onnxruntime are not installed"
     return "onnx", "the faster one on a CPU"

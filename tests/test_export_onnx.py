@@ -189,6 +189,8 @@ def test_the_default_engine_is_pytorch_where_onnx_runtime_is_not_the_faster_one(
     trained = load_trained(checkpoint)
     assert choose_engine(trained, torch.device("cuda"), "fp32")[0] == "torch"
     assert choose_engine(trained, CPU, "bf16")[0] == "torch"
+    large = {"rnns.0.rnn.weight_hh_l0": torch.empty(1 << 29, device="meta")}
+    assert choose_engine(dataclasses.replace(trained, weights=large), CPU, "fp32")[0] == "torch"
     assert open_engine(checkpoint, "auto", CPU, "bf16").engine.precision == "bf16"
     monkeypatch.setattr(opened_engine.importlib.util, "find_spec", lambda name: None)
     opened = open_engine(checkpoint, "auto", CPU)
