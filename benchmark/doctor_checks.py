@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import psutil
 
-from datasets.dataset import read_dataset, read_stamp
+from datasets.dataset import LIBRISPEECH, read_dataset, read_stamp, removal
 from datasets.errors import UserError
 
 from . import hardware
@@ -299,9 +299,10 @@ def _dataset(folder: Path) -> Finding:
     if stamp is None:
         return Finding("warning", "data set", f"{folder.name}: {hours}; never verified", verify)
     if not stamp.passed:
-        return Finding(
-            "problem", "data set", f"{folder.name}: failed its verification of {stamp.verified_at}", "prepare it again"
-        )
+        again = "start its download again, which mends it"
+        if folder.name != LIBRISPEECH:
+            again = f"remove it ({removal(folder)}) and prepare it again"
+        return Finding("problem", "data set", f"{folder.name}: failed its verification of {stamp.verified_at}", again)
     if stamp.tree_sha256 != dataset.digest.tree_sha256:
         return Finding("warning", "data set", f"{folder.name}: {hours}; prepared anew since it was verified", verify)
     return Finding("good", "data set", f"{folder.name}: {hours}; verified {stamp.verified_at}")

@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[np.ndarray, int]:
             samples = _read_all(file, path)
             rate_hz = file.samplerate
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise UserError(f"the audio cannot be read ({_reason(error)})", where=path, remedy=_REMEDY) from None
+        raise UserError(f"the audio cannot be read ({reason(error)})", where=path, remedy=_REMEDY) from None
     except OSError as error:
         raise UserError(f"the audio cannot be read ({error.strerror})", where=path, remedy=_REMEDY) from None
     if not len(samples):
@@ -102,6 +102,7 @@ def _check_container(path: Path) -> None:
             stream.seek(length + length % 2, os.SEEK_CUR)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What libsndfile says is wrong, without the file's name."""
     text = str(getattr(error, "error_string", error)).rstrip(".")
     return text.removeprefix("Error : ").strip() or type(error).__name__

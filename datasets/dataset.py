@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from .manifest import Manifest, read_jsonl, write_atomically
 from .tarball import absolute, tree_size
 
 FORMAT = 1
+LIBRISPEECH = "LibriSpeech_dataset"
+"""The folder of the one data set whose maker mends what lies there; the others' makers want an empty place."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,21 @@ def is_prepared(folder: Path) -> bool:
     return Path(folder).is_dir() and description_path(folder).is_file()
 
 
+def removal(folder: Path) -> str:
+    """The command that clears the data set's place for its maker."""
+    return shlex.join(["rm", "-r", str(folder), str(description_path(folder))])
+
+
+def _remedy(folder: Path) -> str:
+    """What helps where the description cannot be used."""
+    if folder.name == LIBRISPEECH:
+        return "remove this file, leave the folder, and start the download again"
+    return f"remove the folder and this file ({removal(folder)}) and prepare the data set again"
+
+
 def write_description(dataset: Dataset) -> None:
-    """Declare the data set complete."""
+    """Declare the data set complete. What an earlier verification said of another tree in its place is forgotten."""
+    stamp_path(dataset.folder).unlink(missing_ok=True)
     tree = dataclasses.asdict(dataset) | {"format": FORMAT}
     del tree["folder"]
     data = orjson.dumps(tree, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -117,7 +133,7 @@ def read_dataset(folder: Path) -> Dataset:
     path = description_path(folder)
     if not folder.is_dir():
         raise UserError("no data set lies here", where=folder, remedy="prepare it (see `python -m datasets --help`)")
-    remedy = "remove this file and prepare the data set again"
+    remedy = _remedy(folder)
     try:
         tree = orjson.loads(path.read_bytes())
         if tree["format"] != FORMAT:
@@ -130,7 +146,7 @@ def read_dataset(folder: Path) -> Dataset:
             folder=folder,
             name=tree["name"],
             layout=tree["layout"],
-            splits={name: Split(**split) for name, split in tree["splits"].items()},
+            splits={name: _split(split) for name, split in tree["splits"].items()},
             digest=TreeDigest(**tree["digest"]),
             provenance=tree["provenance"],
         )
@@ -146,6 +162,22 @@ def read_dataset(folder: Path) -> Dataset:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"not a data set's description ({error})", where=path, remedy=remedy) from None
     return dataset
+
+
+def _split(tree: dict) -> Split:
+    """A split as described; TypeError where a value is of another kind than it should be."""
+    split = Split(**tree)
+    kinds: dict[str, tuple[type, ...]] = {
+        "manifest": (str,),
+        "csv": (str,),
+        "utterances": (int,),
+        "duration_s": (float, int),
+        "speakers": (int, type(None)),
+    }
+    for name, allowed in kinds.items():
+        if type(value := getattr(split, name)) not in allowed:
+            raise TypeError(f"a split's {name} is {value!r}")
+    return split
 
 
 def write_stamp(folder: Path, stamp: Stamp) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from . import fetch, flac
 from .archives import MIRRORS, Archive
 from .dataset import (
+    LIBRISPEECH,
     Dataset,
     Split,
     description_path,
@@ -35,12 +36,13 @@ from .dataset import (
 )
 from .digest import FileSum, available_cores, derive_digest, sum_of, sums_path
 from .errors import UserError
+from .kept_sums import check_whole, contents_match, kept_lines, refuse_extra
 from .manifest import Manifest, Utterance, write_atomically, write_csv, write_jsonl
 from .meter import Meter
 from .progress import Progress
 from .unpack import DamagedArchive, Part, mark_path, read_part, unpack
 
-NAME = "LibriSpeech_dataset"
+NAME = LIBRISPEECH
 WAV_BYTES_PER_HOUR = 16_000 * 2 * 3_600
 SPARE_BYTES = 256 << 20
 """Room for manifests, marks and folders, beside the audio."""
@@ -69,9 +71,10 @@ def prepare(archives: Sequence[Archive], table: Sequence[Archive], data_dir: Pat
     """
     folder, work = data_dir / NAME, data_dir / f"{NAME}.parts"
     before = _already_there(folder, options.layout)
+    whole = before is not None and _is_whole(before, work)
     mistrusted = before is not None and failed_verification(folder)
     asked_for = {a.name: a.sha256 for a in archives}
-    if before and asked_for.items() <= _archive_hashes(before).items() and looks_whole(before):
+    if before and whole and asked_for.items() <= _archive_hashes(before).items():
         if options.deep:
             _check_deep(before)
         return before
@@ -96,6 +99,22 @@ def _already_there(folder: Path, layout: str) -> Dataset | None:
             remedy="choose another --data-dir, or remove the folder first",
         )
     return dataset
+
+
+def _is_whole(dataset: Dataset, work: Path) -> bool:
+    """Whether nothing is to be mended; UserError where something lies in the folder that no archive could mend."""
+    if looks_whole(dataset):
+        return True
+    lines = kept_lines(dataset.folder, dataset.digest.tree_sha256)
+    if lines is not None:
+        refuse_extra(dataset.folder, lines)
+    if not failed_verification(dataset.folder) or all(mark_path(work, a).exists() for a in _archive_hashes(dataset)):
+        return False
+    # Without the marks every archive would be fetched, and what failed may have been put right by hand since.
+    if not contents_match(dataset):
+        return False
+    stamp_path(dataset.folder).unlink(missing_ok=True)
+    return True
 
 
 def _check_place(folder: Path, work: Path) -> None:
@@ -269,6 +288,7 @@ def _assemble(folder: Path, work: Path, parts: list[tuple[Archive, Part]], optio
     dataset = Dataset(folder, NAME, options.layout, splits, digest, provenance)
     if options.deep:
         _check_deep(dataset)
+    check_whole(dataset, lines)
     os.sync()
     write_description(dataset)
     return dataset

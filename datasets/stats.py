@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from .dataset import Dataset, Split, default_data_dir, is_prepared, read_dataset
+from .dataset import LIBRISPEECH, Dataset, Split, default_data_dir, is_prepared, read_dataset
 from .errors import HELD, UserError
 from .manifest import ALPHABET, Manifest, Utterance
 from .usage import Filled
@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def default_folder() -> Path:
     """The data set that a run would use: LibriSpeech where it is prepared, else mini."""
-    libri = default_data_dir() / "LibriSpeech_dataset"
+    libri = default_data_dir() / LIBRISPEECH
     return libri if is_prepared(libri) else default_data_dir() / "mini"
 
 

@@ -23,10 +23,10 @@ from .dataset import (
     Dataset,
     Split,
     default_data_dir,
-    description_path,
     is_prepared,
     looks_whole,
     read_dataset,
+    removal,
     write_description,
 )
 from .digest import available_cores, digest_and_keep_sums
@@ -74,13 +74,13 @@ def _already_there(corpus: Corpus, folder: Path) -> Dataset:
         raise UserError(
             what,
             where=folder,
-            remedy=f"keep it, or remove it (rm -r {folder} {description_path(folder)}) and start again",
+            remedy=f"keep it, or remove it ({removal(folder)}) and start again",
         )
     if not looks_whole(dataset):
         raise UserError(
             "the corpus that lies here is damaged: files of it are missing, changed or not its own",
             where=folder,
-            remedy=f"remove it (rm -r {folder} {description_path(folder)}) and start again",
+            remedy=f"remove it ({removal(folder)}) and start again",
         )
     print(f"{corpus.name}: already prepared in {folder}", file=sys.stderr)
     return dataset

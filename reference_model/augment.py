@@ -6,6 +6,7 @@ utterance is altered the same way whichever process or worker reads it, and agai
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def add_noise(waveform: np.ndarray, level: float, noise_files: tuple[Path, ...],
     rng = np.random.default_rng(seed)
     path = noise_files[rng.integers(len(noise_files))]
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             frames, rate_hz, channels = file.frames, file.samplerate, file.channels
             if rate_hz != 16_000 or channels != 1 or frames < len(waveform):
                 raise UserError(

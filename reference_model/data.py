@@ -6,6 +6,7 @@ seed, the epoch and its number alone. Batches hold waveforms; features are compu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from benchmark.params import AugmentParams, Params
+from datasets.audio import reason
 from datasets.errors import UserError
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest
 from datasets.pack import PackedAudio
@@ -184,9 +186,9 @@ class Recordings:
         path = Path(self._root, self._audio[index])
         remedy = "verify the data set (`sh verify_dataset.sh`), and prepare it again if it is damaged"
         try:
-            waveform, rate_hz = soundfile.read(path, dtype="float32")
+            waveform, rate_hz = soundfile.read(os.fsencode(path), dtype="float32")
         except (soundfile.LibsndfileError, OSError) as error:
-            raise UserError(f"cannot read the audio ({error})", where=path, remedy=remedy) from None
+            raise UserError(f"cannot read the audio ({reason(error)})", where=path, remedy=remedy) from None
         if rate_hz != SAMPLE_RATE_HZ or waveform.ndim != 1:
             raise UserError(f"expected mono audio at {SAMPLE_RATE_HZ} Hz", where=path, remedy=remedy)
         if len(waveform) != self.samples[index]:

@@ -12,6 +12,7 @@ import soundfile
 from benchmark.corpus import LIBRISPEECH_FOLDER, SYNTHESISED, ready_dataset
 from benchmark.params import load_variant, variant_names
 from benchmark.settings import ROOT, Settings
+from datasets.audio import reason
 from datasets.dataset import Dataset, is_prepared, read_dataset
 from datasets.errors import UserError
 from datasets.imported import Transcripts
@@ -127,9 +128,9 @@ def _from_csv(path: Path) -> Manifest:
     for line, audio, transcript in read_csv(path):
         where = f"{path}:{line}"
         try:
-            info = soundfile.info(audio)
+            info = soundfile.info(os.fsencode(audio))
         except (soundfile.LibsndfileError, OSError) as error:
-            raise UserError(f"the audio {audio} cannot be read ({error})", where=where) from None
+            raise UserError(f"the audio {audio} cannot be read ({reason(error)})", where=where) from None
         if not info.frames:
             raise UserError(f"the audio {audio} is empty", where=where)
         text = text_of(audio, transcript, where)

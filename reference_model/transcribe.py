@@ -10,6 +10,7 @@ are cut where they are quietest. Exit status: 0 done, 2 it could not be done.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import soundfile
 import soxr
 import torch
 
+from datasets.audio import reason
 from datasets.errors import HELD, UserError, one_line, run_door
 from datasets.manifest import SAMPLE_RATE_HZ
 from datasets.usage import Filled
@@ -46,7 +48,7 @@ def read_16k(path: Path) -> np.ndarray:
     pieces: list[np.ndarray] = []
     read = 0
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             rate_hz = file.samplerate
             stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
             while len(block := file.read(int(BLOCK_S * rate_hz), dtype="float32", always_2d=True)):
@@ -58,9 +60,7 @@ def read_16k(path: Path) -> np.ndarray:
             if read < file.frames < 1 << 40:  # a FLAC stream of unknown length announces 2^63 - 1
                 raise UserError(f"the audio is cut short: {read} of {file.frames} samples", where=path)
     except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the audio cannot be read ({str(error).strip()})", where=path, remedy="give WAV or FLAC"
-        ) from None
+        raise UserError(f"the audio cannot be read ({reason(error)})", where=path, remedy="give WAV or FLAC") from None
     if not read:
         raise UserError("the audio is empty", where=path)
     audio = np.concatenate(pieces)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from datasets.dataset import Dataset
 from datasets.digest import TreeSums, path_of_line, sums_path
 from datasets.errors import one_line
+from datasets.kept_sums import kept_lines
 from datasets.tarball import members
 
 from .verify_reference import Reference
@@ -31,7 +31,7 @@ def describe_difference(folder: Path, dataset: Dataset | None, reference: Refere
             yield "all files are right; the folders differ"
         yield from _named("empty folder", empty)
         return
-    lines = _kept_lines(folder, own)
+    lines = kept_lines(folder, own)
     if lines is None:
         kept = one_line(sums_path(folder).name)
         yield f"which files differ cannot be told: {kept}, made with the data set, is missing or changed"
@@ -57,17 +57,6 @@ def _sums_that_differ(reference: Reference, sums: TreeSums) -> Iterator[str]:
         f"{name} {expected}" for name, expected, got in pairs if None not in (expected, got) and expected != got
     ]
     yield f"expected {', '.join(differing)} ({reference.title})"
-
-
-def _kept_lines(folder: Path, tree_sha256: str | None) -> list[bytes] | None:
-    """The sums kept when the data set was prepared, if they are still those that its description vouches for."""
-    try:
-        data = sums_path(folder).read_bytes()
-    except FileNotFoundError:
-        return None
-    if tree_sha256 is not None and hashlib.sha256(data).hexdigest() != tree_sha256:
-        return None
-    return data.splitlines(keepends=True)
 
 
 def compare_lines(expected: Sequence[bytes], found: Sequence[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:

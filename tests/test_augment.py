@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,13 @@ def test_noise_that_cannot_serve_is_named(tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     with pytest.raises(UserError, match=r"broken\.wav"):
         add_noise(tone(440, 1.0), 0.5, (tmp_path / "broken.wav",), seed=0)
+
+
+def test_a_noise_recording_may_have_any_name(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(os.fsencode(path), tone(440, 2.0), 16_000)
+    speech = tone(440, 1.0)
+    assert not np.array_equal(add_noise(speech, 0.5, (path,), seed=0), speech)
 
 
 def test_masks_are_stripes_of_zeros_within_their_bounds():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
 
 from benchmark.params import load_variant
 from datasets.errors import UserError
+from datasets.manifest import read_jsonl
 from reference_model.data import Order, Recordings, evaluation_order, loader, training_order
 from tests.corpus import tiny_corpus, tiny_params
 
@@ -125,6 +128,14 @@ def test_wrong_audio_is_named_whichever_process_reads_it(tmp_path, damage, worke
     assert isinstance(result, UserError)
     assert str(path) in str(result)
     assert "verify" in str(result)
+
+
+def test_a_folder_whose_name_is_not_utf8_is_read(tmp_path):
+    corpus = tiny_corpus(tmp_path / "tiny", train=2, val=1)
+    folder = corpus.folder.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    manifest = read_jsonl(folder / "tiny_train_manifest.jsonl")
+    read = Recordings(manifest, None, seed=1)[(1, np.arange(2), np.arange(2))]
+    assert read.samples.tolist() == [round(manifest.utterances[i].duration_s * 16_000) for i in read.indices]
 
 
 def test_buckets_are_cut_by_the_lengths_that_the_network_will_see(corpus):

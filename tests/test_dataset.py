@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
 
 import orjson
 import pytest
 
 from datasets.dataset import (
+    LIBRISPEECH,
     Dataset,
     Split,
     Stamp,
@@ -71,6 +74,12 @@ def test_a_description_without_a_folder_is_no_data_set(dataset):
         lambda tree: tree.update(format=99),
         lambda tree: tree.update(splits=[]),
         lambda tree: tree["splits"]["val"].pop("csv"),
+        lambda tree: tree["splits"]["val"].update(manifest=5),
+        lambda tree: tree["splits"]["val"].update(csv=None),
+        lambda tree: tree["splits"]["val"].update(utterances="1"),
+        lambda tree: tree["splits"]["val"].update(duration_s=[]),
+        lambda tree: tree["splits"]["val"].update(speakers=True),
+        lambda tree: tree["splits"].update(val=7),
         lambda tree: tree["digest"].update(colour="blue"),
         lambda tree: tree["digest"].update(tar_bytes=None),
         lambda tree: tree.update(provenance=[]),
@@ -85,6 +94,21 @@ def test_a_damaged_description_is_named(dataset, damage):
     with pytest.raises(UserError) as caught:
         read_dataset(dataset.folder)
     assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(("name", "folder_stays"), [("mini", False), ("my corpus", False), (LIBRISPEECH, True)])
+def test_a_damaged_description_has_a_remedy_that_its_maker_takes(tmp_path, name, folder_stays):
+    folder = tmp_path / name
+    folder.mkdir()
+    description_path(folder).write_bytes(b"{")
+    with pytest.raises(UserError) as caught:
+        read_dataset(folder)
+    if folder_stays:
+        assert "leave the folder" in caught.value.remedy
+        return
+    command = re.search(r"\((rm -r .*)\)", caught.value.remedy)[1]
+    subprocess.run(command, shell=True, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null"])
@@ -109,3 +133,9 @@ def test_a_stamp_is_read_again_and_a_damaged_one_counts_as_none(dataset):
     for content in (b"", b"{}", b"[1]", orjson.dumps(dataclasses.asdict(stamp) | {"more": 1})):
         stamp_path(dataset.folder).write_bytes(content)
         assert read_stamp(dataset.folder) is None
+
+
+def test_a_new_description_forgets_what_was_found_of_an_earlier_tree(dataset):
+    write_stamp(dataset.folder, Stamp("2026-01-02T03:04:05Z", "ab" * 32, False))
+    write_description(dataset)
+    assert read_stamp(dataset.folder) is None

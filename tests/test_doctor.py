@@ -120,10 +120,19 @@ def test_data_sets_are_held_against_their_stamps(tmp_path):
     good = next(doctor_checks._datasets(tmp_path))
     assert (good.level, good.text) == ("good", "mini: 0.50 h train; verified 2026-01-02T03:04:05Z")
     data_set(tmp_path, sha="b" * 64)
+    assert "never verified" in next(doctor_checks._datasets(tmp_path)).text
+    write_stamp(folder, Stamp("2026-01-02T03:04:05Z", "a" * 64, True))
     assert "prepared anew" in next(doctor_checks._datasets(tmp_path)).text
     write_stamp(folder, Stamp("2026-01-02T03:04:05Z", "b" * 64, False))
-    assert next(doctor_checks._datasets(tmp_path)).level == "problem"
+    failed = next(doctor_checks._datasets(tmp_path))
+    assert failed.level == "problem"
+    assert failed.remedy == f"remove it (rm -r {folder} {description_path(folder)}) and prepare it again"
+    data_set(tmp_path, sha="b" * 64)
+    assert "never verified" in next(doctor_checks._datasets(tmp_path)).text
     description_path(folder).write_text("{")
+    libri = data_set(tmp_path / "libri", name="LibriSpeech_dataset")
+    write_stamp(libri, Stamp("2026-01-02T03:04:05Z", "a" * 64, False))
+    assert next(doctor_checks._datasets(libri.parent)).remedy == "start its download again, which mends it"
     broken = next(doctor_checks._datasets(tmp_path))
     assert broken.level == "problem"
     assert broken.remedy

@@ -151,6 +151,61 @@ def test_a_damaged_set_is_mended_by_the_same_command(shelf, tmp_path: Path, capf
     assert digest_tree(dataset.folder) == dataset.digest
 
 
+@pytest.mark.parametrize("marks", [True, False], ids=["with marks", "without marks"])
+def test_what_does_not_belong_is_named_and_nothing_else_is_done(shelf, tmp_path: Path, capfd, marks: bool):
+    dataset = run_prepare(shelf, tmp_path)
+    if not marks:
+        shutil.rmtree(tmp_path / f"{NAME}.parts")
+    (dataset.folder / "notes.txt").write_text("mine")
+    (dataset.folder / "val/mine").mkdir()
+    (dataset.folder / "val/mine/a.flac").touch()
+    for verified in (False, True):
+        if verified:
+            assert verify([str(dataset.folder)]) == 1
+        before = snapshot(tmp_path)
+        with pytest.raises(UserError, match=r"its folder: notes\.txt, val/mine/ - remove it from there"):
+            run_prepare(shelf, tmp_path, folder=tmp_path / "no archives")
+        assert snapshot(tmp_path) == before
+    # Once it is gone, the failed verification sends for no archive.
+    (dataset.folder / "notes.txt").unlink()
+    shutil.rmtree(dataset.folder / "val/mine")
+    inode = next(dataset.folder.rglob("*.flac")).stat().st_ino
+    assert run_prepare(shelf, tmp_path, folder=tmp_path / "no archives") == dataset
+    assert next(dataset.folder.rglob("*.flac")).stat().st_ino == inode
+    assert verify([str(dataset.folder)]) == 0
+
+
+def snapshot(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (s.st_ino, s.st_mtime_ns) for path in folder.rglob("*") for s in [path.stat()]}
+
+
+def test_a_damaged_set_without_marks_is_mended(shelf, tmp_path: Path):
+    dataset = run_prepare(shelf, tmp_path)
+    shutil.rmtree(tmp_path / f"{NAME}.parts")
+    path = next(dataset.folder.rglob("*.flac"))
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(data)
+    assert verify([str(dataset.folder)]) == 1
+    assert run_prepare(shelf, tmp_path) == dataset
+    assert verify([str(dataset.folder)]) == 0
+    path.unlink()
+    shutil.rmtree(tmp_path / f"{NAME}.parts")
+    assert run_prepare(shelf, tmp_path) == dataset
+    assert digest_tree(dataset.folder) == dataset.digest
+
+
+def test_what_is_put_together_is_looked_at_before_it_is_declared_whole(shelf, tmp_path: Path):
+    dataset = run_prepare(shelf, tmp_path, "dev-clean")
+    description_path(dataset.folder).unlink()
+    (dataset.folder / "val/stray").touch()
+    with pytest.raises(UserError, match=r"lies in its folder: val/stray - "):
+        run_prepare(shelf, tmp_path, "dev-clean")
+    assert not is_prepared(dataset.folder)
+    (dataset.folder / "val/stray").unlink()
+    assert run_prepare(shelf, tmp_path, "dev-clean", folder=tmp_path / "no archives") == dataset
+
+
 def test_removed_set_is_made_anew(shelf, tmp_path: Path):
     data = tmp_path / "data"
     first = run_prepare(shelf, data, "dev-clean")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import signal
@@ -28,6 +29,7 @@ from datasets.manifest import ALPHABET, read_csv
 from datasets.synthetic import synthesise
 from datasets.voices import Synthesiser, draw_speaker
 from datasets.workers import each_in_fresh_process
+from results.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[1]
 MINI = plans.mini()
@@ -147,8 +149,13 @@ def test_a_damaged_corpus_does_not_pass_for_prepared(small, tmp_path):
     shutil.copytree(small.folder.parent, data)
     assert synthesise(SMALL, data, processes=1).digest == small.digest
     next((data / SMALL.name).rglob("*.flac")).unlink()
-    with pytest.raises(UserError, match=r"the corpus that lies here is damaged: .* - remove it \(rm -r "):
+    assert verify([str(data / SMALL.name)]) == 1
+    with pytest.raises(UserError, match=r"the corpus that lies here is damaged: .* - remove it \(rm -r ") as caught:
         synthesise(SMALL, data, processes=1)
+    # The remedy works, and for good: what the verification noted does not outlive the tree that it read.
+    subprocess.run(re.search(r"\((rm -r .*)\)", caught.value.remedy)[1], shell=True, check=True)
+    for _ in range(2):
+        assert synthesise(SMALL, data, processes=1).digest == small.digest
 
 
 def test_mini_through_the_door_is_the_reference_and_then_nothing_is_left_to_do(tmp_path):

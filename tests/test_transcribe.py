@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +14,7 @@ from reference_model import transcribe
 from reference_model.checkpoint import load_trained
 from reference_model.checkpoint_file import checkpoint_path
 from reference_model.export_onnx import export
+from reference_model.locate import find_clips
 from reference_model.opened_engine import open_engine
 from reference_model.train import main as train
 from tests.corpus import speak, tiny_corpus, tiny_params
@@ -103,6 +106,22 @@ def test_pieces_come_in_order_whatever_their_lengths(trained):
 
 def test_a_moment_of_sound_is_no_text_and_no_error(trained):
     assert transcribe.transcribe(np.zeros(50, np.float32), open_engine(trained, "auto", CPU)) == ""
+
+
+def test_a_name_that_is_not_utf8_is_no_fault(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    path = folder / os.fsdecode(b"\xff.wav")
+    soundfile.write(os.fsencode(path), say("BAD CAB"), 16_000)
+    samples = len(transcribe.read_16k(path))
+    (folder / "said.txt").write_text("BAD CAB")
+    path.rename(folder / "said.wav")
+    (folder / "list.csv").write_text("said.wav,said.txt\n")
+    (utterance,) = find_clips(str(folder / "list.csv"), None, tmp_path, print).manifest.utterances
+    assert round(utterance.duration_s * 16_000) == samples > 0
+    (folder / "said.wav").write_text("text")
+    with pytest.raises(UserError, match=r"cannot be read \(Format not recognised\)"):
+        find_clips(str(folder / "list.csv"), None, tmp_path, print)
 
 
 def test_what_is_no_audio_is_named(trained, tmp_path):

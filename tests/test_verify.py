@@ -12,7 +12,7 @@ import pytest
 
 from datasets.archives import PUBLISHED
 from datasets.dataset import Dataset, Split, TreeDigest, read_stamp, stamp_path, write_description
-from datasets.digest import digest_and_keep_sums, sums_path
+from datasets.digest import digest_and_keep_sums, digest_tree, sums_path
 from datasets.errors import UserError
 from results import verify_reference
 from results.verify import FAILED, PASSED, main
@@ -145,6 +145,31 @@ def test_expectations(folder: Path, capsys):
     tree = read_stamp(folder)
     assert tree is not None
     assert verify(folder, "--expect", tree.tree_sha256.upper()) == 0
+
+
+def test_a_number_that_the_user_brought_leaves_no_mark_on_the_set(folder: Path, capsys):
+    assert verify(folder, "--expect", "1:2") == 1
+    out = capsys.readouterr().out
+    assert "equal to what was noted when the data set was prepared: this is noted" in out
+    assert out.endswith(FAILED + "\n")
+    stamp = read_stamp(folder)
+    assert stamp is not None and stamp.passed
+    # A right number for a damaged tree is a pass of that number; the set itself is noted as damaged.
+    flip(folder / FILE)
+    tree = digest_tree(folder)
+    assert verify(folder, "--expect", tree.tree_sha256) == 0
+    out = capsys.readouterr().out
+    assert "NOT equal to what was noted when the data set was prepared: this is noted" in out
+    assert out.endswith(PASSED + "\n")
+    stamp = read_stamp(folder)
+    assert stamp is not None and not stamp.passed
+
+
+def test_without_sums_of_its_own_nothing_is_noted(folder: Path):
+    (folder.parent / "mine.dataset.json").unlink()
+    assert verify(folder, "--expect", digest_tree(folder).tree_sha256) == 0
+    assert verify(folder, "--expect", "1:2") == 1
+    assert read_stamp(folder) is None
 
 
 @pytest.mark.parametrize("arguments", [["--expect", "12x"], ["--expect", "f" * 63], ["--processes", "0"], ["a", "b"]])
