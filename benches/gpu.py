@@ -9,7 +9,7 @@ costs. Figures are medians of repeats after warm-up, between device synchronisat
 
 Each section is a process of its own with a time limit, so that none takes the others with it, whatever it does to the device.
 The table (gpu_bench.md, gpu_bench.json) is written anew after each section, with the rows that a broken one got to, and the
-timed runs (run_*.tar.gz) beside it: all to --out (default: $OUT, else results/published). Exit status 2 where anything
+timed runs (run_*.tar.gz) beside it: all to --out (default: $OUT, else results/published). Exit status 2 where a section
 could not be done. With --device cpu --tiny everything runs at a small size: a rehearsal.
 """
 
@@ -112,7 +112,8 @@ def _in_a_process(
         command = [sys.executable, "-m", "benches", "gpu", "--device", options.device, "--out", str(options.out)]
         command += ["--only", name, "--budget", str(limit_s), "--in-this-process", str(file)]
         command += ["--tiny"] if options.tiny else []
-        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        # Whatever a section that is ended leaves behind goes with this folder.
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=os.environ | {"TMPDIR": place})
         reason = None
         try:
             if process.wait(limit_s):

@@ -57,7 +57,7 @@ def loader(bench: Bench) -> None:
         params = closed(bench, batch, "bf16")
         batches = [np.arange(start, min(start + batch, len(manifest))) for start in range(0, len(manifest), batch)]
         # Read several times over, so that starting the workers does not count: the files lie in the page cache.
-        passes = 1 if bench.tiny else 6
+        passes = 1 if bench.tiny else 3
         pack(dataset)
         for name, packed in (("FLAC", None), ("packed", open_packed(dataset, "train", manifest))):
             order = Order()
@@ -112,7 +112,7 @@ def telemetry(bench: Bench) -> None:
     trainer = make_step(params, bench.device)
 
     def some_steps() -> None:
-        for _ in range(2 if bench.tiny else 20):
+        for _ in range(2 if bench.tiny else 8):
             trainer(data, 1e-4)
 
     plain, sampled = [], []
