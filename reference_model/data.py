@@ -229,7 +229,7 @@ class _Work(Dataset):
         self._recordings, self._slots = recordings, slots
 
     def __getitems__(self, items: list[Item]) -> list[Batch | Lent | UserError]:
-        """What the user can mend is returned, not raised: the loader would wrap it in its worker's traceback."""
+        """What the user can mend is returned in place of all of them: raised, the loader would wrap it in a traceback."""
         taken: list[int | None] = []
 
         def room(rows: int, columns: int) -> np.ndarray:
@@ -243,6 +243,9 @@ class _Work(Dataset):
         try:
             batches = self._recordings.batches(items, room)
         except UserError as error:
+            for slot in taken:
+                if self._slots and slot is not None:
+                    self._slots.give_back(slot)
             return [error]
         return [
             batch if self._slots is None or slot is None else Lent.of(batch, self._slots, slot)
@@ -251,7 +254,7 @@ class _Work(Dataset):
 
 
 class Batches:
-    """Each pass yields an Order's batches, or a UserError in a batch's place; see `loader`."""
+    """Each pass yields an Order's batches, or a UserError in place of those read together with it; see `loader`."""
 
     def __init__(self, recordings: Recordings, order: Order, workers: int, pin: bool) -> None:
         self._recordings, self._order, self._workers, self._pin = recordings, order, workers, pin
@@ -262,8 +265,7 @@ class Batches:
         if self._loader is None:
             self._loader = self._made()
         for piece in self._loader:
-            for batch in piece:
-                yield batch.taken() if isinstance(batch, Lent) else batch
+            yield from piece
 
     def _made(self) -> DataLoader:
         workers, slots, at_once = self._workers, None, 1

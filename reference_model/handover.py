@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import mmap
 import multiprocessing
+import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,7 +95,10 @@ def _slots(number: int) -> Slots:
 
 @dataclass(frozen=True)
 class Lent:
-    """A batch on its way: its waveforms (rows, columns) lie in a slot, all else travels along."""
+    """A batch that is sent to the process that made the slots: its waveforms (rows, columns) stay in one, all else travels.
+
+    Unpickled there, it is a Batch; the slot is given back when nothing refers to its waveforms any more.
+    """
 
     slots: Slots
     slot: int
@@ -110,17 +114,24 @@ class Lent:
         rows, columns = batch.waveforms.shape
         return cls(slots, slot, (rows, columns), small, rest)
 
-    def taken(self) -> Batch:
-        """The batch; its slot is given back when nothing refers to the waveforms any more."""
-        waveforms = self.slots.matrix(self.slot, *self.shape)
-        weakref.finalize(waveforms, self.slots.give_back, self.slot)
-        small = {name: torch.from_numpy(value) for name, value in self.arrays.items()}
-        fields: dict[str, Any] = {"waveforms": torch.from_numpy(waveforms), **small, **self.rest}
-        return Batch(**fields)
+    def __reduce__(self) -> tuple:
+        return _received, (self.slots, self.slot, self.shape, self.arrays, self.rest)
 
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory (called by the loader); its slot is given back."""
-        return self.taken().pin_memory()
+
+def _received(
+    slots: Slots, slot: int, shape: tuple[int, int], arrays: dict[str, np.ndarray], rest: dict[str, Any]
+) -> Batch:
+    waveforms = slots.matrix(slot, *shape)
+    weakref.finalize(waveforms, _give_back, slots, slot, os.getpid())
+    small = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    fields: dict[str, Any] = {"waveforms": torch.from_numpy(waveforms), **small, **rest}
+    return Batch(**fields)
+
+
+def _give_back(slots: Slots, slot: int, receiver: int) -> None:
+    # A process that was forked while the batch was in use forgets its own copy, not the batch.
+    if os.getpid() == receiver:
+        slots.give_back(slot)
 
 
 def keep_freed_memory(worker: int) -> None:

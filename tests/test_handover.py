@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import pickle
 
 import numpy as np
 import pytest
 import torch
 
+from datasets.errors import UserError
+from reference_model import data
 from reference_model.data import Order, Recordings, loader
 from reference_model.handover import Batch, Lent, Slots
 from tests.corpus import tiny_corpus, tiny_params
@@ -62,19 +65,22 @@ def test_what_another_process_writes_arrives_and_the_slot_is_free_again():
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
-    lent = pickle.loads(reading.recv_bytes())
+    received = pickle.loads(reading.recv_bytes())
     process.join()
-    assert lent.slots is slots
-    assert slots.take() == 1 - lent.slot
-    assert slots.take() is None
-    taken = lent.taken()
-    assert_same(taken, batch)
-    kept = taken.waveforms[1:]
-    del taken
+    free = slots.take()
+    assert free is not None and slots.take() is None
+    assert_same(received, batch)
+    if os.fork() == 0:
+        del received
+        os._exit(0)
+    os.wait()
+    assert slots.take() is None, "another process that forgets the batch does not free the slot"
+    kept = received.waveforms[1:]
+    del received
     assert slots.take() is None, "a view of the waveforms is still in use"
     assert kept.equal(batch.waveforms[1:])
     del kept
-    assert slots.take() == lent.slot
+    assert slots.take() == 1 - free
 
 
 @pytest.mark.parametrize("size", [3, 8, 40])
@@ -89,7 +95,21 @@ def test_many_passes_through_few_slots_give_what_one_process_reads(recordings, s
             assert_same(one, other)
 
 
-def test_a_pass_given_up_half_way_does_not_hold_up_the_next(recordings):
+def free_slots(slots: Slots) -> int:
+    numbers = list(iter(slots.take, None))
+    for number in numbers:
+        slots.give_back(number)
+    return len(numbers)
+
+
+@pytest.fixture
+def made_slots(monkeypatch) -> list[Slots]:
+    made = []
+    monkeypatch.setattr(data, "Slots", lambda *sizes: made.append(Slots(*sizes)) or made[-1])
+    return made
+
+
+def test_a_pass_given_up_half_way_does_not_hold_up_the_next(recordings, made_slots):
     order = order_of(recordings, 2)
     batches = loader(recordings, order, workers=1, pin=False)
     expected = list(loader(recordings, order, workers=0, pin=False))
@@ -99,6 +119,22 @@ def test_a_pass_given_up_half_way_does_not_hold_up_the_next(recordings):
         passing.close()
     for one, other in zip(batches, expected, strict=True):
         assert_same(one, other)
+    (slots,) = made_slots
+    count = free_slots(slots)
+    del one
+    assert free_slots(slots) == count + 1 == len(slots._free)
+
+
+def test_slots_taken_for_a_batch_that_cannot_be_read_are_free_again(tmp_path, made_slots):
+    corpus = tiny_corpus(tmp_path / "tiny", train=48)
+    manifest = corpus.manifest("train")
+    manifest.audio_path(manifest.utterances[40]).write_bytes(b"no FLAC")
+    recordings = Recordings(manifest, None, seed=1)
+    found = list(loader(recordings, order_of(recordings, 4), workers=1, pin=False))
+    assert [isinstance(each, UserError) for each in found] == [False] * 8 + [True]
+    del found
+    (slots,) = made_slots
+    assert free_slots(slots) == len(slots._free)
 
 
 def test_without_a_free_slot_that_is_large_enough_batches_come_as_they_did(recordings):
