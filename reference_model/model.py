@@ -190,6 +190,13 @@ def run_stack(layers: Sequence[RecurrentLayer], x: Tensor) -> Tensor:
     return _run([layer.weights("") for layer in layers], x, layers[0].training)
 
 
+def gru_dtype(device: torch.device) -> torch.dtype:
+    """What GRUs on `device` compute with under the autocast in force, which is PyTorch's choice: see docs/performance.md."""
+    x = torch.zeros(1, 1, 1, device=device)
+    weights = [torch.zeros(3, *shape, device=device) for shape in ((1,), (1,), (), ())]
+    return torch.gru(x, x, weights, True, 1, 0.0, False, False, False)[0].dtype
+
+
 def _lay_side_by_side(layers: Sequence[RecurrentLayer]) -> None:
     """Let the layers' weights share one piece of GPU memory, in cuDNN's order, so that it need not copy them at each call.
 

@@ -36,7 +36,7 @@ from .checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_
 from .data import Order, Recordings, evaluation_order, loader, training_order
 from .evaluate import evaluate
 from .features import Features
-from .model import DeepSpeech2, output_frames
+from .model import DeepSpeech2, gru_dtype, output_frames
 from .optim import build_optimizer
 from .process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory
 from .profile import NoProfile, Profile
@@ -155,6 +155,8 @@ def _train(
         log.event(mllog.RESUMED, resumed.epoch, accelerators=accelerators)
     else:
         log_parameters(log, params, args.seed, world.size, len(train_set), len(eval_set), accelerators)
+        with trainer.autocast():
+            log.event("gru_dtype", str(gru_dtype(device)).removeprefix("torch."))
         if packed:
             log.event("input_format", "packed")
         log.end(mllog.INIT_STOP)

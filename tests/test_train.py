@@ -100,6 +100,7 @@ def test_the_log_holds_every_key_once_and_in_order(whole):
     assert values(events, "train_samples") == [24]
     assert values(events, "eval_samples") == [7]
     assert values(events, "trained_samples") == [72]
+    assert values(events, "gru_dtype") == ["float32"]
     assert events[-1].metadata["status"] == "aborted"
     assert [event.time_ms for event in events] == sorted(event.time_ms for event in events)
     assert losses(events)[2] < losses(events)[0]
