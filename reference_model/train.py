@@ -369,4 +369,4 @@ def _door() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(_door))
+    distributed.end_process(run_door(_door))
