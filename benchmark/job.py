@@ -96,15 +96,26 @@ def trainer_command(job: Job) -> list[str]:
     )
 
 
-def _portable(command: list[str]) -> tuple[str, ...]:
-    """`command` as a record keeps it: paths in the checkout relative to it, since records are published."""
-    return ("python", *(argument.removeprefix(f"{ROOT}{os.sep}") for argument in command[1:]))
+def _portable(job: Job) -> tuple[str, ...]:
+    """The job's command as a record keeps it: records are published, and where a submitter keeps things is nobody's business.
+
+    Paths in the checkout are relative to it; others begin with the name of the variable that leads there.
+    """
+    places = {ROOT: "", job.settings.results_dir: "RESULTS_DIR/", job.dataset.folder.parent: "DATA_DIR/"}
+
+    def said(argument: str) -> str:
+        for place, name in places.items():
+            if argument.startswith(f"{place}{os.sep}"):
+                return name + argument.removeprefix(f"{place}{os.sep}")
+        return argument
+
+    return ("python", *map(said, trainer_command(job)[1:]))
 
 
 def begin_record(job: Job) -> RunRecord:
     """The record of a run that has just begun, or of one that goes on."""
     settings, params, dataset = job.settings, job.params, job.dataset
-    command = _portable(trainer_command(job))
+    command = _portable(job)
     code = CodeVersion(**system.code_version(ROOT))
     if job.resumption:
         old = job.resumption.record

@@ -26,6 +26,8 @@ def test_two_processes_make_one_log(bench):
     record = bench.record()
     assert (record.status, record.run.nproc) == ("success", 2)
     assert "torch.distributed.run" in record.command
+    places = [argument.partition("/")[0] for argument in record.command if "/" in argument]
+    assert places == ["RESULTS_DIR", "DATA_DIR", "RESULTS_DIR"], "no record says where its submitter keeps things"
 
 
 def test_a_target_missed_by_several_is_still_exit_status_1(bench):
