@@ -35,8 +35,8 @@ GOAL_RATIO = 2
 SHORTEST_S, LONGEST_S = 0.6, 6.0
 NETWORKS = (
     ("mini", "mini", {}, 256, GOAL_RATIO),
-    ("closed 1024", "librispeech", {"rnn_hidden": 1024}, 64, None),
-    ("closed 1024 bi", "librispeech", {"rnn_hidden": 1024, "bidirectional": True}, 64, None),
+    ("closed 1024", "librispeech", {"rnn_hidden": 1024}, 128, None),
+    ("closed 1024 bi", "librispeech", {"rnn_hidden": 1024, "bidirectional": True}, 128, None),
     ("closed", "librispeech", {}, 16, GOAL_RATIO),
     ("closed bi", "librispeech", {"bidirectional": True}, 16, GOAL_RATIO),
 )
