@@ -73,7 +73,9 @@ def choose_engine(trained: Trained, device: torch.device, precision: str) -> tup
         return "torch", "on a GPU"
     if precision != "fp32":
         return "torch", f"for {precision}"
-    if sum(weight.numel() * weight.element_size() for weight in trained.weights.values()) >= LARGEST_GRAPH:
+    # What a hostile file has in a weight's place is refused where the network is made.
+    weights = [weight for weight in trained.weights.values() if isinstance(weight, torch.Tensor)]
+    if sum(weight.numel() * weight.element_size() for weight in weights) >= LARGEST_GRAPH:
         return "torch", "for weights of 2 GiB or more, which no ONNX graph in memory can hold"
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         return "torch", "onnx and onnxruntime are not installed"
