@@ -81,7 +81,8 @@ def main() -> int:
         wer = plan["wers"][min(done, len(plan["wers"])) - 1]
         log.event("eval_accuracy", wer, epoch_num=done, cer=wer / 3, mean_wer=wer + 1, word_edits=round(wer), words=100)
         log.end("eval_stop", epoch_num=done)
-        save(args.run_dir / "checkpoints" / f"epoch_{done:02d}.pt", json.dumps({"epoch": done}))
+        if rank == 0:
+            save(args.run_dir / "checkpoints" / f"epoch_{done:02d}.pt", json.dumps({"epoch": done}))
     reached = wer is not None and wer <= params.train.target_wer
     log.event("trained_samples", 6 * done, epoch_num=done)
     if plan["fault"] == "no run_stop":
