@@ -1,8 +1,9 @@
 """The only gate to NVML, NVIDIA's management library: which GPUs are here, and what each of them reads now.
 
 Any call can fail alone (not supported on this chip, hidden by a container or by MIG): its value is None, and the rest
-goes on. Call names and units: the NVML API reference, as bound by nvidia-ml-py. Devices are told apart by UUID, because
-CUDA's order and NVML's order differ.
+goes on. Call names and units: the NVML API reference, as bound by nvidia-ml-py (pynvml), whose versions have different
+names: one that lacks a name is no worse than a chip that lacks the value. Devices are told apart by UUID, because CUDA's
+order and NVML's order differ.
 """
 
 from __future__ import annotations
@@ -17,15 +18,44 @@ import pynvml
 GPM_MIN_INTERVAL_S = 0.1
 """Two samples of the GPU's performance monitors must lie further apart than this (NVML's own rule)."""
 
-_NEVER = {
-    pynvml.NVML_ERROR_NOT_SUPPORTED,
-    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-    pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
-    pynvml.NVML_ERROR_INVALID_ARGUMENT,
-    pynvml.NVML_ERROR_NO_PERMISSION,
-}
+
+class _MissingName(Exception):
+    """This version of pynvml lacks a name."""
+
+
+class _Names:
+    """pynvml's names, looked up when they are used. One that this version lacks raises _MissingName: a call that failed."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return getattr(pynvml, name)
+        except AttributeError:
+            raise _MissingName(f"pynvml has no {name}") from None
+
+
+_nv = _Names()
+
+
+def _known(*names: str) -> list[Any]:
+    """What the names stand for, without those that this version of pynvml lacks."""
+    return [getattr(pynvml, name) for name in names if hasattr(pynvml, name)]
+
+
+_FAILURES: tuple[type[Exception], ...] = (
+    _MissingName,
+    *(_known("NVMLError") or [Exception]),
+    *_known("NVMLLibraryMismatchError"),
+)
+"""What a call raises whose value cannot be had; the last where the driver lacks the version of it that pynvml calls."""
+_NEVER = _known(
+    "NVML_ERROR_NOT_SUPPORTED",
+    "NVML_ERROR_FUNCTION_NOT_FOUND",
+    "NVML_ERROR_ARGUMENT_VERSION_MISMATCH",
+    "NVML_ERROR_INVALID_ARGUMENT",
+    "NVML_ERROR_NO_PERMISSION",
+)
 """Errors that asking again will not mend: the call is not made again."""
-_LOST = {pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_GPU_NOT_FOUND}
+_LOST = _known("NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_RESET_REQUIRED", "NVML_ERROR_GPU_NOT_FOUND")
 """Errors after which a GPU answers nothing until the machine, or the GPU, is reset."""
 
 
@@ -49,14 +79,14 @@ class Reading:
     divisor: float = 1.0
 
 
-def _field(number: int) -> Callable[[Any], float]:
+def _field(name: str) -> Callable[[Any], float]:
     def read(handle: Any) -> float:
-        value = pynvml.nvmlDeviceGetFieldValues(handle, [number])[0]
-        if value.nvmlReturn != pynvml.NVML_SUCCESS:
-            raise pynvml.NVMLError(value.nvmlReturn)
+        value = _nv.nvmlDeviceGetFieldValues(handle, [getattr(_nv, name)])[0]
+        if value.nvmlReturn != _nv.NVML_SUCCESS:
+            raise _nv.NVMLError(value.nvmlReturn)
         return {
-            pynvml.NVML_VALUE_TYPE_DOUBLE: value.value.dVal,
-            pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: value.value.uiVal,
+            _nv.NVML_VALUE_TYPE_DOUBLE: value.value.dVal,
+            _nv.NVML_VALUE_TYPE_UNSIGNED_INT: value.value.uiVal,
         }.get(value.valueType, value.value.ullVal)
 
     return read
@@ -64,82 +94,55 @@ def _field(number: int) -> Callable[[Any], float]:
 
 READINGS: tuple[Reading, ...] = (
     # The share of time with at least one kernel running: one busy SM can read 100 %. GPM below tells the truth.
-    Reading("utilization_pct", (lambda h: pynvml.nvmlDeviceGetUtilizationRates(h).gpu,)),
+    Reading("utilization_pct", (lambda h: _nv.nvmlDeviceGetUtilizationRates(h).gpu,)),
     Reading(
         "memory_used_bytes",
         (
-            lambda h: pynvml.nvmlDeviceGetMemoryInfo(h, version=pynvml.nvmlMemory_v2).used,
-            lambda h: pynvml.nvmlDeviceGetMemoryInfo(h).used,
+            lambda h: _nv.nvmlDeviceGetMemoryInfo(h, version=_nv.nvmlMemory_v2).used,
+            lambda h: _nv.nvmlDeviceGetMemoryInfo(h).used,
         ),
     ),
     # Field 185 is the mean of the last second, which suits sampling; field 186 is the power at this instant.
-    Reading("power_w", (_field(pynvml.NVML_FI_DEV_POWER_AVERAGE), pynvml.nvmlDeviceGetPowerUsage), 1e3),
-    Reading("power_instant_w", (_field(pynvml.NVML_FI_DEV_POWER_INSTANT),), 1e3),
-    Reading("energy_counter_j", (pynvml.nvmlDeviceGetTotalEnergyConsumption,), 1e3),
+    Reading("power_w", (_field("NVML_FI_DEV_POWER_AVERAGE"), lambda h: _nv.nvmlDeviceGetPowerUsage(h)), 1e3),
+    Reading("power_instant_w", (_field("NVML_FI_DEV_POWER_INSTANT"),), 1e3),
+    Reading("energy_counter_j", (lambda h: _nv.nvmlDeviceGetTotalEnergyConsumption(h),), 1e3),
     Reading(
         "temperature_c",
         (
-            lambda h: pynvml.nvmlDeviceGetTemperatureV(h, pynvml.NVML_TEMPERATURE_GPU),
-            lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU),
+            lambda h: _nv.nvmlDeviceGetTemperatureV(h, _nv.NVML_TEMPERATURE_GPU),
+            lambda h: _nv.nvmlDeviceGetTemperature(h, _nv.NVML_TEMPERATURE_GPU),
         ),
     ),
-    Reading("sm_clock_mhz", (lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM),)),
-    Reading("memory_clock_mhz", (lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM),)),
+    Reading("sm_clock_mhz", (lambda h: _nv.nvmlDeviceGetClockInfo(h, _nv.NVML_CLOCK_SM),)),
+    Reading("memory_clock_mhz", (lambda h: _nv.nvmlDeviceGetClockInfo(h, _nv.NVML_CLOCK_MEM),)),
     Reading(
         "event_reasons_bits",
         # The older name is what drivers before 535 export, and what CUDA 14 drops.
-        (pynvml.nvmlDeviceGetCurrentClocksEventReasons, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons),
+        (
+            lambda h: _nv.nvmlDeviceGetCurrentClocksEventReasons(h),
+            lambda h: _nv.nvmlDeviceGetCurrentClocksThrottleReasons(h),
+        ),
     ),
 )
 
 _MIB, _KIB = 1 / 1024**2, 1 / 1024
-GPM_READINGS: tuple[tuple[int, str, float], ...] = (
-    (pynvml.NVML_GPM_METRIC_SM_UTIL, "sm_active_pct", 1.0),
-    (pynvml.NVML_GPM_METRIC_SM_OCCUPANCY, "sm_occupancy_pct", 1.0),
-    (pynvml.NVML_GPM_METRIC_ANY_TENSOR_UTIL, "tensor_active_pct", 1.0),
-    (pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL, "dram_active_pct", 1.0),
-    (pynvml.NVML_GPM_METRIC_PCIE_TX_PER_SEC, "pcie_tx_bytes_per_s", _MIB),
-    (pynvml.NVML_GPM_METRIC_PCIE_RX_PER_SEC, "pcie_rx_bytes_per_s", _MIB),
+GPM_READINGS: tuple[tuple[str, str, float], ...] = (
+    ("NVML_GPM_METRIC_SM_UTIL", "sm_active_pct", 1.0),
+    ("NVML_GPM_METRIC_SM_OCCUPANCY", "sm_occupancy_pct", 1.0),
+    ("NVML_GPM_METRIC_ANY_TENSOR_UTIL", "tensor_active_pct", 1.0),
+    ("NVML_GPM_METRIC_DRAM_BW_UTIL", "dram_active_pct", 1.0),
+    ("NVML_GPM_METRIC_PCIE_TX_PER_SEC", "pcie_tx_bytes_per_s", _MIB),
+    ("NVML_GPM_METRIC_PCIE_RX_PER_SEC", "pcie_rx_bytes_per_s", _MIB),
 )
-"""Number, name with unit, divisor of each GPM metric; each is a mean over the time between two samples."""
+"""NVML's name, our name with unit, divisor of each GPM metric; each is a mean over the time between two samples."""
 
 PCIE_READINGS: tuple[Reading, ...] = (
-    Reading(
-        "pcie_tx_bytes_per_s",
-        (lambda h: pynvml.nvmlDeviceGetPcieThroughput(h, pynvml.NVML_PCIE_UTIL_TX_BYTES),),
-        _KIB,
-    ),
-    Reading(
-        "pcie_rx_bytes_per_s",
-        (lambda h: pynvml.nvmlDeviceGetPcieThroughput(h, pynvml.NVML_PCIE_UTIL_RX_BYTES),),
-        _KIB,
-    ),
+    Reading("pcie_tx_bytes_per_s", (lambda h: _nv.nvmlDeviceGetPcieThroughput(h, _nv.NVML_PCIE_UTIL_TX_BYTES),), _KIB),
+    Reading("pcie_rx_bytes_per_s", (lambda h: _nv.nvmlDeviceGetPcieThroughput(h, _nv.NVML_PCIE_UTIL_RX_BYTES),), _KIB),
 )
 """PCIe traffic for chips without GPM; NVML waits 20 ms in each call."""
 
 READING_NAMES: tuple[str, ...] = (*(r.name for r in READINGS), *(name for _, name, _ in GPM_READINGS))
-
-EVENT_REASONS: dict[int, str] = {
-    0x001: "gpu_idle",
-    0x002: "application_clocks",
-    0x004: "sw_power_cap",
-    0x008: "hw_slowdown",
-    0x010: "sync_boost",
-    0x020: "sw_thermal_slowdown",
-    0x040: "hw_thermal_slowdown",
-    0x080: "hw_power_brake",
-    0x100: "display_clocks",
-    0x200: "board_limit",
-    0x400: "reliability",
-}
-"""Why the clocks are not higher: NVML's bits and our names for them."""
-
-
-def event_reason_names(bits: float | None) -> list[str] | None:
-    """The names of the clock event reasons that are set in `bits`; None where the bits could not be read."""
-    if bits is None:
-        return None
-    return [name for bit, name in EVENT_REASONS.items() if int(bits) & bit]
 
 
 @dataclass(frozen=True)
@@ -204,11 +207,22 @@ class Gpu:
                 continue
             try:
                 return call(self._handle) / reading.divisor
-            except pynvml.NVMLError as error:
+            except _FAILURES as error:
                 _raise_if_lost(error)
-                if error.value in _NEVER:
+                if getattr(error, "value", None) in _NEVER:
                     self._dead_calls.add((reading.name, place))
         return None
+
+    def process_ids(self) -> list[int] | None:
+        """The processes that compute on this GPU, as the driver numbers them; None where it does not tell.
+
+        To a container with process numbers of its own a driver lists others, or none at all.
+        """
+        listed = _ask(lambda: _nv.nvmlDeviceGetComputeRunningProcesses(self._handle))
+        if listed is None:
+            # The plain name stands for the newest call that this pynvml knows, which an older driver lacks.
+            listed = _ask(lambda: _nv.nvmlDeviceGetComputeRunningProcesses_v2(self._handle))
+        return None if listed is None else [process.pid for process in listed]
 
     def close(self) -> None:
         """Give back what the GPU's monitors hold."""
@@ -221,21 +235,23 @@ class _Gpm:
 
     def __init__(self, take_sample: Callable[[Any], object]) -> None:
         self._take_sample = take_sample
-        self._before, self._after = pynvml.nvmlGpmSampleAlloc(), pynvml.nvmlGpmSampleAlloc()
+        self._readings = [(known, *others) for name, *others in GPM_READINGS for known in _known(name)]
+        self._query = _nv.c_nvmlGpmMetricsGet_t()
+        self._query.version = _nv.NVML_GPM_METRICS_GET_VERSION
+        self._before, self._after = _nv.nvmlGpmSampleAlloc(), _nv.nvmlGpmSampleAlloc()
         self._before_s: float | None = None
-        self._query = pynvml.c_nvmlGpmMetricsGet_t()
 
     @classmethod
     def open(cls, handle: Any, parent: Any) -> _Gpm | None:
         """The monitors of a GPU, or of the slice `handle` of the GPU `parent`; None where the chip has none."""
         try:
-            if not pynvml.nvmlGpmQueryDeviceSupport(parent or handle).isSupportedDevice:
+            if not _nv.nvmlGpmQueryDeviceSupport(parent or handle).isSupportedDevice:
                 return None
             if parent is None:
-                return cls(lambda sample: pynvml.nvmlGpmSampleGet(handle, sample))
-            instance = pynvml.nvmlDeviceGetGpuInstanceId(handle)
-            return cls(lambda sample: pynvml.nvmlGpmMigSampleGet(parent, instance, sample))
-        except pynvml.NVMLError:
+                return cls(lambda sample: _nv.nvmlGpmSampleGet(handle, sample))
+            instance = _nv.nvmlDeviceGetGpuInstanceId(handle)
+            return cls(lambda sample: _nv.nvmlGpmMigSampleGet(parent, instance, sample))
+        except _FAILURES:
             return None
 
     def read(self, now_s: float) -> dict[str, float]:
@@ -245,7 +261,7 @@ class _Gpm:
         try:
             self._take_sample(self._after)
             values = {} if self._before_s is None else self._metrics()
-        except pynvml.NVMLError as error:
+        except _FAILURES as error:
             _raise_if_lost(error)
             self._before_s = None
             return {}
@@ -254,23 +270,22 @@ class _Gpm:
 
     def _metrics(self) -> dict[str, float]:
         query = self._query
-        query.version = pynvml.NVML_GPM_METRICS_GET_VERSION
-        query.numMetrics = len(GPM_READINGS)
+        query.numMetrics = len(self._readings)
         query.sample1, query.sample2 = self._before, self._after
-        for place, (number, _, _) in enumerate(GPM_READINGS):
+        for place, (number, _, _) in enumerate(self._readings):
             query.metrics[place].metricId = number
-        pynvml.nvmlGpmMetricsGet(query)
+        _nv.nvmlGpmMetricsGet(query)
         values = {}
-        for place, (_, name, divisor) in enumerate(GPM_READINGS):
+        for place, (_, name, divisor) in enumerate(self._readings):
             metric = query.metrics[place]
             # A chip without a metric answers with an error, or with a value that is not a number.
-            if metric.nvmlReturn == pynvml.NVML_SUCCESS and metric.value == metric.value:
+            if metric.nvmlReturn == _nv.NVML_SUCCESS and metric.value == metric.value:
                 values[name] = metric.value / divisor
         return values
 
     def close(self) -> None:
         for sample in (self._before, self._after):
-            _ask(pynvml.nvmlGpmSampleFree, sample)
+            _ask(lambda each: _nv.nvmlGpmSampleFree(each), sample)
 
 
 class Nvml:
@@ -281,21 +296,21 @@ class Nvml:
 
     def __init__(self) -> None:
         try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
+            _nv.nvmlInit()
+        except _FAILURES as error:
             raise NvmlUnavailable(f"NVML cannot be used ({error})") from None
-        self.driver_version: str | None = _ask(pynvml.nvmlSystemGetDriverVersion)
-        self.nvml_version: str | None = _ask(pynvml.nvmlSystemGetNVMLVersion)
-        cuda = _ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+        self.driver_version: str | None = _ask(lambda: _nv.nvmlSystemGetDriverVersion())
+        self.nvml_version: str | None = _ask(lambda: _nv.nvmlSystemGetNVMLVersion())
+        cuda = _ask(lambda: _nv.nvmlSystemGetCudaDriverVersion_v2())
         self.cuda_driver_version: str | None = f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None
         self.notices: list[str] = []
         self.gpus: list[Gpu] = []
-        for index in range(_ask(pynvml.nvmlDeviceGetCount) or 0):
+        for index in range(_ask(lambda: _nv.nvmlDeviceGetCount()) or 0):
             try:
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                handle = _nv.nvmlDeviceGetHandleByIndex(index)
                 gpu = Gpu(handle, index)
                 self.gpus += [gpu, *_mig_slices(handle, gpu)]
-            except (pynvml.NVMLError, GpuLost) as error:
+            except _FAILURES as error:
                 self.notices.append(f"GPU {index} cannot be opened ({error})")
         self._lock = threading.Lock()
         self._open = True
@@ -319,7 +334,7 @@ class Nvml:
             self._open = False
         for gpu in self.gpus:
             gpu.close()
-        _ask(pynvml.nvmlShutdown)
+        _ask(lambda: _nv.nvmlShutdown())
 
 
 def plain_uuid(uuid: str) -> str:
@@ -328,15 +343,17 @@ def plain_uuid(uuid: str) -> str:
 
 
 def _ask(call: Callable[..., Any], *arguments: object) -> Any:
-    """What the call returns, or None where it fails."""
+    """What the call returns, or None where it fails. It is the call that looks pynvml's names up: they may be missing."""
     try:
-        return call(*arguments)
-    except pynvml.NVMLError:
+        answer = call(*arguments)
+    except _FAILURES:
         return None
+    # Older versions of pynvml (11.495, say) return bytes for text.
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
 
 
-def _raise_if_lost(error: pynvml.NVMLError) -> None:
-    if error.value in _LOST:
+def _raise_if_lost(error: Exception) -> None:
+    if getattr(error, "value", None) in _LOST:
         raise GpuLost(str(error)) from None
 
 
@@ -344,36 +361,36 @@ def _mig_slices(handle: Any, gpu: Gpu) -> list[Gpu]:
     if not gpu.info.mig_enabled:
         return []
     slices = []
-    for place in range(_ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-        slice_handle = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, place)
+    for place in range(_ask(lambda: _nv.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
+        slice_handle = _ask(lambda each: _nv.nvmlDeviceGetMigDeviceHandleByIndex(handle, each), place)
         if slice_handle is not None:
             slices.append(Gpu(slice_handle, gpu.info.index, handle, gpu.info.uuid))
     return slices
 
 
 def _gpu_info(handle: Any, index: int, parent_uuid: str | None, gpm_supported: bool) -> GpuInfo:
-    capability = _ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
-    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    limit_mw = _ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    mig = _ask(pynvml.nvmlDeviceGetMigMode, handle)
+    capability = _ask(lambda: _nv.nvmlDeviceGetCudaComputeCapability(handle))
+    memory = _ask(lambda: _nv.nvmlDeviceGetMemoryInfo(handle))
+    limit_mw = _ask(lambda: _nv.nvmlDeviceGetEnforcedPowerLimit(handle))
+    mig = _ask(lambda: _nv.nvmlDeviceGetMigMode(handle))
     active = [
         link
-        for link in range(pynvml.NVML_NVLINK_MAX_LINKS)
-        if _ask(pynvml.nvmlDeviceGetNvLinkState, handle, link) == pynvml.NVML_FEATURE_ENABLED
+        for link in range(_ask(lambda: _nv.NVML_NVLINK_MAX_LINKS) or 0)
+        if _ask(lambda each: _nv.nvmlDeviceGetNvLinkState(handle, each) == _nv.NVML_FEATURE_ENABLED, link)
     ]
     return GpuInfo(
         index=index,
-        uuid=_ask(pynvml.nvmlDeviceGetUUID, handle),
-        name=_ask(pynvml.nvmlDeviceGetName, handle),
+        uuid=_ask(lambda: _nv.nvmlDeviceGetUUID(handle)),
+        name=_ask(lambda: _nv.nvmlDeviceGetName(handle)),
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
         memory_total_bytes=memory.total if memory else None,
-        memory_bus_bits=_ask(pynvml.nvmlDeviceGetMemoryBusWidth, handle),
+        memory_bus_bits=_ask(lambda: _nv.nvmlDeviceGetMemoryBusWidth(handle)),
         power_limit_w=limit_mw / 1e3 if limit_mw is not None else None,
-        sm_clock_max_mhz=_ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
-        pcie_generation=_ask(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
-        pcie_width=_ask(pynvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
+        sm_clock_max_mhz=_ask(lambda: _nv.nvmlDeviceGetMaxClockInfo(handle, _nv.NVML_CLOCK_SM)),
+        pcie_generation=_ask(lambda: _nv.nvmlDeviceGetMaxPcieLinkGeneration(handle)),
+        pcie_width=_ask(lambda: _nv.nvmlDeviceGetMaxPcieLinkWidth(handle)),
         nvlink_links=len(active) or None,
-        nvlink_version=_ask(pynvml.nvmlDeviceGetNvLinkVersion, handle, active[0]) if active else None,
+        nvlink_version=_ask(lambda: _nv.nvmlDeviceGetNvLinkVersion(handle, active[0])) if active else None,
         mig_enabled=bool(mig[0]) if mig else None,
         mig_parent_uuid=parent_uuid,
         gpm_supported=gpm_supported,

@@ -181,6 +181,8 @@ def _react(event: Event, record: RunRecord, out: _Outlets) -> None:
         out.telemetry.mark(event.key + epoch, event.time_ms / 1000)
     if event.key in (mllog.ACCELERATORS, mllog.RESUMED) and _listed(event):
         out.telemetry.use(_uuids(event))
+    if event.key in (mllog.RUN_START, mllog.RESUMED):
+        out.telemetry.count_others()
     if event.key == mllog.EVAL_STOP:
         epochs, run_start = epochs_of(out.log.events), out.log.first(mllog.RUN_START)
         if epochs and run_start:

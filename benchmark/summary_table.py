@@ -111,6 +111,10 @@ def _telemetry_rows(telemetry: dict[str, Any] | None) -> list[tuple[str, str]]:
                 _memory(gpu),
             ]
             rows.append((f"GPU {gpu.get('index')}", ", ".join([str(gpu.get("name")), *filter(None, parts)])))
+            if others := gpu.get("other_processes"):
+                shared = "1 other process" if others == 1 else f"{others} other processes"
+                text = f"{shared} used it when the clock started; the time may not be this machine's best"
+                rows.append(("warning", f"GPU {gpu.get('index')}: {text}"))
     host, trainer = telemetry.get("host") or {}, telemetry.get("trainer") or {}
     cpu = [
         _reading(host, "cpu_pct", "mean", "machine {:.0f} % busy"),

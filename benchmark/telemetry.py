@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -19,10 +20,22 @@ import psutil
 from datasets.errors import one_line
 
 from . import clock
-from .nvml import EVENT_REASONS, READING_NAMES, Gpu, Nvml, NvmlUnavailable, event_reason_names, plain_uuid
+from .nvml import READING_NAMES, Gpu, Nvml, NvmlUnavailable, plain_uuid
 from .telemetry_csv import CsvFile
-from .telemetry_host import Host, ProcessTree
-from .telemetry_sums import GpuSummary, HostSummary, Integrals, Kind, Peak, Summary, TrainerSummary, stats, whole
+from .telemetry_host import Host, ProcessTree, other_processes
+from .telemetry_sums import (
+    EVENT_REASONS,
+    GpuSummary,
+    HostSummary,
+    Integrals,
+    Kind,
+    Peak,
+    Summary,
+    TrainerSummary,
+    event_reason_names,
+    stats,
+    whole,
+)
 
 STOP_TIMEOUT_S = 10.0
 """A driver that hangs is waited for no longer than this."""
@@ -71,7 +84,8 @@ class Telemetry:
         self._host, self._host_sums = Host(), Integrals(_HOST_KINDS)
         self._tree: ProcessTree | None = None
         self._tree_sums = Integrals(_TREE_KINDS)
-        self._used: set[str] = set()
+        self._ranks: Counter[str] = Counter()
+        self._others_asked = False
         self._marks: dict[float, float] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -103,9 +117,17 @@ class Telemetry:
             self._tree = tree
 
     def use(self, uuids: Iterable[str | None]) -> None:
-        """Say which GPUs the run uses, by UUID as NVML or as torch writes it; None (a CPU) is passed over."""
+        """Say which GPU each rank of the run uses, by UUID as NVML or as torch writes it; None (a CPU) is passed over."""
         with self._lock:
-            self._used = {plain_uuid(uuid) for uuid in uuids if uuid}
+            self._ranks = Counter(plain_uuid(uuid) for uuid in uuids if uuid)
+
+    def count_others(self) -> None:
+        """Have the next sample count the processes besides the watched ones that compute on each GPU.
+
+        The sampling thread asks the driver: whoever calls this must not wait for an answer that may never come.
+        """
+        with self._lock:
+            self._others_asked = True
 
     def mark(self, name: str, time_s: float | None = None) -> None:
         """Note that `name` happened at `time_s` (Unix seconds; None: now), in the file and as a sharp edge for `summary`."""
@@ -189,7 +211,8 @@ class Telemetry:
             index=info.index,
             uuid=info.uuid,
             name=info.name,
-            used=bool(info.uuid) and plain_uuid(info.uuid or "") in self._used,
+            used=self._ranks_on(device) > 0,
+            other_processes=device.others,
             memory_total_bytes=info.memory_total_bytes,
             power_limit_w=info.power_limit_w,
             energy_j=energy_j,
@@ -217,9 +240,11 @@ class Telemetry:
         now_s, wall_s = time.monotonic(), clock.now_s()
         host = self._try(self._host.read)
         with self._lock:
-            tree_of = self._tree
+            tree_of, asked, self._others_asked = self._tree, self._others_asked, False
         tree = self._try(lambda: tree_of.read(time.monotonic())) if tree_of else {}
         readings = [(device, time.monotonic(), device.gpu.read(time.monotonic())) for device in self._devices]
+        if asked:
+            self._count_others(tree_of)
         rows = [self._row(wall_s, now_s, "host", None, **host)]
         if tree_of:
             rows.append(self._row(wall_s, now_s, "trainer", None, **tree))
@@ -237,6 +262,26 @@ class Telemetry:
                     self._row(wall_s, read_s, device.name, device.gpu.info.uuid, event_reasons=reasons, **values)
                 )
             self._write(rows)
+
+    def _count_others(self, tree: ProcessTree | None) -> None:
+        listed = [device.gpu.process_ids() for device in self._devices]
+        # Ours are looked up after the driver's answer: a run that has ended by then may have been missing in it.
+        own = tree.process_ids() if tree else None
+        if own is None:
+            return
+        with self._lock:
+            counts = [
+                (device, other_processes(pids, own, self._ranks_on(device)))
+                for device, pids in zip(self._devices, listed, strict=True)
+            ]
+            # A driver that hides the run's own processes may hide all others too: no GPU's list is worth anything then.
+            if any(count is not None and self._ranks_on(device) for device, count in counts):
+                for device, count in counts:
+                    device.others = count
+
+    def _ranks_on(self, device: _GpuSeries) -> int:
+        uuid = device.gpu.info.uuid
+        return self._ranks[plain_uuid(uuid)] if uuid else 0
 
     def _try(self, read: Callable[[], dict[str, float | None]]) -> dict[str, float | None]:
         try:
@@ -270,12 +315,13 @@ class Telemetry:
 
 
 class _GpuSeries:
-    """One GPU, its name in the file, its running sums and the moment it was found lost."""
+    """One GPU, its name in the file, its running sums, the moment it was found lost and the number of others that used it."""
 
     def __init__(self, gpu: Gpu, name: str) -> None:
         self.gpu, self.name = gpu, name
         self.sums = Integrals(_GPU_KINDS)
         self.lost_s: float | None = None
+        self.others: int | None = None
 
     def add(self, now_s: float, values: dict[str, float | None]) -> str | None:
         """Fold one reading into the sums; return the event reasons as the file has them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -95,6 +96,28 @@ class ProcessTree:
             )
             cpu_pct = 100 * used_s / (now_s - before_s)
         return {"cpu_pct": cpu_pct, "rss_bytes": rss_bytes, "processes": len(seen)}
+
+    def process_ids(self) -> set[int] | None:
+        """The numbers of its processes, some of which may have ended meanwhile; None once the root has ended."""
+        try:
+            ended = psutil.Process(self._root).status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            ended = True
+        return None if ended else set(_tree(self._root))
+
+
+def other_processes(listed: Collection[int] | None, own: Collection[int], ranks: int) -> int | None:
+    """How many of the processes that a driver lists for a GPU are not ours; None where that cannot be told.
+
+    `own` are the numbers of our processes, `ranks` is how many of them compute on this GPU. In a container with process
+    numbers of its own the driver lists none of `own`: ours are then among the strangers, unless it hides them all.
+    """
+    if listed is None:
+        return None
+    strangers = sum(pid not in own for pid in listed)
+    if strangers < len(listed):
+        return strangers
+    return strangers - ranks if strangers >= ranks else None
 
 
 def _tree(root: int) -> list[int]:

@@ -21,6 +21,28 @@ the time since the sample before (rectangles), a `counter` counts up and only it
 MAX_BLOCKS = 2048
 MAX_MARKS = 256
 
+EVENT_REASONS: dict[int, str] = {
+    0x001: "gpu_idle",
+    0x002: "application_clocks",
+    0x004: "sw_power_cap",
+    0x008: "hw_slowdown",
+    0x010: "sync_boost",
+    0x020: "sw_thermal_slowdown",
+    0x040: "hw_thermal_slowdown",
+    0x080: "hw_power_brake",
+    0x100: "display_clocks",
+    0x200: "board_limit",
+    0x400: "reliability",
+}
+"""Why a GPU's clocks are not higher: NVML's bits and our names for them."""
+
+
+def event_reason_names(bits: float | None) -> list[str] | None:
+    """The names of the clock event reasons that are set in `bits`; None where the bits could not be read."""
+    if bits is None:
+        return None
+    return [name for bit, name in EVENT_REASONS.items() if int(bits) & bit]
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -130,7 +152,8 @@ class Stat:
 class GpuSummary:
     """One GPU over the region; None where not measured.
 
-    `used` says whether the run used this GPU. `energy_source` is `counter` (the GPU's own) or `integrated_power`.
+    `used` says whether the run used this GPU. `other_processes` counts those besides the run's own that computed on it when
+    the clock started. `energy_source` is `counter` (the GPU's own) or `integrated_power`.
     `event_reasons` gives, for each reason that held the clocks down, its share of the time (0..1). `lost_at_s` counts
     seconds from the region's start to the moment the GPU was found to be lost.
     """
@@ -139,6 +162,7 @@ class GpuSummary:
     uuid: str | None
     name: str | None
     used: bool
+    other_processes: int | None
     utilization_pct: Stat | None
     memory_used_bytes: Stat | None
     memory_total_bytes: int | None

@@ -4,13 +4,18 @@
  * FAKE_NVML_LOST_AFTER=N: GPU 1 falls off the bus after N utilisation readings.
  * FAKE_NVML_VANISH_AFTER=N: after N utilisation readings of GPU 0 every call fails with an unknown error.
  * FAKE_NVML_MIG=1: GPU 0 is in MIG mode with one slice.
+ * FAKE_NVML_OTHERS=N: N processes that nobody here knows compute on each GPU.
+ * FAKE_NVML_PIDS=FILE: the processes whose numbers stand in FILE compute on each GPU too.
+ * FAKE_NVML_PROCESSES_HANG=1: the question which processes these are is never answered.
  * Compiled with -DOLD_DRIVER it is a driver of 2020: old names, no GPM, no energy counter, no power fields. */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, GPU_IS_LOST = 15, UNKNOWN = 999 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, GPU_IS_LOST = 15, UNKNOWN = 999 };
 #define GIB (1ULL << 30)
 
 typedef struct { int index; int slice; int utilization_calls; } Device;
@@ -129,6 +134,27 @@ int nvmlDeviceGetPcieThroughput(Device *d, int counter, unsigned *kib_per_s) {
 static int event_reasons(Device *d, unsigned long long *bits) {
     CHECK(d);
     *bits = d->index ? 0 : 0x4;
+    return SUCCESS;
+}
+
+typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; } Process;
+#ifdef OLD_DRIVER
+int nvmlDeviceGetComputeRunningProcesses_v2(Device *d, unsigned *n, Process *processes) {
+#else
+int nvmlDeviceGetComputeRunningProcesses_v3(Device *d, unsigned *n, Process *processes) {
+#endif
+    CHECK(d);
+    while (number("FAKE_NVML_PROCESSES_HANG", 0)) sleep(60);
+    unsigned pids[64], found = 0, others = number("FAKE_NVML_OTHERS", 0);
+    const char *path = getenv("FAKE_NVML_PIDS");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    while (file && found < 32 && fscanf(file, "%u", &pids[found]) == 1) found++;
+    if (file) fclose(file);
+    for (unsigned i = 0; i < others && found < 64; i++) pids[found++] = (1u << 22) + i; /* Linux gives no such numbers */
+    unsigned room = *n;
+    *n = found;
+    if (room < found) return INSUFFICIENT_SIZE;
+    for (unsigned i = 0; i < found; i++) processes[i] = (Process){pids[i], GIB, 0, 0};
     return SUCCESS;
 }
 

@@ -1,7 +1,10 @@
 """NVML through the real bindings and a C library that poses as it."""
 
+import ast
 import json
+import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 from fake_nvml import UUIDS, build, run_python
@@ -152,7 +155,148 @@ def _has_driver() -> bool:
     return True
 
 
-def test_event_reasons_are_named():
-    assert nvml.event_reason_names(0x4 | 0x40) == ["sw_power_cap", "hw_thermal_slowdown"]
-    assert nvml.event_reason_names(0) == []
-    assert nvml.event_reason_names(None) is None
+@pytest.mark.parametrize("kind", ["driver", "old_driver"])
+def test_the_processes_on_a_gpu_are_listed(kind, request, tmp_path):
+    (tmp_path / "pids").write_text("17\n18\n")
+    code = "from benchmark.nvml import Nvml\nwith Nvml() as nvml: print(nvml.gpus[0].process_ids())"
+    found = run_python(code, request.getfixturevalue(kind), pids=tmp_path / "pids", others=1).stdout
+    assert json.loads(found) == [17, 18, 1 << 22]
+    assert json.loads(run_python(code, request.getfixturevalue(kind)).stdout) == [], "nobody is there"
+
+
+def test_text_that_an_older_pynvml_returns_as_bytes_is_text(driver):
+    code = """
+import json, pynvml
+for name in ("nvmlDeviceGetUUID", "nvmlDeviceGetName", "nvmlSystemGetDriverVersion"):
+    setattr(pynvml, name, getattr(pynvml, name).__wrapped__)
+from benchmark.nvml import Nvml
+with Nvml() as nvml:
+    print(json.dumps([nvml.driver_version, nvml.gpus[0].info.uuid, nvml.gpus[0].info.name]))
+"""
+    assert json.loads(run_python(code, driver).stdout) == ["575.57.08", UUIDS[0], "NVIDIA H200"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Versions of pynvml that lack a name
+
+
+def names_of_pynvml() -> list[str]:
+    """Every name of pynvml's that benchmark/nvml.py uses, as an attribute of its gate or as a text."""
+    found = set()
+    for node in ast.walk(ast.parse(Path(nvml.__file__).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert node.value.id != "pynvml", f"line {node.lineno}: a name is looked up past the gate"
+            if node.value.id == "_nv":
+                found.add(node.attr)
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"(nvml|NVML|c_nvml)\w+", str(node.value)):
+            found.add(node.value)
+    return sorted(found)
+
+
+NAMES = names_of_pynvml()
+
+WITHOUT_EACH = """
+import importlib.util, json, sys, time, types
+import pynvml
+whole = vars(pynvml)
+
+def without(name):
+    # The rest of pynvml goes on: a version that lacks a name does not use it itself.
+    less = types.ModuleType("pynvml")
+    vars(less).update({key: value for key, value in whole.items() if key != name})
+    sys.modules["pynvml"] = less
+    spec = importlib.util.spec_from_file_location("benchmark.nvml_without", PATH)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+modules, opened, told = {name: without(name) for name in [None, *NAMES]}, {}, {}
+for name, module in modules.items():
+    try:
+        opened[name] = module.Nvml()
+        told[name] = {}
+    except module.NvmlUnavailable as error:
+        told[name] = str(error)
+for wait_s in (0.15, 0.0):
+    for name, nvml in opened.items():
+        for gpu in nvml.gpus:
+            told[name][gpu.info.index] = values = gpu.read(time.monotonic())
+            # These two differ from one reading to the next.
+            del values["energy_counter_j"], values["utilization_pct"]
+    time.sleep(wait_s)
+for name, nvml in opened.items():
+    told[name] |= {"info": [vars(gpu.info) for gpu in nvml.gpus], "processes": [gpu.process_ids() for gpu in nvml.gpus]}
+    told[name]["versions"] = [nvml.driver_version, nvml.nvml_version, nvml.cuda_driver_version]
+    nvml.close()
+print(json.dumps({str(name): found for name, found in told.items()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def without_each(driver):
+    """What is read where pynvml lacks one name, by that name; `None`: where it lacks nothing."""
+    return json.loads(
+        run_python(f"PATH, NAMES = {nvml.__file__!r}, {NAMES!r}\n{WITHOUT_EACH}", driver, others=2).stdout
+    )
+
+
+def leaves(tree, path=()):
+    """Every value of nested dicts and lists, by its path."""
+    if isinstance(tree, dict | list):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from leaves(value, (*path, key))
+    else:
+        yield path, tree
+
+
+OPENS = {"nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"}
+"""What no GPU is found without."""
+STAND_INS = {
+    "memory_used_bytes": {11 * 1024**3, 12 * 1024**3},
+    "pcie_tx_bytes_per_s": {1024**2},
+    "pcie_rx_bytes_per_s": {2 * 1024**2},
+    "gpm_supported": {False},
+}
+"""Values that an older call gives in the place of one that is missing."""
+MISSING = {
+    "NVML_FI_DEV_POWER_AVERAGE": set(),
+    "NVML_FI_DEV_POWER_INSTANT": {"power_instant_w"},
+    "NVML_GPM_METRIC_ANY_TENSOR_UTIL": {"tensor_active_pct"},
+    "NVML_GPM_METRIC_SM_UTIL": {"sm_active_pct"},
+    "c_nvmlGpmMetricsGet_t": {"sm_active_pct", "sm_occupancy_pct", "tensor_active_pct", "dram_active_pct"},
+    "nvmlDeviceGetClockInfo": {"sm_clock_mhz", "memory_clock_mhz"},
+    "nvmlDeviceGetCurrentClocksThrottleReasons": set(),
+    "nvmlDeviceGetTemperatureV": set(),
+    "nvmlGpmQueryDeviceSupport": {"sm_active_pct", "sm_occupancy_pct", "tensor_active_pct", "dram_active_pct"},
+    "NVML_ERROR_FUNCTION_NOT_FOUND": set(),
+    "NVMLError": set(),
+}
+"""What GPU 0 does not tell where pynvml lacks a name."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_pynvml_lacks_costs_its_own_values_alone(name, without_each):
+    whole, found = without_each["None"], without_each[name]
+    if name == "nvmlInit":
+        assert found == "NVML cannot be used (pynvml has no nvmlInit)"
+    elif name in OPENS:
+        assert found == {"info": [], "processes": [], "versions": whole["versions"]}
+    else:
+        before = dict(leaves(whole))
+        changed = {path: value for path, value in leaves(found) if before.get(path) != value}
+        assert all(value in STAND_INS.get(path[-1], ()) for path, value in changed.items() if value is not None), (
+            changed
+        )
+        if name in MISSING:
+            assert {reading for reading, value in found["0"].items() if value is None} == MISSING[name]
+
+
+def test_the_names_are_found_and_what_can_be_asked_otherwise_is(without_each):
+    assert len(NAMES) > 50
+    assert set(NAMES) >= {"nvmlInit", "NVMLError", "NVML_ERROR_GPU_IS_LOST", "NVML_FI_DEV_POWER_AVERAGE", *MISSING}
+    assert without_each["None"]["processes"] == [[1 << 22, (1 << 22) + 1]] * 2
+    assert without_each["nvmlDeviceGetComputeRunningProcesses_v2"]["processes"] == without_each["None"]["processes"]
+    assert without_each["nvmlDeviceGetComputeRunningProcesses"]["processes"] == [None, None], (
+        "and this driver lacks _v2"
+    )
+    assert without_each["nvmlSystemGetCudaDriverVersion_v2"]["versions"] == ["575.57.08", "12.575.57", None]

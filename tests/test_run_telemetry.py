@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 
+import pynvml
 import pytest
 
+from benchmark.summary_table import summary_rows
+from compliance.check import check_paths
 from tests import fake_nvml
-from tests.harness import Bench
+from tests.harness import ROOT, Bench
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("posed")
-    driver = fake_nvml.build(folder / "driver")
-    bench = Bench(folder)
-    posed = {
-        name: value
-        for name, value in fake_nvml.environment(driver, lost_after=3).items()
-        if "NVML" in name or "LIBRARY" in name
-    }
-    finished = bench.run(plan={"epoch_s": 2.0}, env=posed)
+def driver(tmp_path_factory):
+    return fake_nvml.build(tmp_path_factory.mktemp("driver"))
+
+
+def posed(driver, **settings) -> dict[str, str]:
+    """What of the environment makes NVML the library in `driver`."""
+    environment = fake_nvml.environment(driver, **settings)
+    return {name: value for name, value in environment.items() if "NVML" in name or "LIBRARY" in name}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, driver):
+    bench = Bench(tmp_path_factory.mktemp("posed"))
+    finished = bench.run(plan={"epoch_s": 2.0}, env=posed(driver, lost_after=3))
     assert finished.status == 0, finished.stderr
     return bench, finished
 
@@ -62,3 +71,116 @@ def test_the_csv_has_a_row_per_sample_and_device_and_blanks_where_nothing_was_me
     assert all(len(found) >= 5 for found in by_device.values())
     assert float(by_device["gpu0"][0]["power_w"]) == 300
     assert by_device["gpu1"][-1]["power_w"] == ""
+
+
+def run_on_gpu(bench, driver, *arguments, **plan) -> subprocess.CompletedProcess[str]:
+    """A run through the door on GPU 1, which two other processes use too."""
+    pids = bench.folder / "pids"
+    pids.unlink(missing_ok=True)
+    environment = fake_nvml.environment(driver, others=2, pids=pids) | bench.environment
+    environment |= {"FAKE_TRAINER": json.dumps(plan | {"pids": str(pids)}), "GPU_TRAINER": fake_nvml.UUIDS[1]}
+    return subprocess.run(
+        [sys.executable, "-m", "benchmark", "run", *arguments, "--trainer-module", "tests.gpu_trainer"],
+        env=environment,
+        cwd=bench.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, driver):
+    bench = Bench(tmp_path_factory.mktemp("shared"))
+    done = run_on_gpu(bench, driver, "--params", str(bench.params), epoch_s=1.0)
+    assert done.returncode == 0, done.stderr
+    return bench, done
+
+
+def test_other_processes_on_the_runs_gpu_are_recorded_and_warned_of(shared):
+    bench, done = shared
+    (line,) = [line for line in done.stdout.splitlines() if '"telemetry_summary"' in line]
+    gpus = json.loads(line.removeprefix(":::MLLOG "))["value"]["gpus"]
+    assert [gpu["used"] for gpu in gpus] == [False, True]
+    assert [gpu["other_processes"] for gpu in gpus] == [2, 2], "the trainer's own process is none of them"
+    assert bench.record().telemetry["gpus"] == gpus
+    warning = "GPU 1: 2 other processes used it when the clock started; the time may not be this machine's best"
+    assert warning in " ".join(done.stderr.split())
+    assert "GPU 0: 2 other" not in " ".join(done.stderr.split()), "it is no matter of this run's"
+
+
+def test_a_resumed_run_counts_anew(driver, tmp_path):
+    bench = Bench(tmp_path)
+    done = run_on_gpu(bench, driver, "--params", str(bench.params), fault="crash", at=2)
+    assert done.returncode == 2, done.stderr
+    assert bench.record().telemetry is None, "it ended before the count"
+    (folder,) = bench.folders()
+    done = run_on_gpu(bench, driver, "--resume", str(folder), epoch_s=1.0)
+    assert done.returncode == 0, done.stderr
+    assert bench.record().telemetry["gpus"][1]["other_processes"] == 2
+
+
+@pytest.mark.parametrize(("others", "expected"), [(1, "GPU 1: 1 other process used it"), (0, None), (None, None)])
+def test_the_summary_warns_of_others_where_there_were_some(shared, others, expected):
+    bench, _ = shared
+    record = bench.record()
+    record.telemetry["gpus"][1]["other_processes"] = others
+    (folder,) = bench.folders()
+    warnings = [text for name, text in summary_rows(record, folder) if name == "warning"]
+    assert [text.startswith(expected or "") for text in warnings] == ([True] if expected else [])
+    del record.telemetry["gpus"][1]["other_processes"]
+    assert "warning" not in dict(summary_rows(record, folder)), "a record of an older version"
+
+
+def test_a_run_with_the_count_is_checked_and_compared_like_one_without(shared, tmp_path):
+    bench, _ = shared
+    (folder,) = bench.folders()
+    older = tmp_path / "result.txt"
+    older.write_text((folder / "result.txt").read_text().replace('"other_processes": 2, ', ""))
+    assert "other_processes" not in older.read_text()
+    found, before = (
+        [(finding.rule, finding.line, finding.found) for finding in check_paths([path])[0].findings]
+        for path in (folder / "result.txt", older)
+    )
+    assert found == before
+    compare = [sys.executable, "-m", "results", "compare", str(folder), str(older)]
+    done = subprocess.run(compare, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+CRIPPLED = """
+import importlib.util, re, sys
+spec = importlib.util.spec_from_file_location("whole_pynvml", {whole!r})
+whole = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(whole)
+globals().update({{name: value for name, value in vars(whole).items() if not re.fullmatch({lacks!r}, name)}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("lacks", "figures"),
+    [
+        (
+            "nvml(Gpm.*|Memory_v2|DeviceGet(.*Clocks.*Reasons|TemperatureV|UtilizationRates|.*RunningProcesses.*))"
+            "|c_nvmlGpm.*|NVML_(ERROR|FI|GPM)_.*|NVMLLibraryMismatchError",
+            {"power_w": {"mean": 300.0, "max": 300.0}, "sm_active_pct": None, "utilization_pct": None},
+        ),
+        ("nvmlInit", None),
+    ],
+)
+def test_a_run_with_a_pynvml_that_lacks_names_ends_with_its_record(driver, tmp_path, lacks, figures):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "pynvml.py").write_text(CRIPPLED.format(whole=pynvml.__file__, lacks=lacks))
+    bench = Bench(tmp_path)
+    paths = {"PYTHONPATH": f"{tmp_path / 'old'}:{ROOT}"}
+    finished = bench.run(plan={"epoch_s": 0.8}, env=posed(driver) | paths)
+    assert finished.status == 0, finished.stderr
+    record = bench.record()
+    assert record.status == "success"
+    gpus = record.telemetry["gpus"]
+    if figures is None:
+        assert gpus == []
+        assert finished.stderr.count("host figures only: NVML cannot be used (pynvml has no nvmlInit)") == 1
+    else:
+        assert {name: gpus[0][name] for name in figures} == figures
+    assert record.telemetry["host"]["cpu_pct"] is not None

@@ -15,7 +15,7 @@ from fake_nvml import UUIDS, build, environment, run_python
 from benchmark import telemetry as module
 from benchmark.telemetry import Telemetry
 from benchmark.telemetry_csv import CSV_COLUMNS
-from benchmark.telemetry_host import Host, ProcessTree
+from benchmark.telemetry_host import Host, ProcessTree, other_processes
 
 RUN = """
 import json, sys, time
@@ -78,7 +78,12 @@ def test_an_unsupported_value_is_null_alone(healthy):
     first, second = healthy[0]["gpus"]
     assert second["temperature_c"] is None
     assert second["tensor_active_pct"] is None
-    assert {name for name in second if second[name] is None} == {"temperature_c", "tensor_active_pct", "lost_at_s"}
+    assert {name for name in second if second[name] is None} == {
+        "temperature_c",
+        "tensor_active_pct",
+        "lost_at_s",
+        "other_processes",  # nobody asked for them
+    }
     assert first["temperature_c"] == {"mean": 55, "max": 55}
 
 
@@ -132,6 +137,83 @@ def test_without_a_gpu_there_are_host_figures_and_one_remark(driver, tmp_path):
     assert summary["host"]["memory_used_bytes"]["mean"] > 1e6
     assert stderr.count("\n") == 1
     assert "host figures only" in stderr
+
+
+OTHERS = """
+import json, subprocess, sys, time
+from benchmark import telemetry as module
+module.STOP_TIMEOUT_S = 0.2
+said = []
+telemetry = module.Telemetry(None, interval_s=0.05, say=said.append)
+with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    telemetry.watch(child.pid)
+    telemetry.use({uses!r})
+    telemetry.start()
+    open({pids!r}, "w").write(str(child.pid) if {listed} else "")
+    if not {ends_first}:
+        telemetry.count_others()
+        enough, deadline_s = telemetry._host_sums._blocks + 2, time.monotonic() + 30
+        while {waits} and telemetry._host_sums._blocks < enough:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+    child.communicate(b"\\n")
+if {ends_first}:
+    telemetry.count_others()
+begin = time.time() - 0.1
+telemetry.stop()
+gpus = telemetry.summary(begin, time.time()).as_dict()["gpus"]
+print(json.dumps([[gpu["other_processes"] for gpu in gpus], said]))
+"""
+
+
+def count_others(driver, tmp_path, uses=(UUIDS[1],), listed=True, ends_first=False, waits=True, **settings):
+    """What a telemetry that watches a child finds on the two GPUs, with what it said."""
+    pids = str(tmp_path / "pids")
+    code = OTHERS.format(uses=list(uses), pids=pids, listed=listed, ends_first=ends_first, waits=waits)
+    return json.loads(run_python(code, driver, pids=pids, **settings).stdout)
+
+
+def test_other_processes_on_a_gpu_are_counted_when_asked_for(driver, tmp_path):
+    assert count_others(driver, tmp_path, others=2) == [[2, 2], []]
+    assert count_others(driver, tmp_path, others=0) == [[0, 0], []]
+
+
+def test_where_the_driver_knows_our_processes_by_other_numbers_ranks_are_taken_off(driver, tmp_path):
+    assert count_others(driver, tmp_path, listed=False, others=3) == [[3, 2], []]
+    assert count_others(driver, tmp_path, uses=UUIDS[1:] * 2, listed=False, others=3) == [[3, 1], []]
+
+
+def test_where_the_driver_hides_processes_nothing_is_known_of_others(driver, tmp_path):
+    assert count_others(driver, tmp_path, listed=False, others=0) == [[None, None], []]
+    assert count_others(driver, tmp_path, uses=(None,), others=2) == [[None, None], []], "a run on the CPU"
+
+
+def test_a_run_that_ends_before_the_count_leaves_it_unknown(driver, tmp_path):
+    assert count_others(driver, tmp_path, listed=False, ends_first=True, others=2) == [[None, None], []]
+
+
+def test_a_count_that_hangs_holds_nobody_up(driver, tmp_path):
+    counts, said = count_others(driver, tmp_path, waits=False, processes_hang=1)
+    assert counts == [None, None]
+    assert any("hangs" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("listed", "own", "ranks", "expected"),
+    [
+        (None, {7}, 1, None),
+        ([], {7}, 0, 0),
+        ([], {7}, 1, None),
+        ([7], {7, 8}, 1, 0),
+        ([1, 7], {7, 8}, 1, 1),
+        ([1, 7], {7, 8}, 2, 1),  # a rank that has no context yet
+        ([1, 2, 3], {7, 8}, 2, 1),
+        ([1], {7, 8}, 2, None),
+        ([0, 0, 0], {7}, 1, 2),  # hidden behind one number
+    ],
+)
+def test_who_is_a_stranger(listed, own, ranks, expected):
+    assert other_processes(listed, own, ranks) == expected
 
 
 def wait_until(condition, seconds=30.0):

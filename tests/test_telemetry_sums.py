@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.telemetry_sums import Integrals, Stat, Totals, stat, whole
+from benchmark.telemetry_sums import Integrals, Stat, Totals, event_reason_names, stat, whole
 
 KINDS = {"level": "level", "rate": "rate", "counter": "counter"}
 
@@ -107,3 +107,9 @@ def test_an_empty_region_has_nothing():
     sums.add(1, {"level": 1})
     totals, samples = sums.over(5, 9)
     assert (stat(totals["level"]), samples) == (None, 0)
+
+
+def test_event_reasons_are_named():
+    assert event_reason_names(0x4 | 0x40) == ["sw_power_cap", "hw_thermal_slowdown"]
+    assert event_reason_names(0) == []
+    assert event_reason_names(None) is None
