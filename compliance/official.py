@@ -38,6 +38,9 @@ def rulesets_of(benchmark: str) -> list[str]:
     """The training rule sets that know a benchmark, oldest first; empty where none does."""
     from mlperf_logging.compliance_checker import mlp_compliance
 
+    # A log may hold any text for a name, also one that no file can have or that leads elsewhere.
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", benchmark):
+        return []
     folder = Path(mlp_compliance.__file__).parent
     return [name for name in rulesets() if (folder / f"training_{name}" / f"closed_{benchmark}.yaml").is_file()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from datasets.errors import one_line
@@ -64,6 +64,12 @@ def range_text(row: Row) -> str:
 def name_text(row: Row) -> str:
     """Submitter and system, control characters made visible."""
     return one_line(row.name)
+
+
+def note_name(row: Row, rows: Sequence[Row]) -> str:
+    """What a line below a table calls a row: its name, with its accelerator where another of `rows` has the same name."""
+    shared = sum(other.name == row.name for other in rows) > 1
+    return name_text(row) + (f" ({accelerator_text(row)})" if shared and accelerator_text(row) else "")
 
 
 def _rank(row: Row) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets.errors import one_line
-from results.columns import COLUMNS
+from results.columns import COLUMNS, note_name
 from results.comparison import Comparison, describe
 from results.load import Run
 from results.rows import Row
@@ -147,7 +147,7 @@ def render_markdown(comparison: Comparison) -> str:
         rules = dict.fromkeys(row.score.rule for row in group.rows)
         methods = dict.fromkeys(row.speedup_method for row in group.rows if row.speedup_method and not row.baseline)
         notes = [f"minutes: {rule}" for rule in rules] + [f"speed-up: {method}" for method in methods]
-        notes += [f"{row.name}: {'; '.join(row.notes)}" for row in group.rows if row.notes]
+        notes += [f"{note_name(row, group.rows)}: {'; '.join(row.notes)}" for row in group.rows if row.notes]
         lines += [f"- {markdown_text(note)}" for note in notes] + [""]
     return "\n".join([*lines, f"Scores are {UNVERIFIED}."]) + "\n"
 

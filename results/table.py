@@ -7,7 +7,7 @@ import re
 from rich.cells import cell_len, chop_cells
 
 from datasets.errors import one_line
-from results.columns import Column, filled_columns, name_text
+from results.columns import Column, filled_columns, note_name
 from results.comparison import Comparison, Group, describe
 from results.rows import Row
 from results.score_rules import UNVERIFIED
@@ -47,7 +47,7 @@ def _footnotes(group: Group, hidden: list[Column], width: int) -> list[str]:
     notes = [f"minutes: {one_line(rule)}" + _whose(rows, group) for rule, rows in rules.items()]
     methods = dict.fromkeys(row.speedup_method for row in group.rows if row.speedup_method and not row.baseline)
     notes += [f"speed-up: {method}" for method in methods]
-    notes += [f"{name_text(row)}: {'; '.join(row.notes)}" for row in group.rows if row.notes]
+    notes += [f"{note_name(row, group.rows)}: {'; '.join(row.notes)}" for row in group.rows if row.notes]
     if hidden:
         notes.append(f"not shown in {width} columns: {', '.join(column.header for column in hidden)}")
     return notes
@@ -57,7 +57,7 @@ def _whose(rows: list[Row], group: Group) -> str:
     """Which rows a rule is about, where it is not about all."""
     if len(rows) == len(group.rows):
         return ""
-    return f" - {', '.join(name_text(row) for row in rows)}" if len(rows) <= 3 else f" - {len(rows)} rows"
+    return f" - {', '.join(note_name(row, group.rows) for row in rows)}" if len(rows) <= 3 else f" - {len(rows)} rows"
 
 
 def choose_columns(columns: list[Column], rows: list[Row], width: int) -> tuple[list[Column], list[Column]]:

@@ -49,6 +49,18 @@ from script.pip_install import (
     say,
 )
 
+OLDEST_TORCH = (2, 5)
+"""The oldest PyTorch that has what reference_model calls, read off the files of its releases on PyPI: torch.serialization's
+`safe_globals` (checkpoint_file.py) is in 2.5.0 and not in 2.4.0. Fused SGD and AdamW on a CPU (optim.py) and
+torch.OutOfMemoryError (train.py) are in 2.4.0 and not in 2.3.1."""
+LASTING_TORCHAUDIO = (2, 11)
+"""torchaudio from here on works with later releases of PyTorch too, before with that of its own number alone: torchaudio's
+compatibility matrix, https://docs.pytorch.org/audio/2.11.0/installation.html."""
+BF16_GRU_TORCH = (2, 11)
+"""PyTorch's builds give cuDNN a GRU in bf16 from here on; before, GRUs are computed in fp32 instead (reference_model/gru.py)."""
+
+_OR_VENV = "or unset PYTHON and the environment is made in .venv"
+
 
 def main() -> int:
     """Make the environment and print its interpreter's path, or (`--check`) only check the interpreter that runs this."""
@@ -68,7 +80,10 @@ def main() -> int:
 
 
 def check_interpreter(test: bool) -> None:
-    """Raise UserError if this interpreter lacks a distribution that pyproject.toml names. Nothing is imported."""
+    """Raise UserError if this interpreter lacks a distribution that pyproject.toml names, or if its PyTorch cannot work.
+
+    Warns of a PyTorch other than the pinned one. Nothing is imported.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + (project["optional-dependencies"]["test"] if test else [])
     missing = []
@@ -83,8 +98,51 @@ def check_interpreter(test: bool) -> None:
         raise UserError(
             f"PYTHON lacks {', '.join(missing)}",
             where=sys.executable,
-            remedy=f"install {lock} into it, or unset PYTHON and the environment is made in .venv",
+            remedy=f"install {lock} into it, {_OR_VENV}",
         )
+    _check_torch()
+
+
+def _check_torch() -> None:
+    """Refuse a torch that is too old, or that its torchaudio cannot be loaded into; warn of versions that are not pinned."""
+    lock = (ROOT / RUNTIME_LOCK).read_text(encoding="utf-8")
+    pins = {name: version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)}
+    versions = {name: metadata.version(name) or "" for name in ("torch", "torchaudio") if name in pins}
+    # A local part, as in 2.11.0+cu130, says how it was built, not which version it is.
+    versions = {name: version.partition("+")[0] for name, version in versions.items()}
+    releases = {name: _release(version) for name, version in versions.items()}
+    torch, torchaudio = releases.get("torch"), releases.get("torchaudio")
+    if torch and torch < OLDEST_TORCH:
+        raise UserError(
+            f"torch {versions['torch']} is too old: the trainer needs {'.'.join(map(str, OLDEST_TORCH))} or newer",
+            where=sys.executable,
+            remedy=f"install torch and torchaudio as in {RUNTIME_LOCK} into it, {_OR_VENV}",
+        )
+    if torch and torchaudio and torch != torchaudio and not torch > torchaudio >= LASTING_TORCHAUDIO:
+        raise UserError(
+            f"torch {versions['torch']} and torchaudio {versions['torchaudio']} do not work together",
+            where=sys.executable,
+            remedy=f"install torchaudio {'.'.join(map(str, min(torch, LASTING_TORCHAUDIO)))} into it, {_OR_VENV}",
+        )
+    for name, version in versions.items():
+        if version == pins[name]:
+            continue
+        fp32 = name == "torch" and torch and torch < BF16_GRU_TORCH
+        say(
+            f"warning: PYTHON has {name} {version or 'of no version'}, not the pinned {pins[name]}: its figures are not comparable "
+            "with those of runs made with the pinned one (each run's record names the version)"
+            + (
+                "; GRUs in bf16 may not run in cuDNN and are then computed in fp32 (the log's gru_dtype says so)"
+                if fp32
+                else ""
+            )
+        )
+
+
+def _release(version: str) -> tuple[int, int] | None:
+    """`(2, 11)` of `2.11.0`; None where the version is no such number."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def make_environment(test: bool) -> None:

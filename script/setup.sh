@@ -5,7 +5,8 @@
 #     PY=$(sh script/setup.sh test)     that and the tools of the tests
 #
 # stdout carries the path and nothing else; what is going on goes to stderr. Nothing is done when all is right.
-# PYTHON=/path/to/python: that interpreter is used as it is, and nothing is installed.
+# PYTHON=/path/to/python: that interpreter is used as it is, and nothing is installed. One that lacks a package or whose
+# PyTorch cannot work is refused; of another PyTorch than the pinned one a warning is given.
 # Exit status: 0 the path was printed, 2 it could not be done (one line on stderr says why, and the remedy).
 set -eu
 

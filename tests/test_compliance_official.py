@@ -9,7 +9,7 @@ import pytest
 
 from compliance.__main__ import main
 from compliance.check import check_paths
-from compliance.official import ruleset_for, rulesets
+from compliance.official import ruleset_for, rulesets, rulesets_of
 from datasets.errors import UserError
 from tests.conftest import shared_data
 
@@ -84,3 +84,9 @@ def test_nothing_is_written_anywhere(capsys, tmp_path, monkeypatch):
     assert main([str(path)]) == 0
     assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == [] and sorted(p.name for p in path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "../training_5.1.0/closed_bert", "a\0b", ""])
+def test_a_benchmarks_name_that_no_rule_file_can_have_has_no_rules(name):
+    assert rulesets_of(name) == []
+    assert rulesets_of("bert")

@@ -322,6 +322,78 @@ def test_a_python_by_a_relative_path_is_answered_with_an_absolute_one(finished, 
     assert done.stdout == str(finished.root / ".venv/bin/python") + "\n"
 
 
+PINNED = {"torch": "2.11.0", "torchaudio": "2.11.0"}
+
+
+def with_torch(checkout: Checkout, python: str, **versions: str) -> subprocess.CompletedProcess:
+    """Set up with PYTHON, as if it had torch and torchaudio of these versions: all that is there is their METADATA."""
+    lock = "".join(f"{name}=={version} \\\n    --hash=sha256:{'0' * 64}\n" for name, version in PINNED.items())
+    (checkout.root / "requirements.lock").write_text(lock)
+    named = ", ".join(f'"{name}=={version}"' for name, version in PINNED.items())
+    (checkout.root / "pyproject.toml").write_text(f"[project]\ndependencies = [{named}]\n")
+    site = checkout.root.parent / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    for name, version in versions.items():
+        info = site / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (site / f"{name}.py").write_text("raise SystemExit('the check imports nothing')\n")
+    return checkout.set_up(PYTHON=python, PYTHONPATH=str(site))
+
+
+@pytest.mark.parametrize("version", ["2.11.0", "2.11.0+cu130"])
+def test_the_pinned_pytorch_of_the_users_passes_in_silence(finished, checkout, version):
+    done = with_torch(checkout, finished.python, torch=version, torchaudio="2.11.0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, finished.python + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchaudio", "warned", "fp32"),
+    [
+        ("2.11.1", "2.11.0", ["torch 2.11.1"], False),
+        ("2.13.0+cu130", "2.11.0", ["torch 2.13.0"], False),  # torchaudio 2.11 is made for later ones too
+        ("2.10.0+cu128", "2.10.0", ["torch 2.10.0", "torchaudio 2.10.0"], True),
+        ("2.5.0", "2.5.1", ["torch 2.5.0", "torchaudio 2.5.1"], True),
+        ("2.11.0a0+fe05266f", "2.11.0", ["torch 2.11.0a0"], False),
+    ],
+)
+def test_another_pytorch_than_the_pinned_one_is_warned_of(finished, checkout, torch, torchaudio, warned, fp32):
+    done = with_torch(checkout, finished.python, torch=torch, torchaudio=torchaudio)
+    assert (done.returncode, done.stdout) == (0, finished.python + "\n")
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(warned)
+    for line, name in zip(lines, warned, strict=True):
+        assert line.startswith(f"set-up: warning: PYTHON has {name}, not the pinned 2.11.0: ")
+        assert "not comparable" in line
+        assert ("gru_dtype" in line) == (fp32 and name.startswith("torch "))
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchaudio", "said", "remedy"),
+    [
+        ("2.10.0", "2.11.0", "torch 2.10.0 and torchaudio 2.11.0 do not work together", "install torchaudio 2.10 "),
+        ("2.11.0", "2.10.0", "torch 2.11.0 and torchaudio 2.10.0 do not work together", "install torchaudio 2.11 "),
+        ("2.13.0", "2.9.1", "torch 2.13.0 and torchaudio 2.9.1 do not work together", "install torchaudio 2.11 "),
+        (
+            "2.4.1+cu121",
+            "2.4.1",
+            "torch 2.4.1 is too old: the trainer needs 2.5 or newer",
+            "install torch and torchaudio as in requirements.lock ",
+        ),
+    ],
+)
+def test_a_pytorch_that_cannot_work_is_refused(finished, checkout, torch, torchaudio, said, remedy):
+    line = one_error_line(with_torch(checkout, finished.python, torch=torch, torchaudio=torchaudio))
+    assert said in line
+    assert remedy in line and "unset PYTHON" in line
+
+
+def test_a_python_without_torchaudio_lacks_it_and_no_more_is_said(finished, checkout):
+    done = with_torch(checkout, finished.python, torch="2.4.0")
+    assert "PYTHON lacks torchaudio" in one_error_line(done)
+    assert len(done.stderr.splitlines()) == 1
+
+
 def fake_python(folder: Path, version: tuple[int, int], has_venv: bool = True) -> Path:
     """A folder for PATH whose python3 answers the set-up's questions as another Python would."""
     folder.mkdir()

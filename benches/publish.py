@@ -1,0 +1,382 @@
+"""Bring what `python -m benches gpu` left, of one card or of several, into results/published, so that nothing is copied by hand.
+
+    python -m benches publish OUT [OUT ...]
+
+Each OUT is a folder of that bench (or of script/gpu_check.sh): gpu_bench.json and the timed runs, run_*.tar.gz. The card's
+name decides the folder: what an "NVIDIA H200" measured goes to results/published/nvidia-h200/. There, each run becomes a run
+folder (the log, the record, and the files that the record has the SHA-256 of), and the sections of all benches of that card
+become one table, gpu_bench.json and gpu_bench.md, which says which bench each section came from. A section replaces the one
+that is there, or that an OUT named before it has, unless it measured nothing. A run that is there already stays as it is.
+
+Everything is checked before anything is written: a damaged or strange archive, a run that is not as its record sealed it or
+that another card did, a run of the same name with other content, a record that names folders of the machine, and a rehearsal
+are refused. At the end the table of the README is written anew (script/readme_table.sh), where it is this checkout's
+results/published that was published into. Publishing the same twice changes nothing. Exit status: 0 published, 2 refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark.record import FILE_NAME, HASHED_FILES, RunRecord, hash_files, read_record
+from datasets.errors import HELD, UserError, run_door
+from datasets.manifest import write_atomically
+from datasets.usage import Filled
+from results.discover import Source
+from results.load import read_run
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ROOT / "results" / "published"
+TABLE = "gpu_bench.json"
+UNPACKED_BYTES = 64 << 20
+"""What an archive may hold, unpacked: a run of some minutes is well under one megabyte."""
+
+_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_MEMBER = re.compile(rf"(?P<variant>{_NAME})/(?P<run>{_NAME})/(?P<file>{_NAME})")
+_MACHINE_PATH = re.compile(r"(?<![\w.-])/(?:home|root|Users|tmp|var/tmp|var/folders|private)\b(?!\.)[^\s\"',;:)]*")
+
+
+@dataclass(frozen=True)
+class TimedRun:
+    """One timed run out of an archive: its folder's name, its files by name, and where it was read."""
+
+    variant: str
+    name: str
+    files: dict[str, bytes]
+    where: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows of one section, and what gpu_bench.json says of the bench that measured it (versions, seconds)."""
+
+    rows: list[dict[str, Any]]
+    bench: dict[str, Any]
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a figure at all: a row with a reason has none."""
+        return any("reason" not in row for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one card measured, by section; a rehearsal is no measurement."""
+
+    device: str
+    rehearsal: bool
+    sections: dict[str, Section]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The door; `arguments` without the command's name."""
+    parser = argparse.ArgumentParser(prog="python -m benches publish", description=__doc__, formatter_class=Filled)
+    parser.add_argument("out", nargs="+", type=Path, metavar="OUT", help="a folder that the bench wrote")
+    parser.add_argument("--into", type=Path, default=PUBLISHED, help="default: results/published of this checkout")
+    parser.add_argument("--rehearsal", action="store_true", help="take rehearsals, to try this; needs another --into")
+    options = parser.parse_args(arguments)
+    return run_door(lambda: _publish(options.out, options.into, options.rehearsal))
+
+
+def _publish(outs: list[Path], into: Path, rehearsal: bool) -> int:
+    """Read and check all, then write all, then the README."""
+    here = into.resolve() == PUBLISHED.resolve()
+    if rehearsal and here:
+        raise UserError("a rehearsal is never published", where="--rehearsal", remedy="name another folder with --into")
+    tables: dict[str, Table] = {}
+    runs: dict[Path, TimedRun] = {}
+    for out in outs:
+        table = read_table(out / TABLE)
+        if (table.rehearsal or _on_cpu(table)) and not rehearsal:
+            raise UserError(
+                f"a rehearsal ({table.device}), and no measurement",
+                where=out,
+                remedy="measure on a GPU: `sh script/gpu_check.sh`",
+            )
+        card = card_name(table.device)
+        old = tables.get(card) or (read_table(into / card / TABLE) if (into / card / TABLE).exists() else None)
+        tables[card] = merge(old, table, into / card / TABLE, out) if old else table
+        for archive in sorted(out.glob("run_*.tar.gz")):
+            for run in read_archive(archive):
+                _check_run(run, table)
+                place = into / card / run.variant / run.name
+                if place in runs and runs[place].files != run.files:
+                    raise UserError(f"another run of this name is in {runs[place].where}", where=run.where)
+                runs[place] = run
+    new = {place: run for place, run in runs.items() if not _is_there(place, run)}
+    shown = PUBLISHED.relative_to(ROOT) if here else into
+    _write(into, new, tables)
+    for place in runs:
+        print(f"{shown / place.relative_to(into)}: {'published' if place in new else 'was there already'}")
+    for card, table in tables.items():
+        print(f"{shown / card / TABLE}, .md: {', '.join(table.sections)}")
+    _warn(runs, tables)
+    if here:
+        _rewrite_readme()
+    return HELD
+
+
+def card_name(device: str) -> str:
+    """A card's name as a folder: "NVIDIA H100 80GB HBM3" gives `nvidia-h100-80gb-hbm3`; UserError where nothing is left of it."""
+    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    if not name:
+        raise UserError(f"a card without a name: {device!r}", where=TABLE)
+    return name
+
+
+def _on_cpu(table: Table) -> bool:
+    return table.device.startswith("CPU ")
+
+
+def read_table(path: Path) -> Table:
+    """Read a gpu_bench.json, of one bench or a published one of several; UserError where it is missing or damaged."""
+    remedy = f"give the folder that `python -m benches gpu --out FOLDER` wrote ({TABLE} and run_*.tar.gz)"
+    try:
+        tree = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError("no measurement lies here", where=path, remedy=remedy) from None
+    except ValueError as error:
+        raise UserError(f"damaged: not JSON ({error})", where=path, remedy=remedy) from None
+    try:
+        device, rehearsal, rows = tree["device"], tree["rehearsal"], tree["rows"]
+        # A published table names its benches; all else that a bench's own says is about that bench.
+        own = {key: value for key, value in tree.items() if key not in ("device", "rehearsal", "rows", "benches")}
+        benches = {name: each["bench"] for each in tree.get("benches", []) for name in each["sections"]}
+        by_section: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_section.setdefault(row["section"], []).append(row)
+        right = isinstance(device, str) and isinstance(rehearsal, bool) and all(isinstance(row, dict) for row in rows)
+        right &= all(isinstance(bench, dict) for bench in benches.values())
+        right &= all(isinstance(name, str) for name in by_section)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"damaged: not a bench's table ({error!r})", where=path, remedy=remedy) from None
+    if not right or not rows:
+        raise UserError("damaged: not a bench's table, or one without a row", where=path, remedy=remedy)
+    return Table(
+        device, rehearsal, {name: Section(found, benches.get(name, own)) for name, found in by_section.items()}
+    )
+
+
+def merge(old: Table, new: Table, old_place: Path, new_place: Path) -> Table:
+    """The sections of both, those of `new` before those of `old`; UserError where they cannot stand in one table."""
+    if (old.device, old.rehearsal) != (new.device, new.rehearsal):
+        raise UserError(
+            f"{new.device!r}{' (a rehearsal)' * new.rehearsal} cannot be put beside"
+            f" {old.device!r}{' (a rehearsal)' * old.rehearsal} in {old_place}",
+            where=new_place,
+            remedy="name another folder with --into",
+        )
+    sections = dict(old.sections)
+    for name, section in new.sections.items():
+        if section.measured or name not in sections or not sections[name].measured:
+            sections[name] = section
+    return replace(old, sections=sections)
+
+
+def read_archive(archive: Path) -> list[TimedRun]:
+    """The runs in an archive; UserError where it is damaged, too large, or has anything but files at VARIANT/RUN/FILE.
+
+    Nothing is written: the files' bytes are read, and names in the archive lead nowhere.
+    """
+    found: dict[tuple[str, str], dict[str, bytes]] = {}
+    for name, data in _members(archive):
+        match = _MEMBER.fullmatch(name)
+        if match is None:
+            raise _refused(archive, f"its member {name!r} does not lie at VARIANT/RUN/FILE")
+        files = found.setdefault((match["variant"], match["run"]), {})
+        if match["file"] in files:
+            raise _refused(archive, f"its member {name!r} is there twice")
+        files[match["file"]] = data
+    if not found:
+        raise _refused(archive, "it is empty")
+    # The rest of a run folder (a profile) is nothing that the record vouches for.
+    kept = (FILE_NAME, *HASHED_FILES)
+    return [
+        TimedRun(variant, name, {file: files[file] for file in kept if file in files}, f"{archive}: {variant}/{name}")
+        for (variant, name), files in found.items()
+    ]
+
+
+def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every member, all of which must be plain files."""
+    try:
+        # Bounded here, whatever the headers inside promise.
+        with gzip.open(archive) as file:
+            data = file.read(UNPACKED_BYTES + 1)
+        if len(data) > UNPACKED_BYTES:
+            raise _refused(archive, f"it holds more than {UNPACKED_BYTES >> 20} MiB")
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                if not member.isreg() or member.issparse():
+                    raise _refused(archive, f"its member {member.name!r} is no plain file")
+                source = tar.extractfile(member)
+                assert source is not None  # It is a plain file.
+                yield member.name, source.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, ValueError) as error:
+        raise _refused(archive, f"it is damaged ({error})") from None
+
+
+def _refused(archive: Path, why: str) -> UserError:
+    return UserError(
+        f"the archive was refused and nothing published: {why}",
+        where=archive,
+        remedy="get it again from the machine that made it",
+    )
+
+
+def _check_run(run: TimedRun, table: Table) -> None:
+    """UserError where the run is not as its record sealed it, did not end, is another card's, or names the machine's folders."""
+    # Not on the way to its place: a folder elsewhere, for the readers that every other command uses.
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        _write_files(folder, run)
+        try:
+            record = read_record(folder)
+        except UserError as error:
+            raise UserError(error.what, where=str(error.where).replace(str(folder), run.where)) from None
+        _check_record(run, record, hash_files(folder))
+        read = read_run(Source(folder / "result.txt", folder / FILE_NAME))
+    card = read.accelerator if read.accelerators else None
+    if card != (None if _on_cpu(table) else table.device):
+        raise UserError(f"its log says that it ran on {card or 'a CPU'}, not on {table.device}", where=run.where)
+
+
+def _check_record(run: TimedRun, record: RunRecord, hashes: dict[str, str]) -> None:
+    odd = sorted(name for name in {*hashes, *record.files} if hashes.get(name) != record.files.get(name))
+    if odd:
+        raise UserError(
+            f"not as the run's record sealed it: {', '.join(odd)}",
+            where=run.where,
+            remedy="get it again from the machine that made it; an edited run is no result",
+        )
+    if "result.txt" not in record.files or record.status in ("unfinished", "interrupted"):
+        raise UserError(f"the run did not come to its end (status {record.status})", where=run.where)
+    if record.variant != run.variant:
+        raise UserError(f"the record is of the variant {record.variant}", where=run.where)
+    # The harness writes variables' names for folders (benchmark/job.py), so that there is nothing to be replaced here.
+    paths = [part for part in record.command if part.startswith("/")]
+    paths += _MACHINE_PATH.findall(run.files[FILE_NAME].decode())
+    if paths:
+        raise UserError(
+            f"the record names a folder of the machine: {paths[0]}",
+            where=f"{run.where}/{FILE_NAME}",
+            remedy="make the run with this version, whose records name DATA_DIR and RESULTS_DIR instead",
+        )
+
+
+def _is_there(place: Path, run: TimedRun) -> bool:
+    """Whether the run is published already; UserError where another lies in its place."""
+    if not place.exists():
+        return False
+    if place.is_dir() and {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == run.files:
+        return True
+    raise UserError(
+        f"another run of this name is published already, with other content: {run.where} is left out, and all else with it",
+        where=place,
+        remedy="a run is made once; take away the one that is no result",
+    )
+
+
+def _write(into: Path, runs: dict[Path, TimedRun], tables: dict[str, Table]) -> None:
+    """Write everything beside its place first: what cannot be written whole leaves nothing."""
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".publish-", dir=into) as staged:
+        for number, run in enumerate(runs.values()):
+            _write_files(Path(staged) / str(number), run)
+        for number, place in enumerate(runs):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(Path(staged) / str(number), place)
+    for card, table in tables.items():
+        (into / card).mkdir(exist_ok=True)
+        for name, text in ((TABLE, as_json(table)), ("gpu_bench.md", as_markdown(table))):
+            path = into / card / name
+            if not path.exists() or path.read_bytes() != text.encode():
+                write_atomically(path, text.encode())
+
+
+def _write_files(folder: Path, run: TimedRun) -> None:
+    folder.mkdir()
+    for name, data in run.files.items():
+        (folder / name).write_bytes(data)
+
+
+def benches_of(table: Table) -> list[tuple[dict[str, Any], list[str]]]:
+    """Each bench that measured a part of the table, with its sections."""
+    found: list[tuple[dict[str, Any], list[str]]] = []
+    for name, section in table.sections.items():
+        for bench, names in found:
+            if bench == section.bench:
+                names.append(name)
+                break
+        else:
+            found.append((section.bench, [name]))
+    return found
+
+
+def as_json(table: Table) -> str:
+    """The published gpu_bench.json: the rows as the benches wrote them, and which bench each section came from."""
+    tree = {
+        "device": table.device,
+        "rehearsal": table.rehearsal,
+        "benches": [{"sections": names, "bench": bench} for bench, names in benches_of(table)],
+        "rows": [row for section in table.sections.values() for row in section.rows],
+    }
+    return json.dumps(tree, indent=1) + "\n"
+
+
+def as_markdown(table: Table) -> str:
+    """The published gpu_bench.md: the benches with their sections, and one table a section."""
+    lines = [f"# {table.device}" + " (rehearsal, no measurement)" * table.rehearsal, ""]
+    for bench, names in benches_of(table):
+        facts = ", ".join(f"{key} {_cell(value)}" for key, value in bench.items() if value is not None)
+        lines.append(f"- {', '.join(names)}: {facts}")
+    for name, section in table.sections.items():
+        keys = list(dict.fromkeys(key for row in section.rows for key in row if key != "section"))
+        lines += ["", f"## {name}", "", f"| {' | '.join(keys)} |", "|" + "---|" * len(keys)]
+        lines += [f"| {' | '.join(_cell(row.get(key)) for key in keys)} |" for row in section.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    """As the bench's own table shows a figure (gpu_bench.short, without PyTorch): four digits, a dash for not measured."""
+    text = "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _warn(runs: dict[Path, TimedRun], tables: dict[str, Table]) -> None:
+    """Name the published files that tell of the machine's folders and that nobody may edit: the record sealed them."""
+    texts = {str(place / name): data for place, run in runs.items() for name, data in run.files.items()}
+    texts |= {f"{card}/{TABLE}": as_json(table).encode() for card, table in tables.items()}
+    for where, data in texts.items():
+        if match := _MACHINE_PATH.search(data.decode(errors="replace")):
+            print(
+                f"warning: {where}: names a folder of the machine ({match[0]}): look before you commit it",
+                file=sys.stderr,
+            )
+
+
+def _rewrite_readme() -> None:
+    """Put what is published now into the README."""
+    # This interpreter has everything: no set-up is to begin here.
+    environment = os.environ | {"PYTHON": sys.executable}
+    if subprocess.run(["sh", "script/readme_table.sh"], cwd=ROOT, env=environment).returncode:
+        raise UserError(
+            "all is published, but the README's table could not be written anew",
+            where="README.md",
+            remedy="run `sh script/readme_table.sh`",
+        )
+    print("README.md: shows results/published as it is now")
