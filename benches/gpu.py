@@ -1,175 +1,150 @@
-"""What a GPU makes of the closed model: one table, measured in one go of less than nine minutes.
+"""What a GPU makes of this benchmark: one table, measured in one go.
 
-    python -m benches gpu [--out FOLDER] [--device cpu --tiny] [--only step,loader]
+    python -m benches gpu [--out FOLDER]             everything, within 660 s
+    python -m benches gpu --part first               the model alone, within 330 s; `second`: the rest
+    python -m benches gpu --only step,loader         these sections
+    python -m benches gpu --device cpu --tiny        a rehearsal without a GPU
 
-Sections, the most telling first: the card's own ceilings; the whole training step at each batch size in TF32 and bf16; a timed
-run of `synthetic`, two epochs, through the harness; the loader at that speed; the precision of gradients; one GRU layer and the
-three as one call; `mini` to its target; CUDA graphs and torch.compile, each beside the step without; evaluation; what telemetry
-costs. Figures are medians of repeats after warm-up, between device synchronisations, on random data.
+The first part: three steps of every variant; the card's own ceilings; where a step's time goes, kernel by kernel; the whole step
+at each batch size in bf16, TF32 and fp32; the precision of gradients; the front in both memory layouts; what lengths cost
+that were not seen before. The second: a timed run of `synthetic`, two epochs, through the harness; the loader at that speed;
+GRU layers; `mini` to its target, and its checkpoint in use; a training resumed; CUDA graphs; evaluation; what telemetry costs;
+torch.compile. Figures are medians of repeats after warm-up, between device synchronisations, on random data.
 
-Each section is a process of its own with a time limit, so that none takes the others with it, whatever it does to the device.
-The table (gpu_bench.md, gpu_bench.json) is written anew after each section, with the rows that a broken one got to, and the
-timed runs (run_*.tar.gz) beside it: all to --out (default: $OUT, else results/published). Exit status 2 where a section
-could not be done. With --device cpu --tiny everything runs at a small size: a rehearsal.
+Sections run one after the other in as few processes as can be, each with a time limit. One that outlasts it, or leaves the GPU
+unusable, is ended with its process, and a new process goes on with those after it. The table (gpu_bench.md, gpu_bench.json)
+is written anew after each section, with the rows that a broken one got to; kernels.txt and the timed runs (run_*.tar.gz) lie
+beside it: all in --out (default: $OUT, else runs/gpu, runs/gpu-first or runs/gpu-second). `python -m benches publish` brings
+them into results/published. Exit status 2 where a section could not be done. A rehearsal has small sizes, and four times the
+time.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
+import itertools
 import os
-import platform
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from datasets.errors import UserError, run_door
 from datasets.usage import Filled
 
-from .gpu_bench import ROOT, Bench, ceilings_of, first_line, short
+from .gpu_table import ROOT
+from .gpu_watch import Budget, Watched, watch
 
 
 @dataclass(frozen=True)
 class Section:
-    """Where a section's function is, and the seconds after which it is ended."""
+    """The module with the function of the section's name, and the seconds after which it is ended."""
 
     module: str
     limit_s: float
 
 
-SECTIONS = {
-    "ceilings": Section("gpu_sections", 60),
-    "step": Section("gpu_step", 150),
-    "synthetic": Section("gpu_runs", 150),
-    "loader": Section("gpu_sections", 90),
-    "precision": Section("gpu_runs", 60),
-    "gru": Section("gpu_step", 90),
-    "mini": Section("gpu_runs", 120),
-    "graphs": Section("gpu_options", 60),
-    "compiled": Section("gpu_options", 120),
-    "evaluation": Section("gpu_sections", 60),
-    "telemetry": Section("gpu_sections", 45),
-}
-LEAST_S = 10.0
-"""A section is not begun with less time than this."""
+@dataclass(frozen=True)
+class Plan:
+    """All sections; for each part the groups of sections that share a process, in order; and the module that starts one."""
+
+    sections: dict[str, Section]
+    parts: dict[str, tuple[tuple[str, ...], ...]]
+    door: tuple[str, ...] = ("benches", "gpu")
 
 
-def main(arguments: list[str] | None = None) -> int:
+PLAN = Plan(
+    sections={
+        "smoke": Section("benches.gpu_smoke", 60),
+        "ceilings": Section("benches.gpu_ceilings", 30),
+        "profile": Section("benches.gpu_profile", 90),
+        "step": Section("benches.gpu_step", 150),
+        "precision": Section("benches.gpu_runs", 60),
+        "layout": Section("benches.gpu_shapes", 45),
+        "new_lengths": Section("benches.gpu_shapes", 45),
+        "synthetic": Section("benches.gpu_runs", 150),
+        "loader": Section("benches.gpu_sections", 90),
+        "gru": Section("benches.gpu_gru", 75),
+        "mini": Section("benches.gpu_runs", 120),
+        "inference": Section("benches.gpu_runs", 45),
+        "resume": Section("benches.gpu_resume", 75),
+        "graphs": Section("benches.gpu_options", 60),
+        "evaluation": Section("benches.gpu_sections", 60),
+        "telemetry": Section("benches.gpu_sections", 45),
+        "compiled": Section("benches.gpu_options", 120),
+    },
+    # Timed runs stand at the beginning of a process, before it uses the GPU itself: their records say how much of its
+    # memory was in use. What follows the profiler has a process of its own: CUDA's tracing stays loaded in one that was traced.
+    parts={
+        "first": (("smoke", "ceilings", "profile"), ("step", "precision", "layout", "new_lengths")),
+        "second": (
+            ("synthetic", "loader", "gru"),
+            ("mini", "inference", "resume", "graphs", "evaluation", "telemetry", "compiled"),
+        ),
+    },
+)
+PART_S = 330.0
+"""Seconds after which a part has ended: with the start of a rented machine, seven minutes."""
+PATIENCE = 4
+"""A rehearsal has so many times the time: two busy CPU cores are no GPU."""
+
+
+def main(arguments: list[str] | None = None, plan: Plan = PLAN) -> int:
     """Measure, print and save; exit status 0 where everything could be done, 2 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m benches gpu", description=__doc__, formatter_class=Filled)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a rehearsal without a GPU")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "results" / "published"))
-    parser.add_argument("--only", help="these sections, separated by commas")
-    parser.add_argument("--budget", type=float, default=520.0, help="seconds after which everything has ended")
-    parser.add_argument("--in-this-process", metavar="ROWS", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    return run_door(lambda: _one(options) if options.in_this_process else _all(options))
-
-
-def _all(options: argparse.Namespace) -> int:
-    """Every chosen section in a process of its own."""
-    chosen = options.only.split(",") if options.only else list(SECTIONS)
-    unknown = [name for name in chosen if name not in SECTIONS]
-    if unknown:
-        raise UserError(f"no such section: {', '.join(unknown)}", remedy=f"there are {', '.join(SECTIONS)}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch sees no GPU here", remedy="rehearse with `python -m benches gpu --device cpu --tiny`")
-    options.out.mkdir(parents=True, exist_ok=True)
-    started_s = time.monotonic()
-    rows: list[dict] = []
-    failed = False
-    for name in chosen:
-        began_s = time.monotonic()
-        left_s = started_s + options.budget - began_s
-        if left_s < LEAST_S:
-            rows.append({"section": name, "name": "left out", "reason": "the time is up"})
-            failed = True
-        else:
-            found, well = _in_a_process(options, name, rows, min(left_s, SECTIONS[name].limit_s))
-            rows += found
-            failed |= not well
-        _save(options, rows, time.monotonic() - started_s)
-        print(f"-- {name}: {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
-    return 2 if failed else 0
-
-
-def _in_a_process(
-    options: argparse.Namespace, name: str, before: list[dict], limit_s: float
-) -> tuple[list[dict], bool]:
-    """The rows of one section, and whether it ended well; `before` are the rows so far."""
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in before))
-        command = [sys.executable, "-m", "benches", "gpu", "--device", options.device, "--out", str(options.out)]
-        command += ["--only", name, "--budget", str(limit_s), "--in-this-process", str(file)]
-        command += ["--tiny"] if options.tiny else []
-        # Whatever a section that is ended leaves behind goes with this folder.
-        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=os.environ | {"TMPDIR": place})
-        reason = None
-        try:
-            if process.wait(limit_s):
-                reason = f"exit status {process.returncode}"
-        except subprocess.TimeoutExpired:
-            reason = f"not done within {limit_s:.0f} s"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        lines = file.read_text().splitlines()[len(before) :]
-    # The last line may have been cut off with its writer.
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    if reason and not any("reason" in row for row in found):
-        found.append({"section": name, "name": "could not be done", "reason": reason})
-        print(f"{name:11} could not be done: {reason}", flush=True)
-    return found, reason is None
-
-
-def _one(options: argparse.Namespace) -> int:
-    """One section, here; exit status 2 where it failed, with the reason in its rows."""
-    rows = [json.loads(line) for line in options.in_this_process.read_text().splitlines()]
-    deadline_s = time.monotonic() + options.budget
-    bench = Bench(
-        torch.device(options.device), options.tiny, options.out, deadline_s, options.in_this_process, ceilings_of(rows)
+    parser.add_argument("--out", type=Path, help="default: $OUT, else runs/gpu, runs/gpu-first or runs/gpu-second")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--part", choices=tuple(plan.parts), help="half of the sections (default: all)")
+    which.add_argument("--only", help="these sections, separated by commas")
+    parser.add_argument(
+        "--budget", type=float, help=f"seconds after which all has ended (default: {PART_S:.0f} a part)"
     )
-    section = importlib.import_module(f".{SECTIONS[options.only].module}", __package__)
-    try:
-        getattr(section, options.only)(bench)
-    except Exception as error:
-        # Whatever went wrong is a row of the table, and the other sections go on.
-        traceback.print_exc()
-        bench.row(options.only, "could not be done", reason=first_line(error))
-        return 2
-    return 0
+    parser.add_argument("--in-this-process", metavar="JOURNAL", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.out is None:
+        folder = ROOT / "runs" / ("-".join(["gpu", *[options.part] * bool(options.part)]))
+        options.out = Path(os.environ.get("OUT") or folder)
+    return run_door(lambda: _work(options, plan) if options.in_this_process else _measure(options, plan))
 
 
-def _save(options: argparse.Namespace, rows: list[dict], took_s: float) -> None:
-    """Write what there is so far: a later section may take the machine with it."""
-    on_gpu = options.device == "cuda"
-    tree = {
-        "device": torch.cuda.get_device_name() if on_gpu else f"CPU ({platform.machine()})",
-        "rehearsal": options.tiny or not on_gpu,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
-        "seconds": round(took_s, 1),
-        "rows": rows,
-    }
-    (options.out / "gpu_bench.json").write_text(json.dumps(tree, indent=1) + "\n")
-    lines = [
-        f"# {tree['device']}, torch {tree['torch']}" + (" (rehearsal, no measurement)" if tree["rehearsal"] else "")
+def _measure(options: argparse.Namespace, plan: Plan) -> int:
+    """Every chosen section, in processes that are watched."""
+    parts = [options.part] if options.part else list(plan.parts)
+    groups = [group for part in parts for group in plan.parts[part]]
+    if options.only:
+        groups = list(_groups_of(options.only.split(","), plan))
+    patience = _patience(options)
+    budget = Budget(options.budget or PART_S * len(parts) * patience)
+    command = ["-m", *plan.door, "--device", options.device, "--out", str(options.out), *["--tiny"] * options.tiny]
+    rehearsal = options.tiny or options.device == "cpu"
+    limits_s = {name: section.limit_s * patience for name, section in plan.sections.items()}
+    return watch(groups, Watched(command, options.out, limits_s, rehearsal, budget))
+
+
+def _groups_of(chosen: list[str], plan: Plan) -> Iterator[tuple[str, ...]]:
+    """The chosen sections in the order they were named in; neighbours of one group share a process."""
+    unknown = [name for name in chosen if name not in plan.sections]
+    if unknown:
+        raise UserError(f"no such section: {', '.join(unknown)}", remedy=f"there are {', '.join(plan.sections)}")
+    groups = [group for part in plan.parts.values() for group in part]
+    for _, names in itertools.groupby(chosen, lambda name: next(group for group in groups if name in group)):
+        yield tuple(names)
+
+
+def _patience(options: argparse.Namespace) -> int:
+    return PATIENCE if options.tiny and options.device == "cpu" else 1
+
+
+def _work(options: argparse.Namespace, plan: Plan) -> int:
+    """The sections of one group, here."""
+    end_s = time.monotonic() + options.budget
+    # Imported only here: the watching process does without PyTorch.
+    from .gpu_worker import Task, work
+
+    tasks = [
+        Task(name, plan.sections[name].module, plan.sections[name].limit_s * _patience(options))
+        for name in options.only.split(",")
     ]
-    for section in dict.fromkeys(row["section"] for row in rows):
-        shown = [row for row in rows if row["section"] == section]
-        keys = list(dict.fromkeys(key for row in shown for key in row if key != "section"))
-        lines += ["", f"## {section}", "", f"| {' | '.join(keys)} |", "|" + "---|" * len(keys)]
-        lines += [f"| {' | '.join(short(row.get(key)) for key in keys)} |" for row in shown]
-    (options.out / "gpu_bench.md").write_text("\n".join(lines) + "\n")
+    return work(tasks, options.device, options.tiny, options.out, options.in_this_process, end_s)

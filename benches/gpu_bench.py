@@ -1,30 +1,30 @@
-"""What the sections of `python -m benches gpu` share: the device, the clock and the rows."""
+"""What the sections of `python -m benches gpu` share: the device, the clock, and where rows and files go."""
 
 from __future__ import annotations
 
-import json
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from reference_model.flops import Ceilings
-
-ROOT = Path(__file__).resolve().parents[1]
+from .gpu_table import note, short
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bench:
-    """What a section is given: the device, the sizes, where its rows go, and what the card itself reaches (None: unknown)."""
+    """What a section is given: the device, the sizes, where its rows and files go, and when it will be ended.
+
+    `deadline_s` is of time.monotonic; `tiny` asks for sizes of a rehearsal.
+    """
 
     device: torch.device
     tiny: bool
     out: Path
+    journal: Path
     deadline_s: float
-    rows: Path
-    ceilings: Ceilings | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -33,30 +33,37 @@ class Bench:
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Batch sizes of the tables."""
-        return (2, 4) if self.tiny else (8, 16, 32, 64, 128)
+        """Batch sizes of the tables, the most telling first."""
+        return (2, 4) if self.tiny else (8, 32, 128, 64, 16)
 
     @property
     def precisions(self) -> tuple[str, ...]:
         """Precisions of the tables, the one that is asked for first; a CPU has no TF32."""
-        return ("bf16", "tf32") if self.on_gpu else ("bf16", "fp32")
+        return ("bf16", "tf32", "fp32") if self.on_gpu else ("bf16", "fp32")
+
+    @property
+    def kept(self) -> Path:
+        """A folder that all sections share, whatever process they run in; it goes when the bench ends."""
+        folder = self.journal.parent / "kept"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def row(self, section: str, name: str, **figures: object) -> None:
         """Print and keep one row, at once: what comes after it may end the process."""
-        with self.rows.open("a") as file:
-            file.write(json.dumps({"section": section, "name": name, **figures}) + "\n")
+        note(self.journal, section=section, name=name, **figures)
         shown = "  ".join(f"{key} {short(value)}" for key, value in figures.items())
         print(f"{section:11} {name:34} {shown}", flush=True)
 
     def seconds(self, work: Callable[[], object], repeats: int = 5, warm_up: int = 2) -> float:
         """Median seconds of one call, the device idle before and after."""
+        warm_up, repeats = (1, 1) if self.tiny else (warm_up, repeats)
         times = []
-        for number in range((1 if self.tiny else warm_up) + (2 if self.tiny else repeats)):
+        for number in range(warm_up + repeats):
             self.wait()
             start_s = time.perf_counter()
             work()
             self.wait()
-            if number >= (1 if self.tiny else warm_up):
+            if number >= warm_up:
                 times.append(time.perf_counter() - start_s)
         return sorted(times)[len(times) // 2]
 
@@ -65,21 +72,8 @@ class Bench:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
-
-def ceilings_of(rows: Sequence[dict]) -> Ceilings | None:
-    """What the section `ceilings` found; None where it did not get to the end."""
-    found = [row for row in rows if row["section"] == "ceilings"]
-    rates = {row["precision"]: row["tflops"] * 1e12 for row in found if "tflops" in row}
-    copied = [row["tb_per_s"] * 1e12 for row in found if "tb_per_s" in row]
-    return Ceilings(rates, copied[0]) if copied else None
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else '-'}"
-
-
-def short(value: object) -> str:
-    """A figure as the tables show it: floats to four digits, a dash for what was not measured."""
-    return "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
+    def free(self) -> None:
+        """Give back what the last piece of work held, so that the next finds the device's memory empty."""
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()

@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 
 from reference_model.data import Batch
+from reference_model.model import output_frames
 from reference_model.step import TrainStep
 from reference_model.train import set_precision
 
-from .gpu_bench import Bench, first_line
-from .gpu_step import CLIP_S, closed, steps
-from .train_step import make_batch, make_step
+from .gpu_bench import Bench
+from .gpu_step import closed, data_of, steps
+from .gpu_table import first_line
+from .train_step import make_step
 
 
 def graphs(bench: Bench) -> None:
@@ -29,14 +32,30 @@ def graphs(bench: Bench) -> None:
     """
 
     def capture(trainer: TrainStep, data: Batch) -> None:
+        values, _ = trainer.features(data.waveforms.to(bench.device), data.samples.to(bench.device))
+        whole = _OfFeatures(trainer.network, trainer.features.frames(data.samples))
         if not bench.on_gpu:
+            whole(values)
             raise RuntimeError("a CPU has no CUDA graphs")
-        values, frames = trainer.features(data.waveforms.to(bench.device), data.samples.to(bench.device))
+        # Autocast's copies of weights would be made in the first capture and missing from the second.
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            trainer.network = torch.cuda.make_graphed_callables(trainer.network, (values, frames))
+            graphed = torch.cuda.make_graphed_callables(whole, (values,))
+        trainer.network = lambda values, frames: (graphed(values), output_frames(frames))
 
     for batch in (2,) if bench.tiny else (8, 32):
         _compare(bench, "graphs", batch, {"network in a CUDA graph": capture})
+
+
+class _OfFeatures(nn.Module):
+    """The network as a function of the features alone: a graph's arguments lie on the device, and lengths do not."""
+
+    def __init__(self, network: nn.Module, frames: Tensor) -> None:
+        super().__init__()
+        self._network, self._frames = network, frames
+
+    def forward(self, values: Tensor) -> Tensor:
+        """`values` (batch, bins, frames) to logits (output frames, batch, labels)."""
+        return self._network(values, self._frames)[0]
 
 
 def compiled(bench: Bench) -> None:
@@ -64,8 +83,7 @@ def _compare(bench: Bench, section: str, batch: int, ways: dict[str, Callable[[T
     """A row for each way of changing the step, which is called with a fresh trainer and the batch."""
     params = closed(bench, batch, "bf16")
     set_precision("bf16")
-    data, _, _ = make_batch(batch, 2.0 if bench.tiny else CLIP_S)
-    data = data.pin_memory() if bench.on_gpu else data
+    data = data_of(bench, batch)
     in_a_row = 1 if bench.tiny else 4
     trainer = make_step(params, bench.device)
     first_loss = trainer(data, 1e-4)[0].item()
@@ -73,6 +91,7 @@ def _compare(bench: Bench, section: str, batch: int, ways: dict[str, Callable[[T
     bench.row(section, f"as it is, batch {batch}", ms=plain_s * 1e3, audio_s_per_s=data.audio_s / plain_s)
     for name, change in ways.items():
         del trainer
+        bench.free()
         trainer = make_step(params, bench.device)
         try:
             began_s = time.perf_counter()

@@ -1,38 +1,71 @@
-"""Sections of `python -m benches gpu` that start programs of ours: timed runs through the harness, and the test of precision."""
+"""Sections of `python -m benches gpu` that start programs of ours: timed runs through the harness, inference, tests."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmark.params import Params, load_variant
 from benchmark.record import read_record
 from datasets.digest import available_cores
-from reference_model.features import Features
-from reference_model.flops import floor_audio_s_per_s, work_per_audio_s
+from reference_model.checkpoint_file import checkpoint_path
+from reference_model.latency import WHOLE
 
-from .gpu_bench import ROOT, Bench
+from .gpu_bench import Bench
+from .gpu_step import fractions, narrowed
+from .gpu_table import ROOT
+
+WER_BOUND = 0.1
+"""Percentage points that inference may be from training's evaluation on a GPU: a rounding turns a near tie here or there."""
 
 
 def precision(bench: Bench) -> None:
-    """Gradients of a whole step in each precision beside float64 (tests/test_precision.py)."""
+    """Gradients of a whole step in each precision beside float64: the tests of it, with what they found.
+
+    In this process, which has PyTorch and the device already. RuntimeError where a test fails.
+    """
     if not importlib.util.find_spec("pytest"):
         bench.row("precision", "not checked", reason="pytest is not installed")
         return
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_precision.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    sys.stderr.write(done.stdout[-3000:])
-    outcome = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]
-    if done.returncode:
-        raise RuntimeError(outcome)
-    bench.row("precision", "gradients beside float64", outcome=outcome)
+    import pytest
+
+    failed = []
+
+    class Rows:
+        """Makes a row of each test."""
+
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.when != "call" and report.passed:
+                return
+            name = report.nodeid.partition("::")[2].removeprefix("test_").replace("_", " ")
+            why = {} if report.passed else {"reason": _said(report)}
+            bench.row("precision", name, outcome=report.outcome, **dict(report.user_properties), **why)
+            if report.failed:
+                failed.append(name)
+
+    # Only what the tests need: another plugin of this machine's may take seconds to load. The rows say all.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    arguments = ["-p", "no:cacheprovider", "-p", "no:terminal", str(ROOT / "tests" / "test_precision.py")]
+    status = pytest.main(arguments, plugins=[Rows()])
+    if failed or status:
+        raise RuntimeError(f"failed: {'; '.join(failed) or f'pytest ended with status {int(status)}'}")
+
+
+def _said(report: Any) -> str:
+    """Why a test failed or was skipped, in one line."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return (crash.message if crash else str(report.longrepr)).splitlines()[0]
 
 
 def synthetic(bench: Bench) -> None:
@@ -50,37 +83,17 @@ def mini(bench: Bench) -> None:
     _timed_run(bench, "mini", ["mini"], epochs=None)
 
 
+def _served(bench: Bench) -> str:
+    """The variant whose run is kept for the section `inference`."""
+    return "synthetic" if bench.tiny else "mini"
+
+
 def _timed_run(bench: Bench, variant: str, corpus: list[str], epochs: int | None) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        data, runs = Path(place) / "data", Path(place) / "runs"
-        subprocess.run(
-            [sys.executable, "-m", "datasets", "synthesise", *corpus, "--data-dir", str(data)], cwd=ROOT, check=True
-        )
-        params = load_variant(variant)
-        if bench.tiny:
-            small = dataclasses.replace(params.model, rnn_hidden=64)
-            params = dataclasses.replace(params, model=small)
-        if epochs:
-            params = dataclasses.replace(params, train=dataclasses.replace(params.train, max_epochs=epochs))
-        file = Path(place) / "params.yaml"
-        file.write_text(params.dump())
-        environment = os.environ | {
-            "DATA_DIR": str(data),
-            "RESULTS_DIR": str(runs),
-            "SEED": "1",
-            "DEVICE": bench.device.type,
-        }
-        # Before the section itself is ended, so that what the run said is not lost.
-        timeout_s = max(15.0, bench.deadline_s - time.monotonic() - 15)
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmark", "run", "--params", str(file)],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=timeout_s,
-        )  # fmt: skip
-        if done.returncode not in (0, 1):
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
-        (folder,) = (path.parent for path in runs.rglob("record.json"))
+    place = bench.kept / variant
+    try:
+        folder, params = _run(bench, place, variant, corpus, epochs)
         record = read_record(folder)
-        gpu = next((each for each in (record.telemetry or {}).get("gpus", []) if each["used"]), {})
+        gpu: dict[str, Any] = next((each for each in (record.telemetry or {}).get("gpus", []) if each["used"]), {})
         last = record.epochs[-1]
         waited = last.data_wait_s / last.train_s if last.data_wait_s is not None and last.train_s else None
         bench.row(
@@ -91,7 +104,7 @@ def _timed_run(bench: Bench, variant: str, corpus: list[str], epochs: int | None
             wer=record.run.final_wer,
             audio_s_per_s=last.audio_s_per_s,
             data_wait_share=waited,
-            share_of_floor=_share_of_floor(bench, params, last.audio_s_per_s),
+            **fractions(bench, params, last.audio_s_per_s),
             energy_j=gpu.get("energy_j"),
             mean_power_w=(gpu.get("power_w") or {}).get("mean"),
             sm_active_pct=(gpu.get("sm_active_pct") or {}).get("mean"),
@@ -101,12 +114,81 @@ def _timed_run(bench: Bench, variant: str, corpus: list[str], epochs: int | None
             for path in sorted(folder.iterdir()):
                 if path.is_file():
                     tar.add(path, arcname=f"{variant}/{folder.name}/{path.name}")
+    finally:
+        # A checkpoint of the full-size model takes 0.8 GB.
+        if variant != _served(bench):
+            shutil.rmtree(place, ignore_errors=True)
 
 
-def _share_of_floor(bench: Bench, params: Params, audio_s_per_s: float | None) -> float | None:
-    """Of what this card could do at most, by the ceilings measured here."""
-    if audio_s_per_s is None or bench.ceilings is None:
-        return None
-    work = work_per_audio_s(params, Features(params.features).bins)
-    floor = floor_audio_s_per_s(work, params.train.batch_size, params.train.precision, bench.ceilings)
-    return audio_s_per_s / floor if floor else None
+def _run(bench: Bench, place: Path, variant: str, corpus: list[str], epochs: int | None) -> tuple[Path, Params]:
+    """Synthesise the corpus and run the variant in the folder `place`; returns the run's folder and its parameters."""
+    data, runs = place / "data", place / "runs"
+    command = [sys.executable, "-m", "datasets", "synthesise", *corpus, "--data-dir", str(data)]
+    if subprocess.run(command, cwd=ROOT).returncode:
+        raise RuntimeError("the corpus could not be synthesised")
+    params = narrowed(bench, load_variant(variant))
+    if epochs:
+        params = dataclasses.replace(params, train=dataclasses.replace(params.train, max_epochs=epochs))
+    file = place / "params.yaml"
+    file.write_text(params.dump())
+    environment = os.environ | {
+        "DATA_DIR": str(data),
+        "RESULTS_DIR": str(runs),
+        "SEED": "1",
+        "SUBMISSION_ORG": os.environ.get("SUBMISSION_ORG") or "Reference",
+        "DEVICE": bench.device.type,
+        # Every interpreter that is started later would have to read PyTorch's gigabytes from the disk again.
+        "DROP_CACHES": "0",
+    }
+    # Before the section itself is ended, so that what the run said is not lost.
+    timeout_s = max(15.0, bench.deadline_s - time.monotonic() - 5)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmark", "run", "--params", str(file)],
+            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=timeout_s,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"the run was not done within {timeout_s:.0f} s") from None
+    if done.returncode not in (0, 1):
+        raise RuntimeError((done.stderr.strip().splitlines() or ["the run said nothing"])[-1])
+    (folder,) = (path.parent for path in runs.rglob("record.json"))
+    return folder, params
+
+
+def inference(bench: Bench) -> None:
+    """The checkpoint that the timed run of `mini` left (in a rehearsal `synthetic`'s), through script/test.sh.
+
+    RuntimeError where there is none, or its word error rate is not the one that training logged.
+    """
+    variant = _served(bench)
+    place = bench.kept / variant
+    folders = [path.parent for path in (place / "runs").rglob("record.json")]
+    if not folders:
+        raise RuntimeError(f"the section {variant} has left no run to take a checkpoint from")
+    record = read_record(folders[0])
+    checkpoint = checkpoint_path(folders[0], record.epochs[-1].epoch_num)
+    out = bench.kept / "inference"
+    (data,) = (path for path in (place / "data").iterdir() if path.is_dir() and not path.name.startswith("."))
+    command = ["sh", "script/test.sh", str(checkpoint), str(data), "-1", "1", "-1"]
+    command += ["--device", bench.device.type, "--out", str(out)]
+    # This interpreter has everything: no set-up is to begin here.
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["script/test.sh said nothing"])[-1])
+    report = json.loads((out / "inference.json").read_bytes())
+    logged, found = record.epochs[-1].wer, report["score"]["wer"]
+    bound = WER_BOUND if bench.on_gpu else 0.0
+    bench.row(
+        "inference",
+        f"{variant}, epoch {record.epochs[-1].epoch_num}, one at a time",
+        engine=report["options"]["engine"],
+        precision=report["options"]["precision"],
+        wer=found,
+        wer_of_training=logged,
+        bound=bound,
+        p50_ms=report["times"][WHOLE]["p50_s"] * 1e3,
+        audio_s_per_s=report["audio_s_per_s"],
+    )
+    if not abs(found - logged) <= bound:
+        raise RuntimeError(f"WER {found:.3f} %, where training logged {logged:.3f} %")

@@ -1,18 +1,16 @@
-"""Sections of `python -m benches gpu` about what surrounds the model: ceilings, loader, evaluation, telemetry."""
+"""Sections of `python -m benches gpu` about what surrounds the model: loader, evaluation, telemetry."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmark.telemetry import Telemetry
-from datasets.dataset import Dataset
+from datasets.dataset import Dataset, is_prepared, read_dataset, write_description
 from datasets.pack import open_packed, pack
 from reference_model.data import Order, Recordings, evaluation_order
 from reference_model.data import loader as make_loader
@@ -22,94 +20,70 @@ from reference_model.step import TrainState, received_from, train_epoch
 from reference_model.train import default_workers, set_precision
 
 from .gpu_bench import Bench
-from .gpu_step import CLIP_S, closed
+from .gpu_step import closed, data_of
 from .loader import make_split
-from .train_step import make_batch, make_step
-
-
-def ceilings(bench: Bench) -> None:
-    """Dense products of random matrices and a copy in memory: what the card itself reaches, for the shares below."""
-    size = 256 if bench.tiny else 8192
-    for precision in bench.precisions:
-        set_precision(precision)
-        kind = torch.bfloat16 if precision == "bf16" else torch.float32
-        a, b = (torch.randn(size, size, device=bench.device, dtype=kind) for _ in range(2))
-        taken_s = bench.seconds(lambda a=a, b=b: [a @ b for _ in range(5)]) / 5
-        bench.row(
-            "ceilings",
-            f"product of {size} x {size}, {precision}",
-            precision=precision,
-            tflops=2 * size**3 / taken_s / 1e12,
-        )
-    source = torch.randn((1 << 20) if bench.tiny else (1 << 30), device=bench.device)
-    target = torch.empty_like(source)
-    taken_s = bench.seconds(lambda: target.copy_(source))
-    bytes_per_s = 2 * source.numel() * 4 / taken_s
-    bench.row("ceilings", "copy, read and written", tb_per_s=bytes_per_s / 1e12)
+from .train_step import make_step
 
 
 def loader(bench: Bench) -> None:
     """The loader alone, then an epoch of the closed model fed by it: how much of the time training waits."""
     workers = default_workers(bench.device)
     batch = 4 if bench.tiny else 32
-    with _split(8 if bench.tiny else 512) as dataset:
-        manifest = dataset.manifest("train")
-        params = closed(bench, batch, "bf16")
-        batches = [np.arange(start, min(start + batch, len(manifest))) for start in range(0, len(manifest), batch)]
-        # Read several times over, so that starting the workers does not count: the files lie in the page cache.
-        passes = 1 if bench.tiny else 3
-        pack(dataset)
-        for name, packed in (("FLAC", None), ("packed", open_packed(dataset, "train", manifest))):
-            order = Order()
-            order.set(1, batches * passes)
-            fed = make_loader(Recordings(manifest, params.augment, 1, packed), order, workers, bench.on_gpu)
-            alone_s = bench.seconds(lambda fed=fed: [None for _ in received_from(fed)], repeats=1, warm_up=1)
-            set_precision("bf16")
-            stats = [
-                train_epoch(trainer, fed, epoch, len(order), state, lambda done, note: None)
-                for trainer, state in [(make_step(params, bench.device), TrainState())]
-                for epoch in (1, 2)
-            ][-1]
-            bench.row(
-                "loader",
-                f"{name}, augmented, {workers} workers",
-                audio_s_per_s=passes * manifest.duration_s / alone_s,
-                training_audio_s_per_s=stats["audio_s_per_s"],
-                data_wait_share=stats["data_wait_s"] / stats["train_s"],
-            )
+    dataset = _split(bench)
+    manifest = dataset.manifest("train")
+    params = closed(bench, batch, "bf16")
+    batches = [np.arange(start, min(start + batch, len(manifest))) for start in range(0, len(manifest), batch)]
+    # Read several times over, so that starting the workers does not count: the files lie in the page cache.
+    passes = 1 if bench.tiny else 3
+    pack(dataset)
+    for name, packed in (("FLAC", None), ("packed", open_packed(dataset, "train", manifest))):
+        order = Order()
+        order.set(1, batches * passes)
+        fed = make_loader(Recordings(manifest, params.augment, 1, packed), order, workers, bench.on_gpu)
+        alone_s = bench.seconds(lambda fed=fed: [None for _ in received_from(fed)], repeats=1, warm_up=1)
+        set_precision("bf16")
+        trainer, state = make_step(params, bench.device), TrainState()
+        for epoch in (1, 2):
+            stats = train_epoch(trainer, fed, epoch, len(order), state, lambda done, note: None)
+        bench.row(
+            "loader",
+            f"{name}, augmented, {workers} workers",
+            audio_s_per_s=passes * manifest.duration_s / alone_s,
+            training_audio_s_per_s=stats["audio_s_per_s"],
+            data_wait_share=stats["data_wait_s"] / stats["train_s"],
+        )
 
 
 def evaluation(bench: Bench) -> None:
     """Greedy decoding and scoring of a split, loader and all."""
     batch = 4 if bench.tiny else 32
-    with _split(8 if bench.tiny else 512) as dataset:
-        manifest = dataset.manifest("train")
-        params = closed(bench, batch, "bf16")
-        trainer = make_step(params, bench.device)
-        order = Order()
-        order.set(0, evaluation_order(len(manifest), batch, 0, 1))
-        fed = make_loader(Recordings(manifest, None, 1), order, default_workers(bench.device), bench.on_gpu)
-        texts = [utterance.text for utterance in manifest]
-        world = World(0, 0, 1)
+    manifest = _split(bench).manifest("train")
+    set_precision("bf16")
+    trainer = make_step(closed(bench, batch, "bf16"), bench.device)
+    order = Order()
+    order.set(0, evaluation_order(len(manifest), batch, 0, 1))
+    fed = make_loader(Recordings(manifest, None, 1), order, default_workers(bench.device), bench.on_gpu)
+    texts = [utterance.text for utterance in manifest]
+    world = World(0, 0, 1)
 
-        def once() -> None:
-            network = trainer.network
-            evaluate(network, trainer.features, received_from(fed), texts, bench.device, world, trainer.autocast)
+    def once() -> None:
+        network = trainer.network
+        evaluate(network, trainer.features, received_from(fed), texts, bench.device, world, trainer.autocast)
 
-        taken_s = bench.seconds(once, repeats=3, warm_up=1)
-        bench.row(
-            "evaluation",
-            f"bf16, batch {batch}",
-            utterances_per_s=len(manifest) / taken_s,
-            audio_s_per_s=manifest.duration_s / taken_s,
-        )
+    taken_s = bench.seconds(once, repeats=3, warm_up=1)
+    bench.row(
+        "evaluation",
+        f"bf16, batch {batch}",
+        utterances_per_s=len(manifest) / taken_s,
+        audio_s_per_s=manifest.duration_s / taken_s,
+    )
 
 
 def telemetry(bench: Bench) -> None:
     """The training step with and without a thread that samples the GPU once a second, in turns."""
-    params = closed(bench, 4 if bench.tiny else 32, "bf16")
-    data, _, _ = make_batch(params.train.batch_size, 2.0 if bench.tiny else CLIP_S)
-    trainer = make_step(params, bench.device)
+    batch = 2 if bench.tiny else 32
+    set_precision("bf16")
+    trainer, data = make_step(closed(bench, batch, "bf16"), bench.device), data_of(bench, batch)
 
     def some_steps() -> None:
         for _ in range(2 if bench.tiny else 8):
@@ -128,7 +102,11 @@ def telemetry(bench: Bench) -> None:
     bench.row("telemetry", "closed model, bf16, at 1 Hz", cost=with_s / without_s - 1)
 
 
-@contextmanager
-def _split(utterances: int) -> Iterator[Dataset]:
-    with tempfile.TemporaryDirectory() as place:
-        yield make_split(Path(place) / "bench", utterances)
+def _split(bench: Bench) -> Dataset:
+    """A split of LibriSpeech's lengths, made by the first section that asks for it."""
+    folder = bench.kept / "split"
+    if not is_prepared(folder):
+        # What a section left half-made that was ended over it is in the way.
+        shutil.rmtree(folder, ignore_errors=True)
+        write_description(make_split(folder, 8 if bench.tiny else 512))
+    return read_dataset(folder)

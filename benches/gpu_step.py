@@ -1,142 +1,122 @@
-"""Sections of `python -m benches gpu` about the model: one GRU layer, and the whole training step of the closed model."""
+"""Section `step` of `python -m benches gpu`: the whole training step of the closed model, by batch size and precision."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import warnings
+from collections.abc import Iterator
 
 import torch
 
 from benchmark.params import Params, load_variant
 from reference_model.data import Batch
 from reference_model.features import Features
-from reference_model.flops import floor_audio_s_per_s, work_per_audio_s
-from reference_model.model import DeepSpeech2, RecurrentLayer, gru_dtype, run_stack
-from reference_model.step import TrainStep
+from reference_model.flops import roofline_audio_s_per_s, work_per_audio_s
+from reference_model.step import Readback, TrainStep
 from reference_model.train import set_precision
 
-from .gpu_bench import Bench, first_line
+from .gpu_bench import Bench
+from .gpu_ceilings import ceilings_of
+from .gpu_table import first_line
 from .train_step import make_batch, make_step
 
 CLIP_S = 13.5
 """LibriSpeech's median training utterance."""
 
 
+def narrowed(bench: Bench, params: Params) -> Params:
+    """The same where something is measured; in a rehearsal with few channels and narrow GRUs."""
+    if not bench.tiny:
+        return params
+    return dataclasses.replace(params, model=dataclasses.replace(params.model, conv_channels=4, rnn_hidden=32))
+
+
 def closed(bench: Bench, batch: int, precision: str) -> Params:
     """The closed model at a batch size and precision; narrow in a rehearsal."""
-    params = load_variant("librispeech")
-    width = 64 if bench.tiny else params.model.rnn_hidden
-    return dataclasses.replace(
-        params,
-        model=dataclasses.replace(params.model, rnn_hidden=width),
-        train=dataclasses.replace(params.train, batch_size=batch, eval_batch_size=batch, precision=precision),
-    )
+    params = narrowed(bench, load_variant("librispeech"))
+    train = dataclasses.replace(params.train, batch_size=batch, eval_batch_size=batch, precision=precision)
+    return dataclasses.replace(params, train=train)
 
 
-def gru(bench: Bench) -> None:
-    """One layer, forward and backward; then the three as one call beside layer by layer, at batch 32."""
-    hidden, frames = (64, 40) if bench.tiny else (2560, 600)
-    for precision in bench.precisions:
-        set_precision(precision)
-        bf16 = precision == "bf16"
-        for batch in bench.batches:
-            layer = RecurrentLayer(hidden, hidden, False, None).to(bench.device)
-            x = torch.randn(frames, batch, hidden, device=bench.device, requires_grad=True)
-            taken_s = bench.seconds(functools.partial(_train, bench, [layer], x, bf16, False))
-            flops = 3 * 2 * 6 * hidden * hidden * frames * batch
-            streamed = 2 * frames * 3 * hidden * hidden * (2 if bf16 else 4)
-            bench.row(
-                "gru",
-                f"one layer, {precision}, batch {batch}",
-                ms=taken_s * 1e3,
-                tflops=flops / taken_s / 1e12,
-                weights_tb_per_s=streamed / taken_s / 1e12,
-                dtype=_dtype(bench, bf16),
-            )
-            if bf16:
-                # What autocast does not choose: cuDNN's GRU gets fp16 from it.
-                pure, x = layer.rnn.bfloat16(), x.detach().bfloat16().requires_grad_()
-                pure_s = bench.seconds(lambda pure=pure, x=x: pure(x)[0].sum().backward())
-                bench.row(
-                    "gru",
-                    f"one layer, bf16 throughout, batch {batch}",
-                    ms=pure_s * 1e3,
-                    tflops=flops / pure_s / 1e12,
-                    weights_tb_per_s=streamed / pure_s / 1e12,
-                    dtype="bfloat16",
-                )
-        batch = 32 if not bench.tiny else 4
-        model = DeepSpeech2(closed(bench, batch, precision).model, 161).to(bench.device)
-        layers = [layer for layer in model.rnns if isinstance(layer, RecurrentLayer)]
-        x = torch.randn(frames, batch, 672, device=bench.device, requires_grad=True)
-        together_s = bench.seconds(functools.partial(_train, bench, layers, x, bf16, True))
-        apart_s = bench.seconds(functools.partial(_train, bench, layers, x, bf16, False))
-        bench.row(
-            "gru",
-            f"three in one call, {precision}, batch {batch}",
-            ms=together_s * 1e3,
-            layer_by_layer_ms=apart_s * 1e3,
-            gain=apart_s / together_s,
-        )
-
-
-def _dtype(bench: Bench, bf16: bool) -> str:
-    with torch.autocast(bench.device.type, torch.bfloat16, enabled=bf16):
-        return str(gru_dtype(bench.device)).removeprefix("torch.")
-
-
-def _train(bench: Bench, layers: list[RecurrentLayer], x: torch.Tensor, bf16: bool, together: bool) -> None:
-    with torch.autocast(bench.device.type, torch.bfloat16, enabled=bf16):
-        y = run_stack(layers, x) if together else functools.reduce(lambda values, layer: layer(values), layers, x)
-    y.sum().backward()
-
-
-def step(bench: Bench) -> None:
-    """Features, forward, loss, backward and update of the closed model, on waveforms that wait in host memory."""
-    for precision in bench.precisions:
-        for batch in bench.batches:
-            name = f"closed model, {precision}, batch {batch}"
-            try:
-                bench.row("step", name, **_step(bench, precision, batch))
-            except RuntimeError as error:
-                # Out of memory, or a loss that is not finite, at one size says nothing of the others.
-                bench.row("step", name, reason=first_line(error))
-
-
-def _step(bench: Bench, precision: str, batch: int) -> dict[str, float | None]:
-    params = closed(bench, batch, precision)
-    set_precision(precision)
-    data, _, _ = make_batch(batch, 2.0 if bench.tiny else CLIP_S)
-    trainer = make_step(params, bench.device)
-    if bench.on_gpu:
-        data = data.pin_memory()
-        torch.cuda.reset_peak_memory_stats(bench.device)
-    # Several steps in a row, as in training: the host runs ahead of the device.
-    in_a_row = 1 if bench.tiny else 4
-    taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
-    loss, finite = trainer(data, 1e-4)
-    if not bool(finite):
-        raise RuntimeError(f"the loss is {loss.item()}")
-    work = work_per_audio_s(params, Features(params.features).bins)
-    floor = floor_audio_s_per_s(work, batch, precision, bench.ceilings) if bench.ceilings else None
-    peak = bench.ceilings.flops_per_s.get(precision) if bench.ceilings else None
-    rate = data.audio_s / taken_s
-    return {
-        "ms": taken_s * 1e3,
-        "audio_s_per_s": rate,
-        "tflops": rate * work.flops / 1e12,
-        "share_of_peak": rate * work.flops / peak if peak else None,
-        "share_of_floor": rate / floor if floor else None,
-        "waits": _waits(bench, trainer, data),
-        "memory_gb": torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.on_gpu else None,
-    }
+def data_of(bench: Bench, batch: int, longest_s: float | None = None, seed: int = 0) -> Batch:
+    """Utterances of noise of about equal length (CLIP_S unless said), as a loader hands them over."""
+    data, _, _ = make_batch(batch, 1.0 if bench.tiny else longest_s or CLIP_S, seed)
+    return data.pin_memory() if bench.on_gpu else data
 
 
 def steps(trainer: TrainStep, data: Batch, count: int) -> None:
     """That many training steps on the same batch."""
     for _ in range(count):
         trainer(data, 1e-4)
+
+
+def step(bench: Bench) -> None:
+    """Features, forward, loss, backward and update of the closed model, on waveforms that wait in host memory.
+
+    RuntimeError where not even one size could be measured.
+    """
+    measured = 0
+    # Where they have to be measured first, that is not to fall between a step's own measurements.
+    ceilings_of(bench)
+    for batch, precision in _sizes(bench):
+        name = f"closed model, {precision}, batch {batch}"
+        try:
+            bench.row("step", name, **_step(bench, precision, batch))
+            measured += 1
+        except RuntimeError as error:
+            # Out of memory, or a loss that is not finite, at one size says nothing of the others.
+            bench.row("step", name, reason=first_line(error))
+        bench.free()
+    if not measured:
+        raise RuntimeError("no size could be measured")
+
+
+def _sizes(bench: Bench) -> Iterator[tuple[int, str]]:
+    """Every batch size in the precisions that a modern GPU would be given; fp32, the closed variant's own, at its own size."""
+    own = bench.batches[0]
+    for batch in bench.batches:
+        yield from ((batch, precision) for precision in bench.precisions if precision != "fp32" or batch == own)
+
+
+def _step(bench: Bench, precision: str, batch: int) -> dict[str, float | None]:
+    params = closed(bench, batch, precision)
+    set_precision(precision)
+    data = data_of(bench, batch)
+    trainer = make_step(params, bench.device)
+    if bench.on_gpu:
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    # Several steps in a row, as in training: the host runs ahead of the device.
+    in_a_row = 1 if bench.tiny else 4
+    taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row), warm_up=1) / in_a_row
+    loss, finite = Readback(*trainer(data, 1e-4)).read()
+    if not finite:
+        raise RuntimeError(f"the loss is {loss}, or its gradient is not finite")
+    rate = data.audio_s / taken_s
+    work = work_per_audio_s(params, Features(params.features).bins)
+    return {
+        "ms": taken_s * 1e3,
+        "audio_s_per_s": rate,
+        "tflops": rate * work.flops / 1e12,
+        **fractions(bench, params, rate),
+        "waits": _waits(bench, trainer, data),
+        "memory_gb": torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.on_gpu else None,
+    }
+
+
+def fractions(bench: Bench, params: Params, audio_s_per_s: float | None) -> dict[str, float | None]:
+    """What a speed is of what this card could do at most: MFU and fraction of the roofline, as in reference_model/flops.py."""
+    ceilings = ceilings_of(bench) if audio_s_per_s is not None else None
+    if ceilings is None or audio_s_per_s is None:
+        return {"mfu": None, "roofline_fraction": None}
+    batch, precision = params.train.batch_size, params.train.precision
+    work = work_per_audio_s(params, Features(params.features).bins)
+    peak = ceilings.flops_per_s.get(precision)
+    roofline = roofline_audio_s_per_s(work, batch, precision, ceilings)
+    return {
+        "mfu": audio_s_per_s * work.flops / peak if peak else None,
+        "roofline_fraction": audio_s_per_s / roofline if roofline else None,
+    }
 
 
 def _waits(bench: Bench, trainer: TrainStep, data: Batch) -> int | None:

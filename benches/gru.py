@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from reference_model.model import Padding, RecurrentLayer, run_stack
+from reference_model.model import Padding, RecurrentLayer, Stack
 
 from .line import Line, alternating, report
 
@@ -31,7 +31,7 @@ def closed(frames: int, rounds: int) -> Line:
     def theirs(x: Tensor) -> Tensor:
         return functools.reduce(lambda values, layer: layer.rnn(values)[0], layers, x)
 
-    return _compare("GRU, 3 layers of 512", x, functools.partial(run_stack, layers), theirs, rounds)
+    return _compare("GRU, 3 layers of 512", x, Stack(layers), theirs, rounds)
 
 
 def mini(frames: int, rounds: int) -> Line:

@@ -39,9 +39,10 @@ from datasets.usage import Filled
 from results.discover import Source
 from results.load import read_run
 
-ROOT = Path(__file__).resolve().parents[1]
+from .gpu_table import JSON as TABLE
+from .gpu_table import MARKDOWN, ROOT, cell
+
 PUBLISHED = ROOT / "results" / "published"
-TABLE = "gpu_bench.json"
 UNPACKED_BYTES = 64 << 20
 """What an archive may hold, unpacked: a run of some minutes is well under one megabyte."""
 
@@ -302,7 +303,7 @@ def _write(into: Path, runs: dict[Path, TimedRun], tables: dict[str, Table]) -> 
             os.rename(Path(staged) / str(number), place)
     for card, table in tables.items():
         (into / card).mkdir(exist_ok=True)
-        for name, text in ((TABLE, as_json(table)), ("gpu_bench.md", as_markdown(table))):
+        for name, text in ((TABLE, as_json(table)), (MARKDOWN, as_markdown(table))):
             path = into / card / name
             if not path.exists() or path.read_bytes() != text.encode():
                 write_atomically(path, text.encode())
@@ -342,19 +343,13 @@ def as_markdown(table: Table) -> str:
     """The published gpu_bench.md: the benches with their sections, and one table a section."""
     lines = [f"# {table.device}" + " (rehearsal, no measurement)" * table.rehearsal, ""]
     for bench, names in benches_of(table):
-        facts = ", ".join(f"{key} {_cell(value)}" for key, value in bench.items() if value is not None)
+        facts = ", ".join(f"{key} {cell(value)}" for key, value in bench.items() if value is not None)
         lines.append(f"- {', '.join(names)}: {facts}")
     for name, section in table.sections.items():
         keys = list(dict.fromkeys(key for row in section.rows for key in row if key != "section"))
         lines += ["", f"## {name}", "", f"| {' | '.join(keys)} |", "|" + "---|" * len(keys)]
-        lines += [f"| {' | '.join(_cell(row.get(key)) for key in keys)} |" for row in section.rows]
+        lines += [f"| {' | '.join(cell(row.get(key)) for key in keys)} |" for row in section.rows]
     return "\n".join(lines) + "\n"
-
-
-def _cell(value: object) -> str:
-    """As the bench's own table shows a figure (gpu_bench.short, without PyTorch): four digits, a dash for not measured."""
-    text = "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
-    return " ".join(text.replace("|", "\\|").split())
 
 
 def _warn(runs: dict[Path, TimedRun], tables: dict[str, Table]) -> None:

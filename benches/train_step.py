@@ -18,7 +18,7 @@ from benchmark.params import Params, load_variant
 from reference_model.data import Batch
 from reference_model.distributed import World
 from reference_model.features import Features
-from reference_model.model import DeepSpeech2
+from reference_model.model import DeepSpeech2, prefers_channels_last
 from reference_model.optim import build_optimizer
 from reference_model.step import TrainStep
 
@@ -50,11 +50,20 @@ def make_batch(size: int, longest_s: float, seed: int = 0) -> tuple[Batch, list[
     return batch, waveforms, labels
 
 
-def make_step(params: Params, device: torch.device) -> TrainStep:
-    """The trainer's own step for `params`."""
+def make_step(params: Params, device: torch.device, channels_last: bool | None = None) -> TrainStep:
+    """The trainer's own step for `params`, with weights that were drawn on `device`.
+
+    `channels_last` is the memory layout of the convolutional front; None leaves it to the trainer's own choice.
+    """
     torch.manual_seed(0)
     features = Features(params.features).to(device)
-    network = DeepSpeech2(params.model, features.bins).to(device).train()
+    if channels_last is None:
+        channels_last = prefers_channels_last(device, params.train.precision)
+    # The closed model's 100 million weights take the host two seconds to draw, and a GPU next to none.
+    with device:
+        network = DeepSpeech2(params.model, features.bins, channels_last).train()
+    # Once more, although they are there: this lays a GRU's weights side by side, as cuDNN wants them.
+    network.to(device)
     return TrainStep(
         params, network, features, build_optimizer(params.optimizer, network.parameters()), device, World(0, 0, 1)
     )

@@ -14,12 +14,13 @@ from benchmark.score import Score, score_of
 from .data import Batch
 from .decode import greedy
 from .distributed import World
+from .features import Features
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    features: nn.Module,
+    features: Features,
     batches: Iterable[Batch],
     texts: list[str],
     device: torch.device,
@@ -37,10 +38,11 @@ def evaluate(
     model.eval()
     score = Score()
     for batch in batches:
-        values, frames = features(batch.waveforms.to(device, non_blocking=True), batch.samples.to(device))
+        samples = batch.samples.to(device, non_blocking=True)
+        values, _ = features(batch.waveforms.to(device, non_blocking=True), samples)
         with autocast():
-            logits, frames = model(values, frames)
-        hypotheses = greedy(logits.float(), frames)
+            logits, lengths = model(values, features.frames(batch.samples))
+        hypotheses = greedy(logits.float(), lengths)
         score += score_of(
             (texts[index], hypothesis) for index, hypothesis in zip(batch.indices, hypotheses, strict=True)
         )

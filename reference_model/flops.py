@@ -1,8 +1,10 @@
 """What a training step must compute and read, from the model's shapes, and what a GPU could do in the same time.
 
-Two bounds (METHOD: operations over the matrix units' rate, bytes over memory bandwidth). A GRU runs frame by frame, and each
-frame reads the whole recurrent matrix anew, forward and backward: the streaming floor. What remains (input products, weight
-gradients, convolutions, the linear layer) is done for all frames at once, at the matrix rate.
+A roofline (Williams, Waterman and Patterson 2009): the time is at least the operations over the matrix units' rate, and at least
+the stated memory traffic over the memory's bandwidth. The traffic that is stated here is that of the recurrent weights
+alone, read anew for each output frame, forward and backward, as cuDNN's kernels do at the closed model's width. It is what a
+kernel streams that keeps no weights on the chip, and no law of nature: one that holds them in registers and shared memory may
+go faster, and its fraction of this roofline exceed 1. Activations, the other weights and the optimiser's state are left out.
 """
 
 from __future__ import annotations
@@ -26,20 +28,24 @@ class Ceilings:
     bytes_per_s: float
 
 
-MEASURED = {"NVIDIA H200": Ceilings({"bf16": 790e12}, 4.3e12)}
-"""Measured with products of 8192 x 8192 matrices of random numbers, and copies of 4 GB."""
+MEASURED = {
+    "NVIDIA H100 80GB HBM3": Ceilings({"bf16": 798e12}, 3.0e12),
+    "NVIDIA H200": Ceilings({"bf16": 790e12}, 4.3e12),
+}
+"""By the name that CUDA gives the card. Measured: products of 8192 x 8192 matrices of random numbers, large copies in memory.
+
+For a card that is not here the log has null; `benches gpu` measures its ceilings.
+"""
 
 
 @dataclass(frozen=True)
 class Work:
     """Training work for one second of audio. FLOP count a multiplication and an addition as two.
 
-    `recurrent_flops` is the part of `flops` that runs frame by frame, forward and backward; `recurrent_weights` counts the
-    values read anew at each output frame, `frames` the output frames.
+    `recurrent_weights` counts the values read anew at each output frame, `frames` the output frames.
     """
 
     flops: float
-    recurrent_flops: float
     recurrent_weights: int
     frames: float
 
@@ -56,41 +62,37 @@ def work_per_audio_s(params: Params, bins: int) -> Work:
     inputs = channels * bins_2 + (model.rnn_layers - 1) * hidden
     recurrent = model.rnn_layers * directions * 3 * hidden * hidden
     products += directions * 3 * hidden * inputs + recurrent + hidden * len(LABELS)
-    # Of a recurrent product's three passes, the weight's gradient is one product over all frames.
     return Work(
         flops=BACKWARD_TOO * 2 * products * frames,
-        recurrent_flops=2 * 2 * recurrent * frames,
         recurrent_weights=recurrent,
         frames=frames,
     )
 
 
-def floor_audio_s_per_s(work: Work, batch: int, precision: str, ceilings: Ceilings) -> float | None:
-    """The most seconds of audio that one card can train on in a second, in batches of `batch`; None where not known."""
+def roofline_audio_s_per_s(work: Work, batch: int, precision: str, ceilings: Ceilings) -> float | None:
+    """Seconds of audio a second at the roofline of one card, in batches of `batch`; None where the ceiling is not known."""
     rate = ceilings.flops_per_s.get(precision)
     if rate is None:
         return None
     value_bytes = 2 if precision == "bf16" else 4
-    streamed_s = 2 * work.frames / batch * work.recurrent_weights * value_bytes / ceilings.bytes_per_s
-    return 1 / (max(streamed_s, work.recurrent_flops / rate) + (work.flops - work.recurrent_flops) / rate)
+    # Forward and backward each read the weights once for a frame of the whole batch.
+    traffic_bytes = 2 * work.frames / batch * work.recurrent_weights * value_bytes
+    return 1 / max(work.flops / rate, traffic_bytes / ceilings.bytes_per_s)
 
 
 def shares(params: Params, bins: int, audio_s_per_s: float, size: int, card: str | None) -> dict[str, float | None]:
-    """What `audio_s_per_s` over `size` processes means: model FLOP/s, and the shares of the card's peak and of the floor.
+    """What `audio_s_per_s` over `size` processes means: model FLOP/s, MFU, and the fraction of the roofline.
 
-    `card` is the GPU's name, None on a CPU; a share is None where the card's ceilings are not known.
+    `mfu`, the model FLOPs utilisation, is FLOP/s over the card's measured rate of dense matrix products in the variant's
+    precision. `card` is the GPU's name, None on a CPU; a figure is None where the card's ceilings are not known.
     """
     work = work_per_audio_s(params, bins)
     flops_per_s = work.flops * audio_s_per_s
-    ceilings = MEASURED.get(card or "")
-    peak = ceilings.flops_per_s.get(params.train.precision) if ceilings else None
-    floor = (
-        floor_audio_s_per_s(work, max(1, params.train.batch_size // size), params.train.precision, ceilings)
-        if ceilings
-        else None
-    )
+    ceilings, batch, precision = MEASURED.get(card or ""), params.train.batch_size, params.train.precision
+    peak = ceilings.flops_per_s.get(precision) if ceilings else None
+    roofline = roofline_audio_s_per_s(work, max(1, batch // size), precision, ceilings) if ceilings else None
     return {
         "model_tflops_per_s": round(flops_per_s / 1e12, 4),
-        "share_of_peak": round(flops_per_s / size / peak, 4) if peak else None,
-        "share_of_floor": round(audio_s_per_s / size / floor, 4) if floor else None,
+        "mfu": round(flops_per_s / size / peak, 4) if peak else None,
+        "roofline_fraction": round(audio_s_per_s / size / roofline, 4) if roofline else None,
     }

@@ -190,4 +190,6 @@ def _one(
 
 
 def _features(batch: Batch, features: Features, device: torch.device) -> tuple[Tensor, Tensor]:
-    return features(batch.waveforms.to(device, non_blocking=True), batch.samples.to(device))
+    """Features on the device, and the utterances' frames on the host, where the network wants them."""
+    values, _ = features(batch.waveforms.to(device, non_blocking=True), batch.samples.to(device))
+    return values, features.frames(batch.samples)

@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmark.params import ModelParams
 
 from . import cpu_conv, cpu_gru
 from .alphabet import LABELS
+from .gru import Gru
 
 KERNELS = ((41, 11), (21, 11))
 """(frequency, time) extent of the two convolutions; their strides are (2, 2) and (2, 1)."""
@@ -86,13 +86,26 @@ class Padding(NamedTuple):
     turned: Tensor
 
     @classmethod
-    def of(cls, frames: Tensor, longest: int) -> Padding:
-        """The padding of utterances of `frames` (batch,) frames in a batch of `longest`."""
+    def of(cls, frames: Tensor, longest: int, device: torch.device | None = None) -> Padding:
+        """The padding of utterances of `frames` (batch,) frames in a batch of `longest`, for tensors on `device`.
+
+        It is worked out where `frames` lies. From lengths in the host's memory that costs a GPU no wait: how many rows are
+        valid need not be asked of it, and page-locked memory is copied behind the host's back.
+        """
+        device = device or frames.device
         position = torch.arange(longest, device=frames.device)[:, None]
         valid = position < frames
         turned = torch.where(valid, frames - 1 - position, position) * len(frames)
         turned += torch.arange(len(frames), device=frames.device)
-        return cls(frames, valid.flatten().nonzero().squeeze(1), turned.flatten())
+        rows = valid.flatten().nonzero().squeeze(1)
+        return cls(*(to_device(each, device) for each in (frames, rows, turned.flatten())))
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on `device`; from the host's memory to a GPU without a wait, by way of page-locked memory."""
+    if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def _trains_on_cpu(module: nn.Module, x: Tensor) -> bool:
@@ -135,6 +148,8 @@ class RecurrentLayer(nn.Module):
         if batch_norm is not None:
             self.batch_norm = FrameWise(batch_norm)
         self.rnn = nn.GRU(inputs, hidden, bidirectional=bidirectional)
+        self._forward, self._backward = Gru([self.rnn]), Gru([self.rnn], ("_reverse",))
+        self._both = Gru([self.rnn], ("", "_reverse"))
 
     def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
         """`x` (longest, batch, inputs) to (longest, batch, hidden); with `padding`, each utterance ends at its own end."""
@@ -142,32 +157,28 @@ class RecurrentLayer(nn.Module):
             x = self.batch_norm(x, padding)
         if _trains_on_cpu(self, x):
             if not self.rnn.bidirectional:
-                return cpu_gru.gru(x, self.weights(""))
+                return cpu_gru.gru(x, self._forward.weights())
             whole = padding or Padding.of(torch.full(x.shape[1:2], len(x)), len(x))
-            return cpu_gru.gru(x, self.weights("", "_reverse"), whole.turned)
+            return cpu_gru.gru(x, self._both.weights(), whole.turned)
         if not self.rnn.bidirectional:
-            return self.rnn(x)[0]
+            return self._forward(x, self.training)
         if padding is None:
-            return _sum_directions(self.rnn(x)[0])
-        if x.is_cuda:
-            packed, _ = self.rnn(pack_padded_sequence(x, padding.frames.cpu(), enforce_sorted=False))
-            return _sum_directions(pad_packed_sequence(packed, total_length=x.shape[0])[0])
-        # On a CPU the backward direction runs forward over utterances that are turned round, as in training, where PyTorch's
-        # packed GRU would clear gradients in time quadratic in the length. What follows an utterance never reaches it.
-        back = _run([self.weights("_reverse")], _turn(x, padding.turned), self.training)
-        return _run([self.weights("")], x, self.training) + _turn(back, padding.turned)
+            return _sum_directions(self._both(x, self.training))
+        # The backward direction runs forward over utterances that are turned round. PyTorch's packed GRU would sort them on
+        # the host and wait for the GPU, keep cuDNN from its kernel for small layers, and clear gradients in time quadratic in
+        # the length on a CPU. What follows an utterance never reaches it.
+        back = self._backward(_turn(x, padding.turned), self.training)
+        return self._forward(x, self.training) + _turn(back, padding.turned)
 
-    def weights(self, *directions: str) -> list[Tensor]:
-        """The GRU's weights in PyTorch's order, direction by direction ("" and "_reverse")."""
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return [getattr(self.rnn, f"{name}_l0{direction}") for direction in directions for name in names]
-
-
-def _run(layers: Sequence[Sequence[Tensor]], x: Tensor, training: bool) -> Tensor:
-    """`x` (longest, batch, inputs) through one unidirectional GRU of several layers, given by their weights."""
-    start = x.new_zeros(len(layers), x.shape[1], layers[0][1].shape[1])
-    weights = [weight for layer in layers for weight in layer]
-    return torch.gru(x, start, weights, True, len(layers), 0.0, training, False, False)[0]
+    def lay_side_by_side(self, padded: bool) -> None:
+        """Lay the weights out in GPU memory as `forward` will want them, with `padding` or without."""
+        if not self.rnn.bidirectional:
+            self._forward.lay_side_by_side()
+        elif padded:
+            self._forward.lay_side_by_side()
+            self._backward.lay_side_by_side()
+        else:
+            self._both.lay_side_by_side()
 
 
 def _turn(x: Tensor, turned: Tensor) -> Tensor:
@@ -178,43 +189,37 @@ def _sum_directions(x: Tensor) -> Tensor:
     return x.unflatten(2, (2, -1)).sum(2)
 
 
-def run_stack(layers: Sequence[RecurrentLayer], x: Tensor) -> Tensor:
-    """Unidirectional `layers` with nothing between them: (longest, batch, inputs) to (longest, batch, hidden).
+class Stack:
+    """Unidirectional layers with nothing between them, as one GRU.
 
-    One call, but for training on a CPU: cuDNN may then work on several layers at once, each a few frames behind the one below.
+    cuDNN may then work on several layers at once, each a few frames behind the one below.
     """
-    if _trains_on_cpu(layers[0], x):
-        for layer in layers:
-            x = cpu_gru.gru(x, layer.weights(""))
-        return x
-    return _run([layer.weights("") for layer in layers], x, layers[0].training)
 
+    def __init__(self, layers: Sequence[RecurrentLayer]) -> None:
+        self._layers = tuple(layers)
+        self._whole = Gru([layer.rnn for layer in layers])
 
-def gru_dtype(device: torch.device) -> torch.dtype:
-    """What GRUs on `device` compute with under the autocast in force, which is PyTorch's choice: see docs/performance.md."""
-    x = torch.zeros(1, 1, 1, device=device)
-    weights = [torch.zeros(3, *shape, device=device) for shape in ((1,), (1,), (), ())]
-    return torch.gru(x, x, weights, True, 1, 0.0, False, False, False)[0].dtype
+    def __call__(self, x: Tensor) -> Tensor:
+        """(longest, batch, inputs) to (longest, batch, hidden); layer by layer in training on a CPU."""
+        first = self._layers[0]
+        if _trains_on_cpu(first, x):
+            for layer in self._layers:
+                x = layer(x)
+            return x
+        return self._whole(x, first.training)
 
-
-def _lay_side_by_side(layers: Sequence[RecurrentLayer]) -> None:
-    """Let the layers' weights share one piece of GPU memory, in cuDNN's order, so that it need not copy them at each call.
-
-    nn.GRU does that for its own weights; here a GRU of several layers borrows the weights, does it, and is forgotten.
-    """
-    first = layers[0].rnn
-    with torch.device("meta"):
-        whole = nn.GRU(first.input_size, first.hidden_size, len(layers))
-    for number, layer in enumerate(layers):
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            setattr(whole, f"{name}_l{number}", getattr(layer.rnn, f"{name}_l0"))
-    whole.flatten_parameters()
+    def lay_side_by_side(self) -> None:
+        """See Gru."""
+        self._whole.lay_side_by_side()
 
 
 class DeepSpeech2(nn.Module):
-    """The network of a variant, over features of `bins` bins."""
+    """The network of a variant, over features of `bins` bins.
 
-    def __init__(self, params: ModelParams, bins: int) -> None:
+    With `channels_last` the convolutions and their norms work on memory in which a place's channels lie together.
+    """
+
+    def __init__(self, params: ModelParams, bins: int, channels_last: bool = False) -> None:
         super().__init__()
         self.params = params
         self.bins = max(bins, SMALLEST_BINS)
@@ -240,41 +245,59 @@ class DeepSpeech2(nn.Module):
             self.rnns.append(RecurrentLayer(inputs, hidden, params.bidirectional, between))
             inputs = hidden
         self.fc = nn.Sequential(FrameWise(nn.Sequential(norm(hidden, 1), nn.Linear(hidden, len(LABELS), bias=False))))
+        self._channels_last = channels_last
+        if channels_last:
+            for convolution in self.conv:
+                if isinstance(convolution, nn.Conv2d):
+                    weight = convolution.weight.detach().contiguous(memory_format=torch.channels_last)
+                    convolution.weight = nn.Parameter(weight)
+        self._stack = Stack(self._layers) if not (params.bidirectional or params.batch_norm_between) else None
 
     @property
     def _layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.rnns if isinstance(layer, RecurrentLayer)]
 
-    @property
-    def _stacked(self) -> bool:
-        """Whether nothing stands between the recurrent layers."""
-        return not (self.params.bidirectional or self.params.batch_norm_between)
-
     def _apply(self, fn: Callable, recurse: bool = True) -> DeepSpeech2:
         super()._apply(fn, recurse)
-        if self._stacked and next(self.parameters()).is_cuda:
-            _lay_side_by_side(self._layers)
+        if self._stack:
+            self._stack.lay_side_by_side()
+        else:
+            for layer in self._layers:
+                layer.lay_side_by_side(padded=self.params.mask_padding)
         return self
 
     def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """`features` (batch, bins, longest) with `frames` (batch,) valid ones each, to logits and their valid numbers.
 
+        `frames` had best lie in the host's memory, wherever the features are: from a GPU they would be waited for.
         Returns logits (output frames, batch, labels) and (batch,) output frames. With `mask_padding` the GRUs and the
         norms after the convolutions see valid frames only, and logits past an utterance's end are zero; without, they run
         over the padding as the reference does.
         """
         if features.shape[1] < self.bins:
             features = functional.pad(features, (0, 0, 0, self.bins - features.shape[1]))
-        x = self.conv(features.unsqueeze(1))
-        x = x.flatten(1, 2).permute(2, 0, 1).contiguous()
+        # With one channel both layouts are the same memory: only the strides tell a convolution which one is meant.
+        x = features.unsqueeze(3).permute(0, 3, 1, 2) if self._channels_last else features.unsqueeze(1)
+        x = self.conv(x)
+        x = x.permute(3, 0, 1, 2).flatten(2).contiguous()
         lengths = output_frames(frames)
-        padding = Padding.of(lengths, x.shape[0]) if self.params.mask_padding else None
-        if self._stacked:
-            x = run_stack(self._layers, x)
+        padding = Padding.of(lengths, x.shape[0], x.device) if self.params.mask_padding else None
+        if self._stack:
+            x = self._stack(x)
         else:
             for layer in self._layers:
                 x = layer(x, padding)
         return self.fc[0](x, padding), lengths
+
+
+def prefers_channels_last(device: torch.device, precision: str) -> bool:
+    """Whether the convolutional front is to use `channels_last` where nobody says which.
+
+    In bf16 on a GPU: PyTorch gives cuDNN no BatchNorm in bf16, and its own gives each channel one block of threads, 32 for
+    some 130 multiprocessors, unless the channels lie together (read in PyTorch 2.11's Normalization.cpp and
+    Normalization.cuh). `benches gpu` measures both layouts.
+    """
+    return device.type == "cuda" and precision == "bf16"
 
 
 def parameter_count(model: nn.Module) -> int:

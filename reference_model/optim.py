@@ -12,17 +12,24 @@ from benchmark.params import OptimizerParams
 
 def build_optimizer(params: OptimizerParams, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """SGD (nesterov as asked) or AdamW over `parameters`, in PyTorch's fused form."""
+    weights = list(parameters)
     if params.name == "sgd":
-        return torch.optim.SGD(
-            parameters,
+        optimizer = torch.optim.SGD(
+            weights,
             lr=params.learning_rate,
             momentum=params.momentum,
             nesterov=params.nesterov,
             weight_decay=params.weight_decay,
             fused=True,
         )
+        # PyTorch makes the momentum in the first step, and leaves it unwritten where that one is skipped since its loss is
+        # not finite: the next step would move the weights by whatever lay in memory. From zeros the first step is the same.
+        if params.momentum:
+            for weight in weights:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return optimizer
     return torch.optim.AdamW(
-        parameters,
+        weights,
         lr=params.learning_rate,
         betas=(params.beta1, params.beta2),
         eps=params.epsilon,
@@ -43,6 +50,17 @@ def learning_rate(params: OptimizerParams, epoch: int, step: int, last_step: int
         return params.learning_rate * (step + 1) / params.warmup_steps
     done = (step - params.warmup_steps) / max(1, last_step - params.warmup_steps)
     return params.learning_rate * (1 - (1 - params.final_share) * min(1.0, done))
+
+
+def lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give each weight's state the weight's own memory layout, which the fused optimisers ask for.
+
+    A checkpoint may have been written by a run in another layout.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight).copy_(value)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -20,7 +20,6 @@ from .data import Batch
 from .distributed import World
 from .features import Features
 from .flops import shares
-from .model import output_frames
 from .optim import learning_rate, set_learning_rate
 from .profile import NoProfile
 
@@ -59,6 +58,8 @@ class TrainStep:
     def __call__(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
         """Train on `batch` at learning rate `rate`; returns the share's summed loss and whether all was finite (on the device).
 
+        Nothing here waits for a GPU but PyTorch's CTC loss, which copies lengths to it and back (docs/performance.md).
+
         The loss is CTC's negative log-likelihood summed over the global batch and divided by its size. A loss or gradient
         that is not finite leaves the weights as they are: the fused optimisers skip a step whose `found_inf` is set,
         without waiting for the device.
@@ -70,16 +71,16 @@ class TrainStep:
             )
         with stage("features"):
             values, frames = self.features(waveforms, samples)
+            # The same numbers in the host's memory, where the network and the loss need them: a GPU would be waited for.
+            host_frames = self.features.frames(batch.samples)
             if augment.spec_time_masks or augment.spec_freq_masks:
                 uniforms = batch.mask_uniforms.to(self.device, non_blocking=True)
                 values = spec_augment(values, frames, augment, self.params.features.hop_s, uniforms)
         with stage("forward"):
             with self.autocast():
-                logits, _ = self.network(values, frames)
+                logits, lengths = self.network(values, host_frames)
             log_probabilities = functional.log_softmax(logits.float(), 2)
-            # The loss needs the lengths on the host: from the device they would have to be waited for.
-            frames = output_frames(self.features.frames(batch.samples))
-            loss = functional.ctc_loss(log_probabilities, labels, frames, batch.label_lengths, BLANK, reduction="sum")
+            loss = functional.ctc_loss(log_probabilities, labels, lengths, batch.label_lengths, BLANK, reduction="sum")
             loss = loss * batch.weight
         with stage("backward"):
             # DistributedDataParallel averages gradients over the processes: times their number, it is the sum again.
@@ -92,6 +93,32 @@ class TrainStep:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return loss.detach(), finite
+
+
+class Readback:
+    """A step's loss and whether all was finite, on their way to the host; `read` waits for that step, and for nothing after it.
+
+    `.item()` would wait for everything that the device was given until then, the next step too. Here the copy is queued right
+    behind the step, into page-locked memory, with an event after it.
+    """
+
+    def __init__(self, loss: Tensor, finite: Tensor) -> None:
+        found = torch.stack([loss, finite.to(loss.dtype)])
+        self._event = None
+        if found.is_cuda:
+            self._values = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+            self._values.copy_(found, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._values = found
+
+    def read(self) -> tuple[float, bool]:
+        """The summed loss, and whether it and the gradients were finite."""
+        if self._event:
+            self._event.synchronize()
+        loss, finite = self._values.tolist()
+        return loss, bool(finite)
 
 
 def train_epoch(
@@ -113,7 +140,7 @@ def train_epoch(
     loss_sum = torch.zeros((), dtype=torch.float64, device=step.device)
     utterances = trained = 0
     audio_s = data_wait_s = 0.0
-    before: tuple[Tensor, Tensor, int] | None = None
+    before: tuple[Readback, int] | None = None
     received = received_from(batches)
     while True:
         waiting_since_s = time.perf_counter()
@@ -123,9 +150,10 @@ def train_epoch(
         if batch is None:
             break
         loss, finite = step(batch, learning_rate(optimizer, epoch, state.step, last_step))
+        latest = Readback(loss, finite), len(batch.indices)
         # The step before is checked only now, so that the device always has work queued.
         note = _checked(before, epoch, state.step)
-        before = loss, finite, len(batch.indices)
+        before = latest
         loss_sum += loss
         state.step += 1
         utterances += len(batch.indices)
@@ -153,13 +181,14 @@ def _card(device: torch.device) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
-def _checked(result: tuple[Tensor, Tensor, int] | None, epoch: int, step: int) -> str:
-    """Raise UserError unless a step's (summed loss, whether all was finite, utterances) is well; else the loss in words."""
+def _checked(result: tuple[Readback, int] | None, epoch: int, step: int) -> str:
+    """Raise UserError unless a step's (outcome, number of utterances) is well; else its loss per utterance in words."""
     if result is None:
         return ""
+    (loss_sum, finite), utterances = result[0].read(), result[1]
     # A process without a share of the batch has no utterance, and a loss of 0.
-    loss = result[0].item() / max(1, result[2])
-    if not result[1].item():
+    loss = loss_sum / max(1, utterances)
+    if not finite:
         raise UserError(
             f"the loss or its gradient is not finite (loss {loss:g}); the weights were not updated",
             where=f"epoch {epoch}, step {step}",

@@ -36,14 +36,20 @@ from .checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_
 from .data import Order, Recordings, evaluation_order, loader, training_order
 from .evaluate import evaluate
 from .features import Features
-from .model import DeepSpeech2, gru_dtype, output_frames
-from .optim import build_optimizer
+from .gru import gru_dtype
+from .model import DeepSpeech2, output_frames, prefers_channels_last
+from .optim import build_optimizer, lay_out_as_weights
 from .process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory
 from .profile import NoProfile, Profile
 from .report import print_line, progress_of
 from .step import TrainState, TrainStep, received_from, train_epoch
 from .tempo import samples_after
 
+NO_BF16_GRU = (
+    "warning: PyTorch gives cuDNN no GRU in bf16 here, so that GRUs run in fp32, slower; it takes PyTorch 2.11 "
+    "with cuDNN 9.13 or newer and a GPU of compute capability 8.0 or higher"
+)
+LAYOUTS = ("channels-first", "channels-last")
 SMALL_HIDDEN = 256
 """Up to this GRU width a CPU trainer keeps to one thread (see `default_threads`)."""
 
@@ -69,6 +75,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--profile", action="store_true", help="write a trace and a breakdown of the time to the run's folder"
+    )
+    parser.add_argument(
+        "--conv-layout",
+        choices=("auto", *LAYOUTS),
+        default="auto",
+        help="memory layout of the convolutional front (default: channels-last in bf16 on a GPU); the same mathematics",
     )
     parser.add_argument("--progress", choices=("auto", "events"), default="auto", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -118,16 +130,15 @@ def _train(
     _check_lengths(params, train_set)
     workers = args.workers if args.workers is not None else default_workers(device)
     features = Features(params.features).to(device)
-    network = DeepSpeech2(params.model, features.bins).to(device)
+    channels_last = _channels_last(args, params, device)
+    network = DeepSpeech2(params.model, features.bins, channels_last).to(device)
     optimizer = build_optimizer(params.optimizer, network.parameters())
     if resumed:
         network.load_state_dict(resumed.model)
         optimizer.load_state_dict(resumed.optimizer)
-    wrapped = (
-        DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
-        if world.size > 1
-        else network
-    )
+        lay_out_as_weights(optimizer)
+    # Without device_ids the inputs stay where they are: the lengths in the host's memory, the rest on the GPU already.
+    wrapped = DistributedDataParallel(network) if world.size > 1 else network
 
     # Packed audio (`python -m datasets pack`) is used where it lies beside the data set: the same samples, sooner.
     packed, packed_eval = (
@@ -156,7 +167,8 @@ def _train(
     else:
         log_parameters(log, params, args.seed, world.size, len(train_set), len(eval_set), accelerators)
         with trainer.autocast():
-            log.event("gru_dtype", str(gru_dtype(device)).removeprefix("torch."))
+            _log_gru_dtype(log, params, device, world)
+        log.event("conv_layout", LAYOUTS[channels_last])
         if packed:
             log.event("input_format", "packed")
         log.end(mllog.INIT_STOP)
@@ -243,6 +255,20 @@ def set_precision(precision: str) -> None:
     """Let TF32 be used exactly where the variant says so: PyTorch allows it in convolutions and GRUs unless told not to."""
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def _channels_last(args: argparse.Namespace, params: Params, device: torch.device) -> bool:
+    if args.conv_layout == "auto":
+        return prefers_channels_last(device, params.train.precision)
+    return args.conv_layout == "channels-last"
+
+
+def _log_gru_dtype(log: mllog.LogWriter, params: Params, device: torch.device, world: distributed.World) -> None:
+    """Log what GRUs compute with under the autocast in force; a warning where that is not what the variant asks for."""
+    dtype = gru_dtype(device)
+    log.event("gru_dtype", str(dtype).removeprefix("torch."))
+    if params.train.precision == "bf16" and dtype != torch.bfloat16 and world.leads:
+        print(NO_BF16_GRU, file=sys.stderr, flush=True)
 
 
 def default_threads(params: Params) -> int:

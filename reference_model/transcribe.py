@@ -104,8 +104,8 @@ def _batch(pieces: list[np.ndarray], opened: Opened, features: Features) -> list
         row[: len(piece)] = torch.from_numpy(piece)
     device = opened.engine.device
     samples = torch.tensor([len(piece) for piece in pieces])
-    values, frames = features(waveforms.to(device), samples.to(device))
-    return greedy(*opened.engine(values, frames))
+    values, _ = features(waveforms.to(device), samples.to(device))
+    return greedy(*opened.engine(values, features.frames(samples)))
 
 
 def _files(paths: list[Path]) -> Iterator[tuple[Path, np.ndarray]]:

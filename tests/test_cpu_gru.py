@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from benchmark.params import load_variant
 from reference_model import cpu_gru
 from reference_model.cpu_gru import gru
-from reference_model.model import DeepSpeech2, Padding, RecurrentLayer, run_stack
+from reference_model.model import DeepSpeech2, Padding, RecurrentLayer, Stack
 from tests.corpus import tiny_params
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-5}
@@ -159,8 +159,8 @@ def test_a_stack_in_training_has_the_values_that_it_has_in_evaluation():
     layers = [RecurrentLayer(4 if number == 0 else 6, 6, False, None).double() for number in range(3)]
     x = torch.randn(8, 2, 4, dtype=torch.float64)
     with torch.no_grad():
-        in_evaluation = run_stack(layers, x)
-    torch.testing.assert_close(run_stack(layers, x), in_evaluation, atol=1e-10, rtol=1e-10)
+        in_evaluation = Stack(layers)(x)
+    torch.testing.assert_close(Stack(layers)(x), in_evaluation, atol=1e-10, rtol=1e-10)
 
 
 def test_a_wide_layer_is_as_exact_as_pytorchs():

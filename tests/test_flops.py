@@ -1,4 +1,4 @@
-"""Work and floors: against a counter of real operations, and against figures worked out by hand for the closed model."""
+"""Work and rooflines: against a counter of real operations, and against figures worked out by hand for the closed model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.params import load_variant
-from reference_model.flops import MEASURED, floor_audio_s_per_s, shares, work_per_audio_s
+from reference_model.flops import MEASURED, Ceilings, roofline_audio_s_per_s, shares, work_per_audio_s
 from reference_model.model import DeepSpeech2, output_frames
 
 LIBRISPEECH_S = 960.9 * 3600
@@ -21,11 +21,32 @@ def test_the_closed_models_work_for_a_second_of_audio():
     assert work.recurrent_weights * 2 == 3 * 2560 * 7680 * 2  # bytes in bf16: 39 MB a layer
 
 
-@pytest.mark.parametrize(("batch", "epoch_s"), [(8, 1278), (16, 685), (32, 389), (64, 240), (128, 166)])
-def test_streaming_floors_of_an_epoch(batch, epoch_s):
+@pytest.mark.parametrize(
+    ("card", "batch", "epoch_s"),
+    [
+        # Memory bounds: 50 frames/s x 2 passes x 59.0 M weights x 2 bytes / batch / bandwidth, for 3,459,240 s of audio.
+        ("NVIDIA H200", 8, 1186),
+        ("NVIDIA H200", 16, 593),
+        ("NVIDIA H200", 32, 297),
+        ("NVIDIA H200", 64, 148),
+        ("NVIDIA H100 80GB HBM3", 8, 1700),
+        ("NVIDIA H100 80GB HBM3", 64, 213),
+        # Arithmetic bounds: 113.5 PFLOP over the card's rate.
+        ("NVIDIA H200", 128, 144),
+        ("NVIDIA H100 80GB HBM3", 128, 142),
+    ],
+)
+def test_rooflines_of_an_epoch_of_librispeech(card, batch, epoch_s):
     work = work_per_audio_s(load_variant("librispeech"), 161)
-    floor = floor_audio_s_per_s(work, batch, "bf16", MEASURED["NVIDIA H200"])
-    assert LIBRISPEECH_S / floor == pytest.approx(epoch_s, abs=1)
+    roofline = roofline_audio_s_per_s(work, batch, "bf16", MEASURED[card])
+    assert LIBRISPEECH_S / roofline == pytest.approx(epoch_s, abs=1)
+
+
+def test_weights_of_four_bytes_take_twice_as_long_to_read():
+    work = work_per_audio_s(load_variant("librispeech"), 161)
+    ceilings = Ceilings({"bf16": 1e18, "tf32": 1e18, "fp32": 1e18}, 3e12)
+    halves, tf32, fp32 = (roofline_audio_s_per_s(work, 8, each, ceilings) for each in ("bf16", "tf32", "fp32"))
+    assert halves == pytest.approx(2 * fp32) and tf32 == fp32
 
 
 def test_convolutions_and_the_linear_layer_agree_with_pytorchs_counter():
@@ -49,13 +70,19 @@ def test_what_is_not_known_is_none():
     params = load_variant("mini")
     found = shares(params, 161, 100.0, 1, None)
     assert found["model_tflops_per_s"] > 0
-    assert found["share_of_peak"] is None and found["share_of_floor"] is None
-    assert shares(params, 161, 100.0, 1, "NVIDIA H200")["share_of_floor"] is None  # no ceiling for fp32
+    assert found["mfu"] is None and found["roofline_fraction"] is None
+    assert shares(params, 161, 100.0, 1, "NVIDIA H200")["roofline_fraction"] is None  # no ceiling for fp32
+    in_bf16 = load_variant("synthetic")
+    assert shares(in_bf16, 161, 100.0, 1, "NVIDIA T4")["mfu"] is None
+    assert shares(in_bf16, 161, 100.0, 1, "NVIDIA H100 80GB HBM3")["mfu"] == pytest.approx(
+        100 * 32.8e9 / 798e12, abs=1e-4
+    )
 
 
 def test_two_cards_with_half_the_batch_each_share_the_work():
+    """The roofline of half the batch is half as high, while it is memory that bounds it; MFU is by the card."""
     params = load_variant("synthetic")
-    one, two = (shares(params, 161, 4450.0 * size, size, "NVIDIA H200") for size in (1, 2))
-    assert one["share_of_floor"] == pytest.approx(0.5, abs=0.01)
-    assert one["share_of_peak"] == two["share_of_peak"]
-    assert two["share_of_floor"] > one["share_of_floor"]
+    one, two = (shares(params, 161, 5832.0 * size, size, "NVIDIA H200") for size in (1, 2))
+    assert one["roofline_fraction"] == pytest.approx(0.5, abs=0.01)
+    assert two["roofline_fraction"] == pytest.approx(1.0, abs=0.01)
+    assert one["mfu"] == two["mfu"] == pytest.approx(5832 * 32.8e9 / 790e12, abs=1e-3)

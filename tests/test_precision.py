@@ -1,37 +1,49 @@
 """No precision is lowered in silence: gradients of a whole step in each precision against float64, within stated bounds.
 
-Bounds are relative norms of the difference over all weights. float32 rounds at 6e-8 and sums some thousand products; TF32 keeps
-10 bits of a factor's mantissa (5e-4), bf16 keeps 7 (4e-3); a few layers multiply that by about ten.
+Bounds are relative norms of the difference over all weights, from the unit roundoff u of what products take their factors in:
+2^-24 in fp32, 2^-11 in TF32, 2^-8 in bf16.
+
+Two things decide. Where every Hardtanh is on the same side as in float64, errors add up as the values pass through: sums of n
+terms are off by some sqrt(n) u in fp32, n up to 1,500 here, and six products in a row, one of which goes on for 45 frames,
+make that some sqrt(50) times as much: 2e-5 in fp32, which is bounded by 1e-4. But the convolutions' values, of variance 1
+after BatchNorm, lie about a Hardtanh's kink at 0 with a density of 0.4. Those that a relative error of about u moves over it
+are a share of 0.3 u of all, and their gradients are then 0 where they were not, or not where they were 0: twice that share of the
+gradient's square, since half of all pass. Two such layers make that sqrt(u) of its norm, 0.022 in TF32 and 0.063 in bf16; the
+convolutions have most of the whole gradient, and the GRUs are off by some 4 u only. So twice sqrt(u) is the bound there. In fp32
+none of these 70,000 values is expected to be moved over (a chance of one in a hundred), but a single one would make 5e-3: on a
+GPU, the order of whose sums is the library's choice, the median of three draws is what counts.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import warnings
 
 import pytest
 import torch
 from torch.nn import functional
 
-from benchmark.params import load_variant
-from reference_model.model import DeepSpeech2
+from benches.train_step import make_batch, make_step
+from benchmark.params import Params, load_variant
+from reference_model.gru import gru_dtype
+from reference_model.model import DeepSpeech2, prefers_channels_last
 from reference_model.train import set_precision
 
-BOUNDS = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}
+BOUNDS = {"fp32": 1e-4, "tf32": 2 * 2**-5.5, "bf16": 2 * 2**-4}
 """||gradient - float64's|| / ||float64's||."""
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def variant(precision: str):
-    params = load_variant("librispeech")
-    small = dataclasses.replace(params.model, conv_channels=4, rnn_hidden=64)
+def variant(precision: str, hidden: int = 64, name: str = "librispeech") -> Params:
+    params = load_variant(name)
+    small = dataclasses.replace(params.model, conv_channels=4, rnn_hidden=hidden)
     return dataclasses.replace(params, model=small, train=dataclasses.replace(params.train, precision=precision))
 
 
 def gradient(model: DeepSpeech2, values: torch.Tensor, bf16: bool) -> torch.Tensor:
-    """The whole gradient of the CTC loss, flat, in float64 on the CPU."""
-    model.zero_grad()
-    frames = torch.tensor([values.shape[2]] * len(values), device=values.device)
-    labels = torch.arange(1, 9, device=values.device).repeat(len(values))
+    """The whole gradient of the CTC loss, flat, in float64 on the CPU; lengths lie in the host's memory, as in training."""
+    frames = torch.tensor([values.shape[2]] * len(values))
+    labels = torch.arange(1, 9, dtype=torch.int32, device=values.device).repeat(len(values))
     with torch.autocast(values.device.type, torch.bfloat16, enabled=bf16):
         logits, lengths = model(values, frames)
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -40,15 +52,19 @@ def gradient(model: DeepSpeech2, values: torch.Tensor, bf16: bool) -> torch.Tens
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).double().cpu()
 
 
-def error_of(precision: str, device: str) -> float:
-    torch.manual_seed(0)
-    params = variant(precision)
+def error_of(precision: str, device: str, seed: int = 0) -> float:
+    """On a GPU with GRUs of 256: for 64, cuDNN has a kernel of its own that it has not for the closed model's 2560."""
+    torch.manual_seed(seed)
+    params = variant(precision, 64 if device == "cpu" else 256)
     exact = DeepSpeech2(params.model, 161).double()
+    channels_last = prefers_channels_last(torch.device(device), precision)
+    model = DeepSpeech2(params.model, 161, channels_last).to(device)
+    model.load_state_dict(exact.state_dict())
     values = torch.randn(4, 161, 120, dtype=torch.float64)
-    reference = gradient(copy.deepcopy(exact), values, False)
+    reference = gradient(exact, values, False)
     set_precision(precision)
     try:
-        found = gradient(exact.float().to(device), values.float().to(device), precision == "bf16")
+        found = gradient(model, values.float().to(device), precision == "bf16")
     finally:
         set_precision("fp32")
     assert torch.isfinite(found).all()
@@ -56,8 +72,11 @@ def error_of(precision: str, device: str) -> float:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_gradients_on_a_cpu_keep_their_precisions_bound(precision):
-    assert error_of(precision, "cpu") < BOUNDS[precision]
+def test_gradients_on_a_cpu_keep_their_precisions_bound(precision, record_property):
+    error = error_of(precision, "cpu")
+    record_property("error", error)
+    record_property("bound", BOUNDS[precision])
+    assert error < BOUNDS[precision]
 
 
 def test_bf16_is_told_from_fp32_by_these_bounds():
@@ -65,12 +84,36 @@ def test_bf16_is_told_from_fp32_by_these_bounds():
     assert error_of("bf16", "cpu") > BOUNDS["fp32"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@CUDA
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_gradients_on_a_gpu_keep_their_precisions_bound(precision):
-    error = error_of(precision, "cuda")
-    assert error < BOUNDS[precision]
-    assert precision == "fp32" or error > BOUNDS["fp32"]
+def test_gradients_on_a_gpu_keep_their_precisions_bound(precision, record_property):
+    errors = sorted(error_of(precision, "cuda", seed) for seed in range(3))
+    record_property("error", errors[1])
+    record_property("bound", BOUNDS[precision])
+    record_property("largest_of_three", errors[2])
+    assert errors[1] < BOUNDS[precision]
+    assert precision == "fp32" or errors[1] > BOUNDS["fp32"]
+
+
+@CUDA
+@pytest.mark.parametrize("name", ["librispeech", "librispeech_5bi", "mini"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_grus_weights_lie_in_one_piece_on_a_gpu(name, precision):
+    """Else PyTorch warns, and copies them together at each call; asking for a GRU's type must not warn either."""
+    params = variant(precision, 256, name)
+    set_precision(precision)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.set_warn_always(True)
+        try:
+            trainer = make_step(params, torch.device("cuda"))
+            for _ in range(2):
+                trainer(make_batch(4, 2.0)[0], 1e-4)
+            with trainer.autocast():
+                gru_dtype(torch.device("cuda"))
+        finally:
+            torch.set_warn_always(False)
+    assert not [str(each.message) for each in caught if "contiguous chunk" in str(each.message)]
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False)])

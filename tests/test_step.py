@@ -16,7 +16,7 @@ from reference_model.distributed import World
 from reference_model.features import Features
 from reference_model.model import DeepSpeech2
 from reference_model.optim import build_optimizer, learning_rate
-from reference_model.step import TrainState, TrainStep, train_epoch
+from reference_model.step import Readback, TrainState, TrainStep, train_epoch
 from tests.corpus import tiny_corpus
 
 CPU = torch.device("cpu")
@@ -160,13 +160,45 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimiser_as_they_are(corp
         assert all(torch.equal(item, new[name]) for name, item in old.items())
 
 
-def test_an_epoch_stops_at_a_step_that_is_not_finite_and_names_it(corpus):
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_an_epoch_stops_at_a_step_that_is_not_finite_and_names_it(corpus, place):
     params = closed()
     batches = batches_of(params, corpus, 1)
-    batches[1] = with_a_sample_that_is_no_number(batches[1])
+    batches[place] = with_a_sample_that_is_no_number(batches[place])
+    number = place % len(batches) + 1
     step = step_of(params, DeepSpeech2(params.model, 161))
-    with pytest.raises(UserError, match=r"epoch 1, step 2: .*not finite"):
+    with pytest.raises(UserError, match=rf"epoch 1, step {number}: .*not finite"):
         train_epoch(step, batches, 1, len(batches), TrainState(), lambda done, note: None)
+    assert all(torch.isfinite(weight).all() for weight in step.network.parameters())
+
+
+def test_a_first_step_that_is_not_finite_leaves_nothing_behind_for_the_second(corpus):
+    """The second is queued before the first is checked: it must be the step that it would be without the first."""
+    params = closed()
+    good, spoiled, *_ = batches_of(params, corpus, 1)
+    weights = []
+    for batches in ((good,), (with_a_sample_that_is_no_number(spoiled), good)):
+        torch.manual_seed(0)
+        network = DeepSpeech2(params.model, 161)
+        step = step_of(params, network)
+        for batch in batches:
+            step(batch, 1e-3)
+        weights.append(list(network.parameters()))
+    assert all(torch.equal(plain, after) for plain, after in zip(*weights, strict=True))
+
+
+def test_each_step_is_read_only_once_the_next_one_is_queued(corpus, monkeypatch):
+    """On a GPU reading waits for that step; the device has the next one to do meanwhile."""
+    params = closed()
+    batches = batches_of(params, corpus, 1)
+    step = step_of(params, DeepSpeech2(params.model, 161))
+    course: list[str] = []
+    queue, read, begin = TrainStep.__call__, Readback.read, Readback.__init__
+    monkeypatch.setattr(TrainStep, "__call__", lambda *given: (course.append("step"), queue(*given))[1])
+    monkeypatch.setattr(Readback, "__init__", lambda *given: (course.append("copy"), begin(*given))[1])
+    monkeypatch.setattr(Readback, "read", lambda readback: (course.append("read"), read(readback))[1])
+    train_epoch(step, batches, 1, len(batches), TrainState(), lambda done, note: None)
+    assert course == ["step", "copy", *(["step", "copy", "read"] * (len(batches) - 1)), "read"]
 
 
 def test_a_batch_of_no_weight_has_no_loss_and_moves_nothing(corpus):

@@ -1,0 +1,116 @@
+"""Section `gru` of `python -m benches gpu`: GRU layers as the model runs them, forward and backward, by themselves."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from reference_model.gru import Gru
+from reference_model.train import set_precision
+
+from .gpu_bench import Bench
+from .gpu_table import first_line
+
+BYTES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4}
+
+
+def gru(bench: Bench) -> None:
+    """One layer of the closed model's width in each precision and batch size; then the three in one call, at batch 8 and 32.
+
+    Beside bf16 stands what autocast alone would make of the same layer: fp16 on a GPU. `dtype` is that of the layer's result.
+    """
+    hidden, frames = (32, 20) if bench.tiny else (2560, 600)
+    for batch in bench.batches:
+        for precision in bench.precisions:
+            layers = _layers(bench, [hidden, hidden])
+            x = torch.randn(frames, batch, hidden, device=bench.device, requires_grad=True)
+            ways = {precision: functools.partial(Gru(layers), training=True)}
+            if precision == "bf16":
+                ways["autocast alone"] = lambda x, layer=layers[0]: layer(x)[0]
+            for name, way in ways.items():
+                _one_layer(bench, f"one layer, {name}, batch {batch}", way, x, precision, layers[0])
+            bench.free()
+    for batch in bench.batches[:2]:
+        for precision in bench.precisions:
+            _three(bench, precision, batch, hidden, frames)
+            bench.free()
+
+
+def _layers(bench: Bench, widths: list[int]) -> list[nn.GRU]:
+    """A layer from each width to the next, with weights drawn on the device, laid out as cuDNN wants them."""
+    torch.manual_seed(0)
+    with bench.device:
+        layers = [nn.GRU(inputs, hidden).train() for inputs, hidden in itertools.pairwise(widths)]
+    Gru(layers).lay_side_by_side()
+    return layers
+
+
+def _one_layer(
+    bench: Bench, name: str, way: Callable[[Tensor], Tensor], x: Tensor, precision: str, layer: nn.GRU
+) -> None:
+    try:
+        taken_s, dtype = _train_s(bench, way, x, precision)
+    except RuntimeError as error:
+        bench.row("gru", name, reason=first_line(error))
+        return
+    frames, batch, _ = x.shape
+    # Two products of (3 hidden, hidden) a frame and utterance forward, and twice as many backward.
+    flops = 3 * 2 * 2 * layer.weight_hh_l0.numel() * frames * batch
+    # Were the recurrent weights read anew at each frame, forward and backward.
+    streamed_bytes = 2 * frames * layer.weight_hh_l0.numel() * BYTES[dtype]
+    bench.row(
+        "gru",
+        name,
+        ms=taken_s * 1e3,
+        tflops=flops / taken_s / 1e12,
+        weights_tb_per_s=streamed_bytes / taken_s / 1e12,
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def _three(bench: Bench, precision: str, batch: int, hidden: int, frames: int) -> None:
+    inputs = 672
+    x = torch.randn(frames, batch, inputs, device=bench.device, requires_grad=True)
+    name = f"three in one call, {precision}, batch {batch}"
+    try:
+        # Apart first: in one call, weights are laid out for that.
+        layers = [Gru([layer]) for layer in _layers(bench, [inputs, hidden, hidden, hidden])]
+        for layer in layers:
+            layer.lay_side_by_side()
+        apart_s, _ = _train_s(
+            bench,
+            lambda x: functools.reduce(lambda values, layer: layer(values, training=True), layers, x),
+            x,
+            precision,
+        )
+        whole = Gru(_layers(bench, [inputs, hidden, hidden, hidden]))
+        together_s, dtype = _train_s(bench, functools.partial(whole, training=True), x, precision)
+    except RuntimeError as error:
+        bench.row("gru", name, reason=first_line(error))
+        return
+    bench.row(
+        "gru",
+        name,
+        ms=together_s * 1e3,
+        dtype=str(dtype).removeprefix("torch."),
+        layer_by_layer_ms=apart_s * 1e3,
+        gain=apart_s / together_s,
+    )
+
+
+def _train_s(bench: Bench, way: Callable[[Tensor], Tensor], x: Tensor, precision: str) -> tuple[float, torch.dtype]:
+    """Seconds of a forward and a backward pass, and the type of what came out."""
+    set_precision(precision)
+    dtypes = []
+
+    def train() -> None:
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            y = way(x)
+        dtypes.append(y.dtype)
+        y.sum().backward()
+
+    return bench.seconds(train), dtypes[-1]

@@ -1,0 +1,214 @@
+"""Section `profile` of `python -m benches gpu`: what a step of the closed model spends the device's time on, kernel by kernel."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+
+from reference_model.profile import NoProfile
+from reference_model.step import TrainStep
+from reference_model.train import set_precision
+
+from .gpu_bench import Bench
+from .gpu_step import closed, data_of, steps
+from .gpu_table import first_line
+from .train_step import make_step
+
+TRACED = 2
+"""Steps that are traced: in the second one the host runs ahead of the device, as in training."""
+SHOWN, WRITTEN = 12, 60
+"""Kernels in the table, and operations in kernels.txt."""
+OFTEN = 50
+"""What a GRU launches so many times in a step belongs to a frame; its products over all frames are a few."""
+
+FRAMES, PRODUCTS, REST, UNKNOWN = "recurrences", "products", "rest", "unknown"
+KINDS = (
+    ("optimiser", ("/optimiser/",)),
+    ("features", ("/features/",)),
+    ("ctc", ("ctc_loss", "CtcLoss", "log_softmax", "LogSoftmax")),
+    ("gru", ("cudnn_rnn", "CudnnRnn", "aten::gru", "_Gru")),
+    ("batchnorm", ("batch_norm", "BatchNorm")),
+    ("convolutions", ("conv", "Conv", "hardtanh", "Hardtanh")),
+    (PRODUCTS, ("aten::linear", "aten::addmm", "AddmmBackward", "MmBackward")),
+)
+"""Kinds of work by what stands in the names of the operations, and of the step's stages, that a kernel was launched from."""
+SHARES = ("recurrences", "products", "convolutions", "features", "batchnorm", "ctc", "optimiser", REST, UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A kernel's run on the device, or on a CPU an operation's own time; `chain` names what it was launched from ("": unknown)."""
+
+    name: str
+    chain: str
+    us: float
+
+
+class _Stages(NoProfile):
+    """Names the stages of a step in a trace."""
+
+    def stage(self, name: str) -> AbstractContextManager:
+        return torch.profiler.record_function(name)
+
+
+def profile(bench: Bench) -> None:
+    """The closed model in bf16 at batch 8 and 32 and in fp32 at batch 8, some steps each; RuntimeError where one fails.
+
+    For each: how busy the device is between the first and the last kernel, how many kernels a step has, what share of the
+    device's time each kind of work takes, and the kernels that take most. The whole tables go to kernels.txt.
+    """
+    kernels = bench.out / "kernels.txt"
+    kernels.write_text("", encoding="utf-8")
+    failed = []
+    for precision, batch in (("bf16", 2), ("fp32", 2)) if bench.tiny else (("bf16", 8), ("bf16", 32), ("fp32", 8)):
+        name = f"{precision}, batch {batch}"
+        try:
+            table = _profile(bench, name, precision, batch)
+            with kernels.open("a", encoding="utf-8") as file:
+                file.write(f"{name}: {TRACED} steps\n{table}\n\n")
+        except Exception as error:
+            traceback.print_exc()
+            bench.row("profile", name, reason=first_line(error))
+            failed.append(name)
+        bench.free()
+    if failed:
+        raise RuntimeError(f"not profiled: {'; '.join(failed)}")
+
+
+def _profile(bench: Bench, name: str, precision: str, batch: int) -> str:
+    """Rows of one precision and batch size; returns the profiler's own table."""
+    set_precision(precision)
+    trainer, data = make_step(closed(bench, batch, precision), bench.device), data_of(bench, batch)
+    in_a_row = 1 if bench.tiny else 4
+    taken_s = bench.seconds(lambda: steps(trainer, data, in_a_row), repeats=2) / in_a_row
+    traced = _traced(bench, trainer, lambda: steps(trainer, data, TRACED))
+    events = traced.events()
+    pieces = list(kernels_of(events) if bench.on_gpu else _operations(events))
+    if not pieces:
+        raise RuntimeError("the profiler saw nothing of the device")
+    of_kind, total_us = shares(pieces), sum(piece.us for piece in pieces)
+    launches = Counter(piece.name for piece in pieces)
+    bench.row(
+        "profile",
+        name,
+        ms=taken_s * 1e3,
+        busy=busy_share(events) if bench.on_gpu else None,
+        kernels=sum(launches.values()) // TRACED,
+        **{kind: of_kind.get(kind, 0.0) for kind in SHARES},
+    )
+    us: dict[str, float] = defaultdict(float)
+    for piece in pieces:
+        us[piece.name] += piece.us
+    for kernel, taken_us in sorted(us.items(), key=lambda each: -each[1])[:SHOWN]:
+        bench.row(
+            "profile",
+            f"{name}: {_shortened(kernel)}",
+            ms=taken_us / 1e3 / TRACED,
+            kernels=launches[kernel] // TRACED,
+            share=taken_us / total_us,
+        )
+    by = "self_device_time_total" if bench.on_gpu else "self_cpu_time_total"
+    return traced.key_averages().table(sort_by=by, row_limit=WRITTEN, max_name_column_width=100)
+
+
+def _traced(bench: Bench, trainer: TrainStep, work: Any) -> torch.profiler.profile:
+    """A trace of `work` after it was run once under the profiler, whose own beginnings take a while."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if bench.on_gpu:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    trainer.profile = _Stages()
+    schedule = torch.profiler.schedule(wait=0, warmup=1, active=1, repeat=1)
+    with torch.profiler.profile(activities=activities, schedule=schedule, acc_events=True) as traced:
+        for _ in range(2):
+            work()
+            bench.wait()
+            traced.step()
+    return traced
+
+
+def kernels_of(events: Iterable[Any]) -> Iterable[Piece]:
+    """Every kernel, copy and filling of memory on the device, with the operations that launched it."""
+    device_us: dict[str, float] = defaultdict(float)
+    for event in _on_device(events):
+        device_us[event.name] += event.time_range.elapsed_us()
+    for event in events:
+        if event.device_type != DeviceType.CPU:
+            continue
+        for kernel in event.kernels:
+            # A stage's name stands among the kernels, too: for the time from its first to its last.
+            if kernel.name in device_us:
+                device_us[kernel.name] -= kernel.duration
+                yield Piece(kernel.name, _chain(event), kernel.duration)
+    for name, us in device_us.items():
+        if us > 1:
+            yield Piece(name, "", us)
+
+
+def _operations(events: Iterable[Any]) -> Iterable[Piece]:
+    """A rehearsal's stand-in for kernels: what each operation takes the CPU, without those that it calls."""
+    for event in events:
+        if event.device_type == DeviceType.CPU and not event.name.startswith("ProfilerStep"):
+            yield Piece(event.name, _chain(event), event.self_cpu_time_total)
+
+
+def _on_device(events: Iterable[Any]) -> list[Any]:
+    return [each for each in events if each.device_type == DeviceType.CUDA and not each.is_user_annotation]
+
+
+def busy_share(events: Iterable[Any]) -> float | None:
+    """The share of the time from the first kernel to the last in which any is at work; None without a kernel."""
+    spans = sorted((each.time_range.start, each.time_range.end) for each in _on_device(events))
+    if not spans:
+        return None
+    busy_us, end_us = 0.0, spans[0][0]
+    for start, end in spans:
+        busy_us += max(0.0, end - max(start, end_us))
+        end_us = max(end_us, end)
+    return busy_us / (end_us - spans[0][0])
+
+
+def _chain(event: Any) -> str:
+    """The names of an event and of all that it lies in, from the inside out: /aten::mm/aten::linear/forward/."""
+    names = []
+    while event is not None:
+        names.append(event.name)
+        event = event.cpu_parent
+    return f"/{'/'.join(names)}/"
+
+
+def shares(pieces: list[Piece]) -> dict[str, float]:
+    """The share of all time that each kind of work takes.
+
+    A GRU's kernels are told apart by how often they run in a step: those of a frame (`recurrences`) and its products over
+    all frames, which count as `products`. Where cuDNN keeps weights on the chip, one kernel runs all frames; its name says so.
+    """
+    of_gru = Counter(piece.name for piece in pieces if kind_of(piece.chain) == "gru")
+    us: dict[str, float] = defaultdict(float)
+    for piece in pieces:
+        kind = kind_of(piece.chain)
+        if kind == "gru":
+            often = of_gru[piece.name] >= OFTEN * TRACED
+            kind = FRAMES if often or "persist" in piece.name.lower() else PRODUCTS
+        us[kind] += piece.us
+    total_us = sum(us.values())
+    return {kind: taken_us / total_us for kind, taken_us in us.items()} if total_us else {}
+
+
+def kind_of(chain: str) -> str:
+    """What kind of work a chain of names is: one of KINDS, the rest, or unknown."""
+    if not chain:
+        return UNKNOWN
+    return next((kind for kind, needles in KINDS if any(needle in chain for needle in needles)), REST)
+
+
+def _shortened(kernel: str) -> str:
+    """A kernel's name without what fills pages: templates' arguments and its own."""
+    name = kernel.removeprefix("void ").replace("at::native::", "").replace("(anonymous namespace)::", "")
+    return name if len(name) <= 72 else f"{name[:69]}..."

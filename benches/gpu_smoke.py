@@ -1,0 +1,82 @@
+"""Section `smoke` of `python -m benches gpu`: whether every variant trains at all, before anything is timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+import warnings
+
+import numpy as np
+import torch
+
+from benchmark.params import Params, load_variant, variant_names
+from reference_model.augment import mask_uniforms
+from reference_model.data import Batch
+from reference_model.gru import gru_dtype
+from reference_model.step import Readback
+from reference_model.train import set_precision
+
+from .gpu_bench import Bench
+from .gpu_step import narrowed
+from .gpu_table import first_line
+from .train_step import make_batch, make_step
+
+CLIPS, CLIP_S, STEPS = 4, 2.0, 3
+
+
+def smoke(bench: Bench) -> None:
+    """Three steps of every variant on four clips of two seconds, in its own precision and in bf16; RuntimeError if one fails.
+
+    The rows say what its GRUs compute with, and everything that PyTorch warned of.
+    """
+    failed = []
+    for variant in variant_names():
+        params = narrowed(bench, load_variant(variant))
+        for precision in dict.fromkeys((params.train.precision, "bf16")):
+            name = f"{variant}, {precision}"
+            train = dataclasses.replace(params.train, precision=precision)
+            try:
+                bench.row("smoke", name, **_steps(bench, dataclasses.replace(params, train=train)))
+            except Exception as error:
+                # What one variant cannot do says nothing of the others.
+                traceback.print_exc()
+                bench.row("smoke", name, reason=first_line(error))
+                failed.append(name)
+            bench.free()
+    if failed:
+        raise RuntimeError(f"not trained: {'; '.join(failed)}")
+
+
+def _steps(bench: Bench, params: Params) -> dict[str, object]:
+    set_precision(params.train.precision)
+    batch = masked(make_batch(CLIPS, CLIP_S)[0], params)
+    batch = batch.pin_memory() if bench.on_gpu else batch
+    began_s = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # Some of PyTorch's warnings come once in a process only: the first variant would have them all.
+        torch.set_warn_always(True)
+        try:
+            trainer = make_step(params, bench.device)
+            found = [Readback(*trainer(batch, 1e-4)).read() for _ in range(STEPS)]
+            with trainer.autocast():
+                dtype = gru_dtype(bench.device)
+        finally:
+            torch.set_warn_always(False)
+    losses = " ".join(f"{loss / CLIPS:.2f}" for loss, _ in found)
+    if not all(finite for _, finite in found):
+        raise RuntimeError(f"losses {losses}, or their gradients, are not finite")
+    said = dict.fromkeys(str(each.message).splitlines()[0] for each in caught)
+    return {
+        "losses": losses,
+        "gru": str(dtype).removeprefix("torch."),
+        "s": time.perf_counter() - began_s,
+        "warnings": "; ".join(said) or None,
+    }
+
+
+def masked(batch: Batch, params: Params) -> Batch:
+    """`batch` with what decides SpecAugment's stripes, where the variant has any."""
+    drawn = [mask_uniforms(params.augment, 1, 1, index) for index in batch.indices]
+    return dataclasses.replace(batch, mask_uniforms=torch.from_numpy(np.stack(drawn)))

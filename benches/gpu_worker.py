@@ -1,0 +1,96 @@
+"""A process of `python -m benches gpu` at work: the sections that it was given, one after the other.
+
+What goes wrong in a section is a row of the table, and the next section goes on; but not in this process where the GPU no longer
+answers: an error within a kernel leaves a process without it for good.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.errors import COULD_NOT, HELD
+from reference_model.process import die_with_parent
+
+from .gpu_bench import Bench
+from .gpu_table import first_line, note
+from .gpu_watch import LEAST_S
+
+
+@dataclass(frozen=True)
+class Task:
+    """A section, the module with the function of its name, and the seconds after which it is ended."""
+
+    section: str
+    module: str
+    limit_s: float
+
+
+def work(tasks: list[Task], device: str, tiny: bool, out: Path, journal: Path, end_s: float) -> int:
+    """Run the sections until all are done, or `end_s` (of time.monotonic); exit status 2 where this process is of no more use."""
+    die_with_parent()
+    if device == "cuda" and not torch.cuda.is_available():
+        remedy = "rehearse with `python -m benches gpu --device cpu --tiny`"
+        note(journal, event="refused", what="PyTorch sees no GPU here", remedy=remedy)
+        return COULD_NOT
+    if device == "cpu":
+        # A rehearsal's sizes are too small for more, and other processes may want the cores.
+        torch.set_num_threads(1)
+    note(journal, event="machine", facts=_machine(device))
+    out.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        note(journal, event="begun", section=task.section)
+        began_s = time.monotonic()
+        bench = Bench(torch.device(device), tiny, out, journal, min(end_s, began_s + task.limit_s))
+        if end_s - began_s < LEAST_S:
+            bench.row(task.section, "left out", reason="the time is up")
+            well, unusable = False, None
+        else:
+            well = _section(bench, task)
+            unusable = device_error(bench)
+        if unusable:
+            bench.row(task.section, "left the device unusable", reason=unusable)
+        note(journal, event="done", section=task.section, well=well and not unusable)
+        if unusable:
+            return COULD_NOT
+    return HELD
+
+
+def _section(bench: Bench, task: Task) -> bool:
+    """Whether a section could be done; its rows say why not."""
+    try:
+        getattr(importlib.import_module(task.module), task.section)(bench)
+    except Exception as error:
+        # Whatever went wrong is a row of the table, and the other sections go on.
+        traceback.print_exc()
+        bench.row(task.section, "could not be done", reason=first_line(error))
+        return False
+    return True
+
+
+def device_error(bench: Bench) -> str | None:
+    """Why the device does not answer any more, in one line; None where it does. What a section left in its memory is freed."""
+    try:
+        bench.free()
+        torch.ones(1, device=bench.device).sum().item()
+    except RuntimeError as error:
+        return first_line(error)
+    return None
+
+
+def _machine(device: str) -> dict[str, Any]:
+    """The device and the versions, for the table's head."""
+    on_gpu = device == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else f"CPU ({platform.machine()})",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if on_gpu else None,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+    }

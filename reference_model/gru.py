@@ -1,0 +1,160 @@
+"""One call of PyTorch's GRU over the weights of one or more layers, in the precision that the variant asks for.
+
+A variant in bf16 runs under autocast, and autocast hands cuDNN's GRU fp16, whatever it is asked for (read in PyTorch 2.11's
+AutocastRNN.cpp): gradients below 6e-8 would vanish and values above 65,504 end the run, since nothing scales the loss. On a GPU
+a GRU is therefore run here without autocast, in bf16 itself: its weights are cast once a step into one flat buffer laid out
+as cuDNN wants it, and their gradients come back in fp32.
+
+cuDNN takes a GRU in bf16 from PyTorch 2.11's builds on, on GPUs of compute capability 8.0 or higher. Elsewhere PyTorch would
+run it frame by frame and keep a copy of all weights for each frame (136 GB at batch 8): there GRUs run in fp32 instead.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""A GRU's weights in PyTorch's order, for each layer and direction."""
+PROBED_HIDDEN = 64
+"""Width of the GRU that asks PyTorch for its choice: any that cuDNN takes."""
+
+
+class Gru:
+    """A GRU of several layers, or of two directions, whose weights belong to the `nn.GRU` modules of a network.
+
+    `layers` are modules of one layer each, the lowest first; `directions` what is run of each: `""` (forward), `"_reverse"`, or
+    both, whose values then stand side by side. Directions run over the batch as it is: whoever asks for `"_reverse"` alone gets
+    its weights applied forward in time. Holds no weights, and so adds no names to the network.
+    """
+
+    def __init__(self, layers: Sequence[nn.GRU], directions: tuple[str, ...] = ("",)) -> None:
+        self._layers, self._directions = tuple(layers), directions
+        self._bf16: list[Tensor] = []
+
+    def weights(self) -> list[Tensor]:
+        """The weights in PyTorch's order: layer by layer, and within a layer direction by direction."""
+        return [
+            getattr(layer, f"{name}_l0{direction}")
+            for layer in self._layers
+            for direction in self._directions
+            for name in NAMES
+        ]
+
+    def __call__(self, x: Tensor, training: bool) -> Tensor:
+        """`x` (longest, batch, inputs) to (longest, batch, hidden * directions), from zeros on.
+
+        Under bf16 autocast on a GPU the result is bf16, or fp32 where PyTorch cannot give cuDNN a GRU in bf16.
+        """
+        weights = self.weights()
+        in_bf16 = wants_bf16(x)
+        with torch.autocast("cuda", enabled=False) if in_bf16 else nullcontext():
+            if in_bf16 and bf16_in_cudnn(x.device):
+                x, weights = x.bfloat16(), self._in_bf16(weights)
+            elif in_bf16:
+                x = x.float()
+            start = x.new_zeros(len(self._layers) * len(self._directions), x.shape[1], weights[1].shape[1])
+            both = len(self._directions) == 2
+            return torch.gru(x, start, weights, True, len(self._layers), 0.0, training, both, False)[0]
+
+    def lay_side_by_side(self) -> None:
+        """Let the weights share one piece of GPU memory, in cuDNN's order, so that it need not copy them at each call.
+
+        nn.GRU does that for its own weights; here a GRU of this shape borrows the weights, does it, and is forgotten.
+        Forgets the copies in bf16, which may lie on another device.
+        """
+        self._bf16 = []
+        first, both = self._layers[0], len(self._directions) == 2
+        if not first.weight_ih_l0.is_cuda:
+            return
+        with torch.device("meta"):
+            whole = nn.GRU(first.input_size, first.hidden_size, len(self._layers), bidirectional=both)
+        places = [
+            f"_l{number}{suffix}" for number in range(len(self._layers)) for suffix in ("", "_reverse")[: 1 + both]
+        ]
+        names = [name + place for place in places for name in NAMES]
+        for name, weight in zip(names, self.weights(), strict=True):
+            setattr(whole, name, weight)
+        whole.flatten_parameters()
+
+    def _in_bf16(self, weights: list[Tensor]) -> list[Tensor]:
+        """The weights' present values in bf16, in one buffer that is kept from call to call."""
+        if not self._bf16:
+            # Copies that were made in inference mode could not be written to in training.
+            with torch.inference_mode(False), torch.no_grad():
+                self._bf16 = [weight.detach().bfloat16() for weight in weights]
+                _flatten(self._bf16, len(self._layers), len(self._directions))
+        return list(_CastWeights.apply(self._bf16, *weights))
+
+
+class _CastWeights(torch.autograd.Function):
+    """fp32 weights written into their bf16 copies; the copies' gradients, in fp32, are the weights'."""
+
+    @staticmethod
+    def forward(ctx: Any, copies: list[Tensor], *weights: Tensor) -> tuple[Tensor, ...]:
+        torch._foreach_copy_(copies, list(weights))
+        return tuple(copy.detach() for copy in copies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(gradient.float() for gradient in gradients)
+
+
+def _flatten(weights: list[Tensor], layers: int, directions: int) -> None:
+    """Move the weights of a GRU into one buffer in cuDNN's order.
+
+    What nn.GRU.flatten_parameters calls, which itself refuses bf16.
+    """
+    if weights[0].is_cuda and torch._use_cudnn_rnn_flatten_weight():
+        from torch.backends.cudnn.rnn import get_cudnn_mode
+
+        inputs, hidden = weights[0].shape[1], weights[1].shape[1]
+        torch._cudnn_rnn_flatten_weight(
+            weights, len(NAMES), inputs, get_cudnn_mode("GRU"), hidden, 0, layers, False, directions == 2
+        )
+
+
+def wants_bf16(x: Tensor) -> bool:
+    """Whether autocast to bf16 is in force on the GPU that `x` lies on."""
+    return x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
+
+
+def bf16_in_cudnn(device: torch.device) -> bool:
+    """Whether PyTorch gives cuDNN a GRU in bf16 on this GPU; found by running one, once for each GPU."""
+    return _bf16_in_cudnn(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _bf16_in_cudnn(index: int) -> bool:
+    shapes = ((3 * PROBED_HIDDEN, PROBED_HIDDEN),) * 2 + ((3 * PROBED_HIDDEN,),) * 2
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False):
+        like = torch.zeros(2, 1, PROBED_HIDDEN, device=torch.device("cuda", index), dtype=torch.bfloat16)
+        weights = [like.new_zeros(shape) for shape in shapes]
+        try:
+            _flatten(weights, 1, 1)
+            weights = [weight.requires_grad_() for weight in weights]
+            y = torch.gru(like, like[:1], weights, True, 1, 0.0, True, False, False)[0]
+            y.sum().backward()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            # cuDNN's own refusal, where the library is older than PyTorch expects.
+            return False
+    return y.grad_fn is not None and "Cudnn" in y.grad_fn.name()
+
+
+def gru_dtype(device: torch.device) -> torch.dtype:
+    """What GRUs on `device` compute with under the autocast in force; asked of one, on what a convolution would hand it."""
+    x = (torch.zeros(1, 1, device=device) @ torch.zeros(1, 1, device=device)).unsqueeze(0)
+    if wants_bf16(x):
+        return torch.bfloat16 if bf16_in_cudnn(device) else torch.float32
+    weights = [torch.zeros(3, *shape, device=device) for shape in ((1,), (1,), (), ())]
+    _flatten(weights, 1, 1)
+    return torch.gru(x, torch.zeros_like(x), weights, True, 1, 0.0, False, False, False)[0].dtype

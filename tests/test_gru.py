@@ -1,0 +1,115 @@
+"""The call of PyTorch's GRU that every device but a training CPU uses, and what a variant in bf16 makes of its weights."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from reference_model.gru import Gru, bf16_in_cudnn, gru_dtype
+
+
+def layers_of(count: int = 2, bidirectional: bool = False) -> list[nn.GRU]:
+    torch.manual_seed(0)
+    return [nn.GRU(5 if number == 0 else 4, 4, bidirectional=bidirectional) for number in range(count)]
+
+
+def test_layers_as_one_and_one_by_one_agree():
+    first, second = layers_of()
+    x = torch.randn(6, 3, 5)
+    torch.testing.assert_close(Gru([first, second])(x, False), second(first(x)[0])[0])
+
+
+def test_directions_are_what_pytorch_makes_of_them():
+    (layer,) = layers_of(1, bidirectional=True)
+    x = torch.randn(6, 3, 5)
+    both = layer(x)[0]
+    torch.testing.assert_close(Gru([layer], ("", "_reverse"))(x, False), both)
+    torch.testing.assert_close(Gru([layer])(x, False), both[..., :4])
+    torch.testing.assert_close(Gru([layer], ("_reverse",))(x.flip(0), False).flip(0), both[..., 4:])
+
+
+def in_bf16(gru: Gru, x: torch.Tensor) -> torch.Tensor:
+    """What a call does under autocast on a GPU, here on the CPU."""
+    weights = gru._in_bf16(gru.weights())
+    return torch.gru(x.bfloat16(), x.new_zeros(2, x.shape[1], 4).bfloat16(), weights, True, 2, 0.0, True, False, False)[
+        0
+    ]
+
+
+def test_weights_in_bf16_are_cast_anew_each_time_into_the_same_memory():
+    layers = layers_of()
+    gru, x = Gru(layers), torch.randn(6, 3, 5)
+    first = in_bf16(gru, x)
+    places = [each.data_ptr() for each in gru._bf16]
+    with torch.no_grad():
+        for weight in gru.weights():
+            weight.mul_(2)
+    second = in_bf16(gru, x)
+    assert [each.data_ptr() for each in gru._bf16] == places
+    assert not torch.equal(first, second)
+    fresh = in_bf16(Gru(layers), x)
+    assert torch.equal(second, fresh)
+
+
+def test_gradients_of_weights_in_bf16_arrive_in_fp32():
+    layers = layers_of()
+    gru, x = Gru(layers), torch.randn(6, 3, 5, requires_grad=True)
+    for _ in range(2):  # a second step, into the same memory
+        for weight in gru.weights():
+            weight.grad = None
+        y = in_bf16(gru, x)
+        y.float().square().sum().backward()
+    plain = copy.deepcopy(layers)
+    plain[1](plain[0](x)[0])[0].square().sum().backward()
+    for weight, exact in zip(gru.weights(), Gru(plain).weights(), strict=True):
+        assert weight.grad.dtype == torch.float32
+        # bf16 keeps 8 bits: 4e-3 a rounding, some ten of them in a row.
+        assert (weight.grad - exact.grad).norm() < 0.05 * exact.grad.norm()
+
+
+def test_weights_first_cast_in_evaluation_serve_in_training():
+    gru, x = Gru(layers_of()), torch.randn(6, 3, 5)
+    with torch.inference_mode():
+        in_bf16(gru, x)
+    in_bf16(gru, x).sum().backward()
+    assert all(weight.grad is not None for weight in gru.weights())
+
+
+def test_what_grus_compute_with_is_asked_of_one_that_gets_what_a_convolution_yields():
+    device = torch.device("cpu")
+    assert gru_dtype(device) == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gru_dtype(device) == torch.bfloat16
+
+
+def test_asking_draws_no_random_number():
+    """A run's weights and orders must not hang on what was asked before."""
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    gru_dtype(torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_gru_in_bf16_is_cudnns_and_no_weight_is_compacted_at_each_call():
+    device = torch.device("cuda")
+    if not bf16_in_cudnn(device):
+        pytest.skip("PyTorch gives cuDNN no GRU in bf16 here")
+    layers = [layer.to(device) for layer in layers_of()]
+    gru, x = Gru(layers), torch.randn(6, 3, 5, device=device)
+    gru.lay_side_by_side()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.autocast("cuda", torch.bfloat16):
+            y = gru(x, True)
+            assert gru_dtype(device) == torch.bfloat16
+        assert "Cudnn" in y.grad_fn.name()
+        assert gru(x, True).dtype == torch.float32
+    assert y.dtype == torch.bfloat16
+    plain = layers[1](layers[0](x)[0])[0]
+    assert (y.float() - plain).norm() < 0.05 * plain.norm()
