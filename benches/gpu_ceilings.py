@@ -7,7 +7,7 @@ import functools
 import torch
 
 from reference_model.flops import MEASURED, Ceilings
-from reference_model.train import set_precision
+from reference_model.precision import set_precision
 
 from .gpu_bench import Bench
 from .gpu_table import rows_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_model.gru import Gru
-from reference_model.train import set_precision
+from reference_model.precision import set_precision
 
 from .gpu_bench import Bench
 from .gpu_table import first_line
@@ -21,18 +21,21 @@ BYTES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4}
 def gru(bench: Bench) -> None:
     """One layer of the closed model's width in each precision and batch size; then the three in one call, at batch 8 and 32.
 
-    Beside bf16 stands what autocast alone would make of the same layer: fp16 on a GPU. `dtype` is that of the layer's result.
+    Beside bf16 stands what autocast alone would make of the same layer, fp16 on a GPU; and bf16 where TF32 is not allowed, for
+    which PyTorch asks cuDNN to do without the tensor cores (reference_model/precision.py). `dtype` is that of the layer's
+    result.
     """
     hidden, frames = (32, 20) if bench.tiny else (2560, 600)
     for batch in bench.batches:
         for precision in bench.precisions:
             layers = _layers(bench, [hidden, hidden])
             x = torch.randn(frames, batch, hidden, device=bench.device, requires_grad=True)
-            ways = {precision: functools.partial(Gru(layers), training=True)}
+            ours = functools.partial(Gru(layers), training=True)
+            _one_layer(bench, f"one layer, {precision}, batch {batch}", ours, x, precision, layers[0])
             if precision == "bf16":
-                ways["autocast alone"] = lambda x, layer=layers[0]: layer(x)[0]
-            for name, way in ways.items():
-                _one_layer(bench, f"one layer, {name}, batch {batch}", way, x, precision, layers[0])
+                alone = f"one layer, autocast alone, batch {batch}"
+                _one_layer(bench, alone, lambda x, layer=layers[0]: layer(x)[0], x, precision, layers[0])
+                _one_layer(bench, f"one layer, bf16, no TF32, batch {batch}", ours, x, precision, layers[0], False)
             bench.free()
     for batch in bench.batches[:2]:
         for precision in bench.precisions:
@@ -50,10 +53,16 @@ def _layers(bench: Bench, widths: list[int]) -> list[nn.GRU]:
 
 
 def _one_layer(
-    bench: Bench, name: str, way: Callable[[Tensor], Tensor], x: Tensor, precision: str, layer: nn.GRU
+    bench: Bench,
+    name: str,
+    way: Callable[[Tensor], Tensor],
+    x: Tensor,
+    precision: str,
+    layer: nn.GRU,
+    allow_tf32: bool | None = None,
 ) -> None:
     try:
-        taken_s, dtype = _train_s(bench, way, x, precision)
+        taken_s, dtype = _train_s(bench, way, x, precision, allow_tf32)
     except RuntimeError as error:
         bench.row("gru", name, reason=first_line(error))
         return
@@ -102,9 +111,13 @@ def _three(bench: Bench, precision: str, batch: int, hidden: int, frames: int) -
     )
 
 
-def _train_s(bench: Bench, way: Callable[[Tensor], Tensor], x: Tensor, precision: str) -> tuple[float, torch.dtype]:
-    """Seconds of a forward and a backward pass, and the type of what came out."""
+def _train_s(
+    bench: Bench, way: Callable[[Tensor], Tensor], x: Tensor, precision: str, allow_tf32: bool | None = None
+) -> tuple[float, torch.dtype]:
+    """Seconds of a forward and a backward pass, and the type of what came out; `allow_tf32` overrules the precision's."""
     set_precision(precision)
+    if allow_tf32 is not None:
+        torch.backends.cudnn.allow_tf32 = allow_tf32
     dtypes = []
 
     def train() -> None:

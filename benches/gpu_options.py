@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from reference_model.data import Batch
 from reference_model.model import output_frames
+from reference_model.precision import set_precision
 from reference_model.step import TrainStep
-from reference_model.train import set_precision
 
 from .gpu_bench import Bench
 from .gpu_step import closed, data_of, steps

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
+from reference_model.precision import set_precision
 from reference_model.profile import NoProfile
 from reference_model.step import TrainStep
-from reference_model.train import set_precision
 
 from .gpu_bench import Bench
 from .gpu_step import closed, data_of, steps

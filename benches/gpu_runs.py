@@ -24,6 +24,8 @@ from .gpu_bench import Bench
 from .gpu_step import fractions, narrowed
 from .gpu_table import ROOT
 
+ENDING_S = 8.0
+"""A timed run that takes too long is told to end so long before its section is ended."""
 WER_BOUND = 0.1
 """Percentage points that inference may be from training's evaluation on a GPU: a rounding turns a near tie here or there."""
 
@@ -141,18 +143,32 @@ def _run(bench: Bench, place: Path, variant: str, corpus: list[str], epochs: int
         "DROP_CACHES": "0",
     }
     # Before the section itself is ended, so that what the run said is not lost.
-    timeout_s = max(15.0, bench.deadline_s - time.monotonic() - 5)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmark", "run", "--params", str(file)],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=timeout_s,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"the run was not done within {timeout_s:.0f} s") from None
-    if done.returncode not in (0, 1):
-        raise RuntimeError((done.stderr.strip().splitlines() or ["the run said nothing"])[-1])
+    timeout_s = max(15.0, bench.deadline_s - time.monotonic() - ENDING_S)
+    run = [sys.executable, "-m", "benchmark", "run", "--params", str(file)]
+    said = place / "stderr.txt"
+    with said.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(run, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        try:
+            status = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            # In order: the harness ends its trainer and the loader's processes, which would hold on to the GPU.
+            process.terminate()
+            raise RuntimeError(f"the run was not done within {timeout_s:.0f} s") from None
+        finally:
+            _end(process)
+    if status not in (0, 1):
+        raise RuntimeError((said.read_text(errors="replace").strip().splitlines() or ["the run said nothing"])[-1])
     (folder,) = (path.parent for path in runs.rglob("record.json"))
     return folder, params
+
+
+def _end(process: subprocess.Popen) -> None:
+    """See to it that a run is no more; it was told to end, or has ended."""
+    try:
+        process.wait(ENDING_S - 2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def inference(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reference_model.data import Batch
 from reference_model.model import DeepSpeech2
-from reference_model.train import set_precision
+from reference_model.precision import set_precision
 
 from .gpu_bench import Bench
 from .gpu_step import closed, data_of

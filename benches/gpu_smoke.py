@@ -14,8 +14,8 @@ from benchmark.params import Params, load_variant, variant_names
 from reference_model.augment import mask_uniforms
 from reference_model.data import Batch
 from reference_model.gru import gru_dtype
+from reference_model.precision import set_precision
 from reference_model.step import Readback
-from reference_model.train import set_precision
 
 from .gpu_bench import Bench
 from .gpu_step import narrowed
@@ -61,19 +61,26 @@ def _steps(bench: Bench, params: Params) -> dict[str, object]:
             trainer = make_step(params, bench.device)
             found = [Readback(*trainer(batch, 1e-4)).read() for _ in range(STEPS)]
             with trainer.autocast():
-                dtype = gru_dtype(bench.device)
+                dtype = gru_dtype(bench.device, params.model.rnn_hidden)
         finally:
             torch.set_warn_always(False)
     losses = " ".join(f"{loss / CLIPS:.2f}" for loss, _ in found)
     if not all(finite for _, finite in found):
         raise RuntimeError(f"losses {losses}, or their gradients, are not finite")
     said = dict.fromkeys(str(each.message).splitlines()[0] for each in caught)
+    if bench.on_gpu and params.train.precision == "bf16" and dtype != torch.bfloat16 and takes_bf16():
+        raise RuntimeError(f"GRUs run in {dtype}, although this cuDNN and this GPU should take them in bf16")
     return {
         "losses": losses,
         "gru": str(dtype).removeprefix("torch."),
         "s": time.perf_counter() - began_s,
         "warnings": "; ".join(said) or None,
     }
+
+
+def takes_bf16() -> bool:
+    """Whether PyTorch should give cuDNN GRUs in bf16 here, by what its source asks for (docs/performance.md)."""
+    return torch.cuda.get_device_capability() >= (8, 0) and (torch.backends.cudnn.version() or 0) >= 91300
 
 
 def masked(batch: Batch, params: Params) -> Batch:

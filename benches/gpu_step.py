@@ -13,8 +13,8 @@ from benchmark.params import Params, load_variant
 from reference_model.data import Batch
 from reference_model.features import Features
 from reference_model.flops import roofline_audio_s_per_s, work_per_audio_s
+from reference_model.precision import set_precision
 from reference_model.step import Readback, TrainStep
-from reference_model.train import set_precision
 
 from .gpu_bench import Bench
 from .gpu_ceilings import ceilings_of

@@ -17,6 +17,7 @@ from torch.nn import functional
 from datasets.errors import UserError
 
 from .model import FEWEST_FRAMES, output_frames
+from .precision import set_precision
 from .trained import Trained, from_metadata
 
 ENGINES = ("torch", "onnx")
@@ -51,8 +52,7 @@ class TorchEngine:
 
     def __init__(self, trained: Trained, device: torch.device, precision: str) -> None:
         self.device, self.precision = device, precision
-        # PyTorch lets convolutions and GRUs use TF32 unless it is told not to.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        set_precision(precision)
         self._network = trained.network().to(device)
 
     def __call__(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,10 @@
 
 A roofline (Williams, Waterman and Patterson 2009): the time is at least the operations over the matrix units' rate, and at least
 the stated memory traffic over the memory's bandwidth. The traffic that is stated here is that of the recurrent weights
-alone, read anew for each output frame, forward and backward, as cuDNN's kernels do at the closed model's width. It is what a
-kernel streams that keeps no weights on the chip, and no law of nature: one that holds them in registers and shared memory may
-go faster, and its fraction of this roofline exceed 1. Activations, the other weights and the optimiser's state are left out.
+alone, read from memory anew for each output frame, forward and backward. It is what a kernel streams that keeps no weights on
+the chip, and no law of nature: one that holds them in registers and shared memory, or finds some of a layer's 39 MB in the cache
+(50 MB on an H100, 60 MB on an H200), may go faster, and its fraction of this roofline exceed 1. Activations, the other
+weights and the optimiser's state are left out.
 """
 
 from __future__ import annotations

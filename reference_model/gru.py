@@ -6,7 +6,8 @@ a GRU is therefore run here without autocast, in bf16 itself: its weights are ca
 as cuDNN wants it, and their gradients come back in fp32.
 
 cuDNN takes a GRU in bf16 from PyTorch 2.11's builds on, on GPUs of compute capability 8.0 or higher. Elsewhere PyTorch would
-run it frame by frame and keep a copy of all weights for each frame (136 GB at batch 8): there GRUs run in fp32 instead.
+run it frame by frame and keep a copy of all weights for each frame (136 GB at batch 8): there GRUs run in fp32 instead, with
+products in TF32 where the GPU has it (precision.py).
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from torch.autograd.function import once_differentiable
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 """A GRU's weights in PyTorch's order, for each layer and direction."""
-PROBED_HIDDEN = 64
-"""Width of the GRU that asks PyTorch for its choice: any that cuDNN takes."""
 
 
 class Gru:
@@ -55,7 +54,7 @@ class Gru:
         weights = self.weights()
         in_bf16 = wants_bf16(x)
         with torch.autocast("cuda", enabled=False) if in_bf16 else nullcontext():
-            if in_bf16 and bf16_in_cudnn(x.device):
+            if in_bf16 and bf16_in_cudnn(x.device, weights[1].shape[1]):
                 x, weights = x.bfloat16(), self._in_bf16(weights)
             elif in_bf16:
                 x = x.float()
@@ -126,16 +125,19 @@ def wants_bf16(x: Tensor) -> bool:
     return x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
 
 
-def bf16_in_cudnn(device: torch.device) -> bool:
-    """Whether PyTorch gives cuDNN a GRU in bf16 on this GPU; found by running one, once for each GPU."""
-    return _bf16_in_cudnn(torch.cuda.current_device() if device.index is None else device.index)
+def bf16_in_cudnn(device: torch.device, hidden: int) -> bool:
+    """Whether PyTorch gives cuDNN a GRU of width `hidden` in bf16 on this GPU; found by running one, once for each GPU and width.
+
+    The width counts: for narrow GRUs PyTorch asks cuDNN for another algorithm.
+    """
+    return _bf16_in_cudnn(torch.cuda.current_device() if device.index is None else device.index, hidden)
 
 
 @functools.cache
-def _bf16_in_cudnn(index: int) -> bool:
-    shapes = ((3 * PROBED_HIDDEN, PROBED_HIDDEN),) * 2 + ((3 * PROBED_HIDDEN,),) * 2
+def _bf16_in_cudnn(index: int, hidden: int) -> bool:
+    shapes = ((3 * hidden, hidden),) * 2 + ((3 * hidden,),) * 2
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False):
-        like = torch.zeros(2, 1, PROBED_HIDDEN, device=torch.device("cuda", index), dtype=torch.bfloat16)
+        like = torch.zeros(2, 1, hidden, device=torch.device("cuda", index), dtype=torch.bfloat16)
         weights = [like.new_zeros(shape) for shape in shapes]
         try:
             _flatten(weights, 1, 1)
@@ -150,11 +152,14 @@ def _bf16_in_cudnn(index: int) -> bool:
     return y.grad_fn is not None and "Cudnn" in y.grad_fn.name()
 
 
-def gru_dtype(device: torch.device) -> torch.dtype:
-    """What GRUs on `device` compute with under the autocast in force; asked of one, on what a convolution would hand it."""
+def gru_dtype(device: torch.device, hidden: int) -> torch.dtype:
+    """What GRUs of width `hidden` on `device` compute with under the autocast in force.
+
+    Asked of one, on what a convolution would hand it.
+    """
     x = (torch.zeros(1, 1, device=device) @ torch.zeros(1, 1, device=device)).unsqueeze(0)
     if wants_bf16(x):
-        return torch.bfloat16 if bf16_in_cudnn(device) else torch.float32
+        return torch.bfloat16 if bf16_in_cudnn(device, hidden) else torch.float32
     weights = [torch.zeros(3, *shape, device=device) for shape in ((1,), (1,), (), ())]
     _flatten(weights, 1, 1)
     return torch.gru(x, torch.zeros_like(x), weights, True, 1, 0.0, False, False, False)[0].dtype

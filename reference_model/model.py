@@ -249,8 +249,9 @@ class DeepSpeech2(nn.Module):
         if channels_last:
             for convolution in self.conv:
                 if isinstance(convolution, nn.Conv2d):
-                    weight = convolution.weight.detach().contiguous(memory_format=torch.channels_last)
-                    convolution.weight = nn.Parameter(weight)
+                    # Not `contiguous`: with one channel it would leave the strides as they are, and the gradient's be others.
+                    weight = torch.empty_like(convolution.weight, memory_format=torch.channels_last)
+                    convolution.weight = nn.Parameter(weight.detach().copy_(convolution.weight.detach()))
         self._stack = Stack(self._layers) if not (params.bidirectional or params.batch_norm_between) else None
 
     @property

@@ -39,6 +39,7 @@ from .features import Features
 from .gru import gru_dtype
 from .model import DeepSpeech2, output_frames, prefers_channels_last
 from .optim import build_optimizer, lay_out_as_weights
+from .precision import set_precision
 from .process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory
 from .profile import NoProfile, Profile
 from .report import print_line, progress_of
@@ -251,12 +252,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def set_precision(precision: str) -> None:
-    """Let TF32 be used exactly where the variant says so: PyTorch allows it in convolutions and GRUs unless told not to."""
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-
-
 def _channels_last(args: argparse.Namespace, params: Params, device: torch.device) -> bool:
     if args.conv_layout == "auto":
         return prefers_channels_last(device, params.train.precision)
@@ -265,7 +260,7 @@ def _channels_last(args: argparse.Namespace, params: Params, device: torch.devic
 
 def _log_gru_dtype(log: mllog.LogWriter, params: Params, device: torch.device, world: distributed.World) -> None:
     """Log what GRUs compute with under the autocast in force; a warning where that is not what the variant asks for."""
-    dtype = gru_dtype(device)
+    dtype = gru_dtype(device, params.model.rnn_hidden)
     log.event("gru_dtype", str(dtype).removeprefix("torch."))
     if params.train.precision == "bf16" and dtype != torch.bfloat16 and world.leads:
         print(NO_BF16_GRU, file=sys.stderr, flush=True)

@@ -49,6 +49,8 @@ class Watch(TorchDispatchMode):
         if name == "nonzero":
             # As many rows as there may be; without values nobody knows.
             return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
+        if _hidden_wait(name, args):
+            self.waits.append(name)
         if name.startswith("_fused_"):
             return _fused_update(args, kwargs)
         out = func(*args, **kwargs)
@@ -105,6 +107,15 @@ def fake_gpu(bf16_in_cudnn: bool = True) -> Iterator[Watch]:
         yield watch
 
 
+def _hidden_wait(name: str, args: Any) -> bool:
+    """Operations whose kernels wait or copy where no copy is to be seen: places by a mask, a number out of plain memory."""
+    if name.startswith("index_put") or name == "index":
+        masks = [each for each in args[1] if isinstance(each, Tensor) and each.dtype == torch.bool]
+        return args[0].is_cuda and bool(masks)
+    tensors = [each for each in args if isinstance(each, Tensor)]
+    return name == "where" and len({each.is_cuda for each in tensors}) == 2
+
+
 def _fused_update(args: Any, kwargs: Any) -> None:
     """What PyTorch's fused optimisers ask of weights, gradients and state; fake tensors have no values to update."""
     lists = [each for each in args if isinstance(each, list) and each]
@@ -134,7 +145,7 @@ def _gru_noted_by(watch: Watch) -> Any:
         assert {(each.dtype, each.device) for each in (start, *weights)} == {(x.dtype, x.device)}, (
             "cuDNN wants one type"
         )
-        assert not torch.is_autocast_enabled("cuda") or x.dtype == torch.float32, "autocast would hand cuDNN fp16"
+        assert not torch.is_autocast_enabled("cuda"), "autocast would hand cuDNN fp16"
         watch.grus.append((x.dtype, weights[0].dtype))
         width = weights[1].shape[1]
         y = x

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from reference_model.gru import Gru, bf16_in_cudnn, gru_dtype
+from reference_model.precision import set_precision
 
 
 def layers_of(count: int = 2, bidirectional: bool = False) -> list[nn.GRU]:
@@ -81,9 +82,9 @@ def test_weights_first_cast_in_evaluation_serve_in_training():
 
 def test_what_grus_compute_with_is_asked_of_one_that_gets_what_a_convolution_yields():
     device = torch.device("cpu")
-    assert gru_dtype(device) == torch.float32
+    assert gru_dtype(device, 8) == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
-        assert gru_dtype(device) == torch.bfloat16
+        assert gru_dtype(device, 8) == torch.bfloat16
 
 
 def test_asking_draws_no_random_number():
@@ -91,25 +92,31 @@ def test_asking_draws_no_random_number():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    gru_dtype(torch.device("cpu"))
+    gru_dtype(torch.device("cpu"), 8)
     assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_the_gru_in_bf16_is_cudnns_and_no_weight_is_compacted_at_each_call():
+@pytest.mark.parametrize("hidden", [256, 1024, 2560])
+def test_on_a_gpu_the_gru_in_bf16_is_cudnns_and_no_weight_is_compacted_at_each_call(hidden):
+    if torch.cuda.get_device_capability() < (8, 0) or torch.backends.cudnn.version() < 91300:
+        pytest.skip("needs cuDNN 9.13 and compute capability 8.0")
     device = torch.device("cuda")
-    if not bf16_in_cudnn(device):
-        pytest.skip("PyTorch gives cuDNN no GRU in bf16 here")
-    layers = [layer.to(device) for layer in layers_of()]
+    layers = [nn.GRU(5 if number == 0 else hidden, hidden).to(device) for number in range(2)]
     gru, x = Gru(layers), torch.randn(6, 3, 5, device=device)
     gru.lay_side_by_side()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with torch.autocast("cuda", torch.bfloat16):
-            y = gru(x, True)
-            assert gru_dtype(device) == torch.bfloat16
-        assert "Cudnn" in y.grad_fn.name()
-        assert gru(x, True).dtype == torch.float32
+    set_precision("bf16")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert bf16_in_cudnn(device, hidden)
+            with torch.autocast("cuda", torch.bfloat16):
+                y = gru(x, True)
+                assert gru_dtype(device, hidden) == torch.bfloat16
+            assert "Cudnn" in y.grad_fn.name()
+            assert gru(x, True).dtype == torch.float32
+    finally:
+        set_precision("fp32")
     assert y.dtype == torch.bfloat16
     plain = layers[1](layers[0](x)[0])[0]
     assert (y.float() - plain).norm() < 0.05 * plain.norm()

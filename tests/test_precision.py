@@ -27,7 +27,7 @@ from benches.train_step import make_batch, make_step
 from benchmark.params import Params, load_variant
 from reference_model.gru import gru_dtype
 from reference_model.model import DeepSpeech2, prefers_channels_last
-from reference_model.train import set_precision
+from reference_model.precision import set_precision
 
 BOUNDS = {"fp32": 1e-4, "tf32": 2 * 2**-5.5, "bf16": 2 * 2**-4}
 """||gradient - float64's|| / ||float64's||."""
@@ -110,15 +110,19 @@ def test_a_grus_weights_lie_in_one_piece_on_a_gpu(name, precision):
             for _ in range(2):
                 trainer(make_batch(4, 2.0)[0], 1e-4)
             with trainer.autocast():
-                gru_dtype(torch.device("cuda"))
+                gru_dtype(torch.device("cuda"), 256)
         finally:
             torch.set_warn_always(False)
     assert not [str(each.message) for each in caught if "contiguous chunk" in str(each.message)]
 
 
-@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False)])
-def test_tf32_is_allowed_exactly_where_the_variant_says_so(precision, allowed):
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not allowed
+@pytest.mark.parametrize(
+    ("precision", "products", "cudnn"), [("fp32", False, False), ("tf32", True, True), ("bf16", False, True)]
+)
+def test_tf32_is_allowed_exactly_where_the_precision_says_so(precision, products, cudnn):
+    """In bf16 cuDNN has nothing in fp32 to lower, and would keep GRUs from the tensor cores without this leave."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not products
     set_precision(precision)
-    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == allowed
+    assert torch.backends.cuda.matmul.allow_tf32 == products
+    assert torch.backends.cudnn.allow_tf32 == cudnn
     set_precision("fp32")

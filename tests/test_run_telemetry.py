@@ -113,7 +113,6 @@ def test_a_resumed_run_counts_anew(driver, tmp_path):
     bench = Bench(tmp_path)
     done = run_on_gpu(bench, driver, "--params", str(bench.params), fault="crash", at=2)
     assert done.returncode == 2, done.stderr
-    assert bench.record().telemetry is None, "it ended before the count"
     (folder,) = bench.folders()
     done = run_on_gpu(bench, driver, "--resume", str(folder), epoch_s=1.0)
     assert done.returncode == 0, done.stderr
