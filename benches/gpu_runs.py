@@ -31,7 +31,7 @@ WER_BOUND = 0.1
 
 
 def precision(bench: Bench) -> None:
-    """Gradients of a whole step in each precision beside float64: the tests of it, with what they found.
+    """Gradients of a whole step in each precision beside float64, and GRUs in bf16: the tests of it, with what they found.
 
     In this process, which has PyTorch and the device already. RuntimeError where a test fails.
     """
@@ -56,7 +56,8 @@ def precision(bench: Bench) -> None:
 
     # Only what the tests need: another plugin of this machine's may take seconds to load. The rows say all.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    arguments = ["-p", "no:cacheprovider", "-p", "no:terminal", str(ROOT / "tests" / "test_precision.py")]
+    arguments = ["-p", "no:cacheprovider", "-p", "no:terminal"]
+    arguments += [str(ROOT / "tests" / name) for name in ("test_precision.py", "test_gru.py")]
     status = pytest.main(arguments, plugins=[Rows()])
     if failed or status:
         raise RuntimeError(f"failed: {'; '.join(failed) or f'pytest ended with status {int(status)}'}")
