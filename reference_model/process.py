@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+import threading
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -34,12 +35,16 @@ def do_not_show_lost_alarms() -> None:
 
     Its signal handler raises wherever the main process happens to be. In a callback of a fork or of the garbage collector
     nobody can catch that: Python prints a traceback and goes on. The loader finds the dead process again when it next
-    waits for it, and that is told in words.
+    waits for it, and that is told in words. A loader or a thread that was just being made when the alarm came stays half made,
+    and complains of that in the same way.
     """
     shown = sys.unraisablehook
 
     def show(lost: Any) -> None:
-        if "DataLoader worker" not in str(lost.exc_value):
+        of_half_a_loader = isinstance(lost.exc_value, AttributeError) and "DataLoaderIter" in str(lost.exc_value)
+        # What a thread's own work raises never comes here: only its beginning does.
+        of_half_a_thread = getattr(lost.object, "__func__", None) is getattr(threading.Thread, "_bootstrap", lost)
+        if "DataLoader worker" not in str(lost.exc_value) and not of_half_a_loader and not of_half_a_thread:
             shown(lost)
 
     sys.unraisablehook = show

@@ -221,6 +221,7 @@ def test_what_a_trace_says_of_a_stage_is_no_kernel():
     assert gpu_profile.busy_share(events) == 30 / 40
 
 
+@pytest.mark.long
 def test_a_resumed_training_is_the_same_and_one_that_forgot_its_momentum_is_told(tmp_path):
     corpus = tiny_corpus(tmp_path / "tiny", train=12).folder
     params = tiny_params(optimizer__name="sgd", optimizer__learning_rate=1e-3)

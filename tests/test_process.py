@@ -63,3 +63,27 @@ def test_only_the_alarm_of_a_dead_loader_process_is_kept_quiet_where_nobody_can_
     done = subprocess.run([sys.executable, "-c", ALARM.format(said=said)], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "went on\n"
     assert done.stderr.count(said) == lines and done.stderr.count("Traceback") == lines
+
+
+HALF_MADE = """
+import _thread, threading, time
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Loader
+from reference_model.process import do_not_show_lost_alarms
+{hook}
+half = Loader.__new__(Loader)
+del half
+thread = threading.Thread(target=print)
+_thread.start_new_thread(thread._bootstrap, ())
+thread._started.wait(5)
+time.sleep(0.5)
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(("hook", "tracebacks"), [("", 2), ("do_not_show_lost_alarms()", 0)])
+def test_what_an_alarm_left_half_made_does_not_complain_either(hook, tracebacks):
+    """A loader, and a thread whose start the alarm broke off."""
+    code = HALF_MADE.format(hook=hook)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "went on" in done.stdout
+    assert done.stderr.count("Traceback") == tracebacks, done.stderr
