@@ -205,9 +205,20 @@ def received_from(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
                 raise batch
             yield batch
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        died = loader_died(error)
+        if died is None:
             raise
-        raise UserError(
-            f"a loader process died ({str(error).splitlines()[0]})",
-            remedy="it may have run out of memory or of shared memory: use fewer --workers, or raise the limits",
-        ) from None
+        raise died from None
+
+
+def loader_died(error: BaseException) -> UserError | None:
+    """PyTorch's alarm of a dead loader process in words; None where `error` is another.
+
+    The alarm is raised by a signal handler, wherever the main process happens to be: in the midst of a step, too.
+    """
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+        return None
+    return UserError(
+        f"a loader process died ({str(error).splitlines()[0]})",
+        remedy="it may have run out of memory or of shared memory: use fewer --workers, or raise the limits",
+    )

@@ -43,7 +43,7 @@ from .precision import set_precision
 from .process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory
 from .profile import NoProfile, Profile
 from .report import print_line, progress_of
-from .step import TrainState, TrainStep, received_from, train_epoch
+from .step import TrainState, TrainStep, loader_died, received_from, train_epoch
 from .tempo import samples_after
 
 NO_BF16_GRU = (
@@ -221,8 +221,11 @@ def _train(
                     )
                     save_checkpoint(kept, checkpoint_path(args.run_dir, epoch))
     except BaseException as error:
-        log.event(mllog.RUN_ABORTED_REASON, _reason(error), epoch_num=epoch)
+        died = loader_died(error)
+        log.event(mllog.RUN_ABORTED_REASON, _reason(died or error), epoch_num=epoch)
         log.end(mllog.RUN_STOP, status=mllog.ABORTED, epoch_num=epoch)
+        if died:
+            raise died from None
         raise
 
     reached = wer is not None and wer <= params.train.target_wer

@@ -286,6 +286,30 @@ def test_a_loader_process_that_is_killed_ends_the_run_in_words(corpus, tmp_path)
     assert mllog.parse_line(stdout.splitlines()[-1]).metadata["status"] == "aborted"
 
 
+ALARM = """
+import sys
+from datasets.errors import run_door
+from reference_model import train
+
+def alarm(*arguments):
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+train.TrainStep.__call__ = alarm
+sys.exit(run_door(train.main))
+"""
+
+
+def test_an_alarm_of_a_dead_loader_process_in_the_midst_of_a_step_is_told_in_words(corpus, tmp_path):
+    """PyTorch raises it in a signal handler, wherever the process happens to be."""
+    arguments = command(corpus, tmp_path)[3:]
+    done = subprocess.run([sys.executable, "-c", ALARM, *arguments], cwd=ROOT, capture_output=True, timeout=100)
+    assert done.returncode == 2
+    (said,) = [line for line in done.stderr.decode().splitlines() if line.startswith("error: ")]
+    assert "a loader process died" in said and "memory" in said
+    assert b"Traceback" not in done.stderr
+    assert mllog.parse_line(done.stdout.splitlines()[-1]).metadata["status"] == "aborted"
+
+
 def test_a_cuda_device_that_is_not_there_is_one_clear_line(corpus, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
