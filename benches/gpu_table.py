@@ -57,11 +57,15 @@ def save(
     note = " (rehearsal, no measurement)" if rehearsal else ""
     lines = [f"# {machine['device']}, torch {machine['torch']}{note}"]
     for section in dict.fromkeys(row["section"] for row in rows):
-        shown = [row for row in rows if row["section"] == section]
-        keys = list(dict.fromkeys(key for row in shown for key in row if key != "section"))
-        lines += ["", f"## {section}", "", f"| {' | '.join(keys)} |", "|" + "---|" * len(keys)]
-        lines += [f"| {' | '.join(cell(row.get(key)) for key in keys)} |" for row in shown]
+        lines += markdown_of(section, [row for row in rows if row["section"] == section])
     (out / MARKDOWN).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def markdown_of(section: str, rows: list[dict[str, Any]]) -> list[str]:
+    """A section's rows as lines of Markdown: its heading, and a table with a column for each figure that any row has."""
+    keys = list(dict.fromkeys(key for row in rows for key in row if key != "section"))
+    lines = ["", f"## {section}", "", f"| {' | '.join(keys)} |", "|" + "---|" * len(keys)]
+    return lines + [f"| {' | '.join(cell(row.get(key)) for key in keys)} |" for row in rows]
 
 
 def short(value: object) -> str:

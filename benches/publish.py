@@ -40,7 +40,7 @@ from results.discover import Source
 from results.load import read_run
 
 from .gpu_table import JSON as TABLE
-from .gpu_table import MARKDOWN, ROOT, cell
+from .gpu_table import MARKDOWN, ROOT, cell, markdown_of
 
 PUBLISHED = ROOT / "results" / "published"
 UNPACKED_BYTES = 64 << 20
@@ -346,9 +346,7 @@ def as_markdown(table: Table) -> str:
         facts = ", ".join(f"{key} {cell(value)}" for key, value in bench.items() if value is not None)
         lines.append(f"- {', '.join(names)}: {facts}")
     for name, section in table.sections.items():
-        keys = list(dict.fromkeys(key for row in section.rows for key in row if key != "section"))
-        lines += ["", f"## {name}", "", f"| {' | '.join(keys)} |", "|" + "---|" * len(keys)]
-        lines += [f"| {' | '.join(cell(row.get(key)) for key in keys)} |" for row in section.rows]
+        lines += markdown_of(name, section.rows)
     return "\n".join(lines) + "\n"
 
 

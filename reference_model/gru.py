@@ -65,28 +65,17 @@ class Gru:
     def lay_side_by_side(self) -> None:
         """Let the weights share one piece of GPU memory, in cuDNN's order, so that it need not copy them at each call.
 
-        nn.GRU does that for its own weights; here a GRU of this shape borrows the weights, does it, and is forgotten.
-        Forgets the copies in bf16, which may lie on another device.
+        nn.GRU does that for its own weights, one module at a time and both directions together. Forgets the copies in bf16, which
+        may lie on another device.
         """
         self._bf16 = []
-        first, both = self._layers[0], len(self._directions) == 2
-        if not first.weight_ih_l0.is_cuda:
-            return
-        with torch.device("meta"):
-            whole = nn.GRU(first.input_size, first.hidden_size, len(self._layers), bidirectional=both)
-        places = [
-            f"_l{number}{suffix}" for number in range(len(self._layers)) for suffix in ("", "_reverse")[: 1 + both]
-        ]
-        names = [name + place for place in places for name in NAMES]
-        for name, weight in zip(names, self.weights(), strict=True):
-            setattr(whole, name, weight)
-        whole.flatten_parameters()
+        _flatten(self.weights(), len(self._layers), len(self._directions))
 
     def _in_bf16(self, weights: list[Tensor]) -> list[Tensor]:
         """The weights' present values in bf16, in one buffer that is kept from call to call."""
         if not self._bf16:
             # Copies that were made in inference mode could not be written to in training.
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False):
                 self._bf16 = [weight.detach().bfloat16() for weight in weights]
                 _flatten(self._bf16, len(self._layers), len(self._directions))
         return list(_CastWeights.apply(self._bf16, *weights))
@@ -106,8 +95,9 @@ class _CastWeights(torch.autograd.Function):
         return None, *(gradient.float() for gradient in gradients)
 
 
+@torch.no_grad()
 def _flatten(weights: list[Tensor], layers: int, directions: int) -> None:
-    """Move the weights of a GRU into one buffer in cuDNN's order.
+    """Move the weights of a GRU on a GPU into one buffer in cuDNN's order.
 
     What nn.GRU.flatten_parameters calls, which itself refuses bf16.
     """

@@ -76,12 +76,11 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
 class Padding(NamedTuple):
     """Which frames of a batch (longest, batch, features) are an utterance's own.
 
-    `frames` (batch,) are the utterances' lengths; `rows` the positions of valid frames in the batch flattened to
+    `rows` are the positions of valid frames in the batch flattened to
     (longest * batch, features); `turned` (longest * batch,) the row that stands at each place there when every utterance is
     turned round within its own length.
     """
 
-    frames: Tensor
     rows: Tensor
     turned: Tensor
 
@@ -98,7 +97,7 @@ class Padding(NamedTuple):
         turned = torch.where(valid, frames - 1 - position, position) * len(frames)
         turned += torch.arange(len(frames), device=frames.device)
         rows = valid.flatten().nonzero().squeeze(1)
-        return cls(*(to_device(each, device) for each in (frames, rows, turned.flatten())))
+        return cls(*(to_device(each, device) for each in (rows, turned.flatten())))
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

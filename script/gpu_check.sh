@@ -2,8 +2,8 @@
 # Everything that is to be measured on a GPU, in one go of at most 660 s, or in two parts of at most 330 s each:
 #
 #     sh script/gpu_check.sh
-#     OUT=/tmp/first sh script/gpu_check.sh --part first                     the model alone; then `--part second`
-#     PYTHON=python3 OUT=/tmp/out sh script/gpu_check.sh                     an interpreter that has PyTorch already
+#     sh script/gpu_check.sh --part first                                    the model alone; then `--part second`
+#     PYTHON=python3 OUT=FOLDER sh script/gpu_check.sh                       an interpreter that has PyTorch already
 #     PYTHON=python3 WHEELS=wheels sh script/gpu_check.sh                    and the other packages as wheels in a folder
 #     sh script/gpu_check.sh --device cpu --tiny                             a rehearsal without a GPU
 #
