@@ -3,6 +3,7 @@
     python -m benches            on the CPU, under ten minutes on two cores
     python -m benches gpu        what needs a GPU (see `python -m benches gpu --help`)
     python -m benches publish    what that left, into results/published (`python -m benches publish --help`)
+    python -m benches curves     error rates of the scaling runs of `synthetic` (`python -m benches curves --help`)
     python -m benches loader gru only these
 
 Each bench runs in a process of its own, one after the other, so that none inherits another's memory or threads. Exit status 1
@@ -66,6 +67,10 @@ def main(arguments: list[str]) -> int:
         from . import publish
 
         return publish.main(arguments[1:])
+    if arguments[:1] == ["curves"]:
+        from . import curves
+
+        return curves.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benches",
         description=__doc__,

@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from reference_model.flops import MEASURED, Ceilings
+from benchmark.ceilings import MEASURED, Ceilings
 from reference_model.precision import set_precision
 
 from .gpu_bench import Bench

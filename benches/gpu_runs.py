@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmark.params import Params, load_variant
 from benchmark.record import read_record
+from datasets import plans
 from datasets.digest import available_cores
 from reference_model.checkpoint_file import checkpoint_path
 from reference_model.latency import WHOLE
@@ -72,10 +73,10 @@ def _said(report: Any) -> str:
 
 
 def synthetic(bench: Bench) -> None:
-    """Two epochs of the variant `synthetic`, timed by the harness, on a corpus synthesised here: the second is the row's."""
+    """Two epochs of the variant `synthetic`, timed by the harness, on a part of its corpus made here: the second is the row's."""
     # About ten seconds of synthesis, whatever the number of cores.
-    hours = 0.1 if bench.tiny else max(1.0, min(12.0, 0.75 * available_cores()))
-    _timed_run(bench, "synthetic", ["synthetic", "--hours", f"{hours:g}"], epochs=1 if bench.tiny else 2)
+    hours = 0.1 if bench.tiny else round(max(1.0, min(12.0, 0.75 * available_cores())))
+    _timed_run(bench, "synthetic", plans.synthetic(hours).name, epochs=1 if bench.tiny else 2)
 
 
 def mini(bench: Bench) -> None:
@@ -83,7 +84,7 @@ def mini(bench: Bench) -> None:
     if bench.tiny:
         bench.row("mini", "left out of the rehearsal", reason="it is the default run of a CPU")
         return
-    _timed_run(bench, "mini", ["mini"], epochs=None)
+    _timed_run(bench, "mini", "mini", epochs=None)
 
 
 def _served(bench: Bench) -> str:
@@ -91,7 +92,7 @@ def _served(bench: Bench) -> str:
     return "synthetic" if bench.tiny else "mini"
 
 
-def _timed_run(bench: Bench, variant: str, corpus: list[str], epochs: int | None) -> None:
+def _timed_run(bench: Bench, variant: str, corpus: str, epochs: int | None) -> None:
     place = bench.kept / variant
     try:
         folder, params = _run(bench, place, variant, corpus, epochs)
@@ -123,13 +124,16 @@ def _timed_run(bench: Bench, variant: str, corpus: list[str], epochs: int | None
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _run(bench: Bench, place: Path, variant: str, corpus: list[str], epochs: int | None) -> tuple[Path, Params]:
-    """Synthesise the corpus and run the variant in the folder `place`; returns the run's folder and its parameters."""
+def _run(bench: Bench, place: Path, variant: str, corpus: str, epochs: int | None) -> tuple[Path, Params]:
+    """Synthesise the corpus and run the variant on it in the folder `place`; returns the run's folder and its parameters."""
     data, runs = place / "data", place / "runs"
-    command = [sys.executable, "-m", "datasets", "synthesise", *corpus, "--data-dir", str(data)]
+    hours = plans.hours_of(corpus)
+    words = [corpus] if hours is None else ["synthetic", "--hours", f"{hours:g}"]
+    command = [sys.executable, "-m", "datasets", "synthesise", *words, "--data-dir", str(data)]
     if subprocess.run(command, cwd=ROOT).returncode:
         raise RuntimeError("the corpus could not be synthesised")
     params = narrowed(bench, load_variant(variant))
+    params = dataclasses.replace(params, data=dataclasses.replace(params.data, folder=corpus))
     if epochs:
         params = dataclasses.replace(params, train=dataclasses.replace(params.train, max_epochs=epochs))
     file = place / "params.yaml"

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import torch
 
+from benchmark.ceilings import roofline_audio_s_per_s
 from benchmark.params import Params, load_variant
 from reference_model.data import Batch
 from reference_model.features import Features
-from reference_model.flops import roofline_audio_s_per_s, work_per_audio_s
+from reference_model.flops import work_per_audio_s
 from reference_model.precision import set_precision
 from reference_model.step import Readback, TrainStep
 

@@ -13,14 +13,16 @@ from typing import NamedTuple
 from datasets import tarball
 from datasets.dataset import Dataset, Stamp, is_prepared, read_dataset, read_stamp
 from datasets.errors import COULD_NOT, UserError
+from datasets.plans import VERSIONS, hours_of, is_synthesised
 
-from . import launch
+from . import launch, system
+from .ask_torch import ask_torch
+from .expected import SYNTHETIC_GPU_BYTES, expected_minutes
 from .params import Params, load_params, load_variant
 from .settings import Settings
 
 LIBRISPEECH_FOLDER = "LibriSpeech_dataset"
-SYNTHESISED = ("mini", "synthetic")
-"""The corpora that are made on the spot when they are missing."""
+GIB = 1 << 30
 
 
 class TreeSize(NamedTuple):
@@ -34,7 +36,10 @@ class TreeSize(NamedTuple):
 
 
 def choose_params(settings: Settings, say: Callable[[str], None]) -> Params:
-    """The run's parameters; where the user named none, LibriSpeech when it lies ready, else the embedded `mini`."""
+    """The run's parameters.
+
+    Where the user named none: `librispeech` when its data lie ready, else `synthetic` on a GPU and `mini` on a CPU.
+    """
     if settings.params_file:
         return load_params(settings.params_file)
     if settings.variant:
@@ -43,8 +48,43 @@ def choose_params(settings: Settings, say: Callable[[str], None]) -> Params:
     if is_prepared(folder):
         say(f"variant librispeech: VARIANT is not set, and a prepared LibriSpeech lies in {folder}")
         return load_variant("librispeech")
-    say(f"variant mini: VARIANT is not set, and no prepared LibriSpeech lies in {folder}")
-    return load_variant("mini")
+    why = f"VARIANT is not set, and no prepared LibriSpeech lies in {folder}"
+    gpu, reason = _usable_gpu(settings)
+    if gpu is None:
+        say(f"variant mini: {why}; {reason}. It takes a minute or two on two CPU cores")
+        return load_variant("mini")
+    params, processes = load_variant("synthetic"), settings.processes * settings.nodes
+    expected = expected_minutes(params, gpu.name, processes)
+    takes = "how long it takes on this card is not known"
+    if expected:
+        takes = f"by this card's ceilings some {expected[0]:.0f} to {expected[1]:.0f} minutes of training"
+    say(
+        f"variant synthetic: {why}; {gpu.name} is used: {takes}, after the synthesis of its corpus where that is missing"
+    )
+    if gpu.memory_bytes * processes < SYNTHETIC_GPU_BYTES:
+        say(
+            f"warning: {gpu.name} has {gpu.memory_bytes / GIB:.0f} GiB of memory, where the longest batches of synthetic need some "
+            f"{SYNTHETIC_GPU_BYTES / GIB:.0f}: if it runs out, share them out over several GPUs with NPROC, or use VARIANT=mini"
+        )
+    return params
+
+
+class _Gpu(NamedTuple):
+    name: str
+    memory_bytes: int
+
+
+def _usable_gpu(settings: Settings) -> tuple[_Gpu | None, str]:
+    """The GPU that the trainer would use, or None and why there is none."""
+    if settings.device == "cpu":
+        return None, "DEVICE is cpu"
+    if settings.device == "auto" and not system.has_gpu():
+        return None, "no GPU is here"
+    # The driver's word is not enough: this PyTorch may be built without CUDA, or the GPU hidden from it.
+    seen = ask_torch()
+    if seen.get("gpus"):
+        return _Gpu(seen["gpus"][0], seen["memory_bytes"][0]), ""
+    return None, "PyTorch can use no GPU, although one is here: `python -m benchmark doctor` says why"
 
 
 def ready_dataset(params: Params, settings: Settings, say: Callable[[str], None]) -> Dataset:
@@ -53,7 +93,7 @@ def ready_dataset(params: Params, settings: Settings, say: Callable[[str], None]
     Raises UserError where it is missing, half-made or damaged.
     """
     folder = settings.data_dir / params.data.folder
-    if params.data.folder in SYNTHESISED and not is_prepared(folder):
+    if is_synthesised(folder.name) and not is_prepared(folder):
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         with _alone(settings.data_dir / f".{folder.name}.lock", say):
             # Another run may have made it while this one waited.
@@ -61,6 +101,7 @@ def ready_dataset(params: Params, settings: Settings, say: Callable[[str], None]
                 say(f"making the corpus {folder.name} in {settings.data_dir} (once; not part of the timed run)")
                 _synthesise(folder.name, settings.data_dir)
     dataset = _read(folder)
+    _check_version(dataset)
     check_whole(dataset, (params.data.train_split, params.data.eval_split))
     return dataset
 
@@ -106,6 +147,18 @@ def check_whole(dataset: Dataset, splits: tuple[str, ...]) -> None:
         )
 
 
+def _check_version(dataset: Dataset) -> None:
+    """UserError where a corpus of the benchmark's own was made by an earlier version of it, and holds other bytes."""
+    name, made = dataset.folder.name, dataset.provenance.get("version")
+    current = VERSIONS["mini" if name == "mini" else "synthetic"]
+    if is_synthesised(name) and made is not None and made != current:
+        raise UserError(
+            f"the corpus is of version {made}, where the benchmark's is now of version {current}",
+            where=dataset.folder,
+            remedy=_remedy(dataset.folder),
+        )
+
+
 def _read(folder: Path) -> Dataset:
     try:
         return read_dataset(folder)
@@ -114,7 +167,7 @@ def _read(folder: Path) -> Dataset:
 
 
 def _remedy(folder: Path) -> str:
-    if folder.name in SYNTHESISED:
+    if is_synthesised(folder.name):
         return f"remove {folder} and start again: it is made anew"
     if folder.name == LIBRISPEECH_FOLDER:
         return "`sh script/download_dataset.sh all` fetches and prepares what is missing; DATA_DIR says where"
@@ -122,7 +175,9 @@ def _remedy(folder: Path) -> str:
 
 
 def _synthesise(name: str, data_dir: Path) -> None:
-    command = [sys.executable, "-m", "datasets", "synthesise", name, "--data-dir", str(data_dir)]
+    hours = hours_of(name)
+    corpus = [name] if hours is None else ["synthetic", "--hours", f"{hours:g}"]
+    command = [sys.executable, "-m", "datasets", "synthesise", *corpus, "--data-dir", str(data_dir)]
     # Its stdout must not reach ours, which belongs to the log.
     status = launch.run_to_the_end(command)
     if status != 0:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,23 +19,14 @@ from datasets.dataset import LIBRISPEECH, read_dataset, read_stamp, removal
 from datasets.errors import UserError
 
 from . import hardware
+from .ask_torch import ask_torch
 from .caches import DROP_FILE
+from .expected import SYNTHETIC_GPU_BYTES
 from .nvml import Gpu, Nvml, NvmlUnavailable
 
 GIB = 1024**3
 OLDEST_PYTHON = (3, 11)
-TORCH_TIMEOUT_S = 120
 SET_UP = "run `sh script/setup.sh`"
-
-_ASK_TORCH = """
-import json, torch
-cuda = torch.cuda.is_available()
-names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
-has_nccl = cuda and torch.distributed.is_available() and torch.distributed.is_nccl_available()
-nccl = ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None
-print(json.dumps({"version": torch.__version__, "built_for": torch.version.cuda, "gpus": names, "nccl": nccl}))
-"""
-"""benchmark imports no torch, and a broken torch must not take the doctor down: a process of its own is asked."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +63,6 @@ def _python() -> Finding:
     if sys.version_info < OLDEST_PYTHON:
         return Finding("problem", "Python", text, "install Python 3.11 or newer, or name one with PYTHON=...")
     return Finding("good", "Python", text)
-
-
-def ask_torch() -> dict[str, Any]:
-    """What torch says of itself: version, built_for (CUDA), gpus (names), nccl; or `error`, a line that says what failed."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", _ASK_TORCH],
-            capture_output=True,
-            text=True,
-            timeout=TORCH_TIMEOUT_S,
-            errors="replace",
-        )
-        return json.loads(done.stdout) if done.returncode == 0 else {"error": _last_line(done)}
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer within {TORCH_TIMEOUT_S} s"}
-    except (OSError, ValueError) as error:
-        return {"error": str(error)}
-
-
-def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        return f"killed by signal {-done.returncode}"
-    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
 
 
 def _torch(seen: dict[str, Any]) -> Finding:
@@ -169,6 +135,14 @@ def _gpu(gpu: Gpu) -> Finding:
             subject,
             f"{text}: in MIG mode",
             "power and energy of a slice cannot be measured; `nvidia-smi -mig 0` ends the mode",
+        )
+    if total and total < SYNTHETIC_GPU_BYTES:
+        return Finding(
+            "warning",
+            subject,
+            text,
+            f"`synthetic` needs some {SYNTHETIC_GPU_BYTES / GIB:.0f} GiB for its longest batches: share them out over several GPUs "
+            "with NPROC, or run `mini`",
         )
     return Finding("good", subject, text)
 
@@ -283,7 +257,7 @@ def _caches() -> Finding:
 def _datasets(data_dir: Path) -> Iterator[Finding]:
     descriptions = sorted(data_dir.glob("*.dataset.json")) if data_dir.is_dir() else []
     if not descriptions:
-        yield Finding("good", "data sets", "none prepared yet: a run of `mini` makes its own")
+        yield Finding("good", "data sets", "none prepared yet: a run of `mini` or `synthetic` makes its own")
     for description in descriptions:
         yield _dataset(description.with_name(description.name.removesuffix(".dataset.json")))
 

@@ -128,6 +128,12 @@ def gpu_label() -> str:
         return label(gpus[0].info.name or "gpu") if gpus else "cpu"
 
 
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver knows a GPU here, be it one that PyTorch cannot use."""
+    with _OpenNvml() as nvml:
+        return bool(_whole_gpus(nvml))
+
+
 def label(name: str) -> str:
     """A device's name made fit for a folder's: `NVIDIA A100-SXM4-80GB` becomes `a100-sxm4-80gb`."""
     plain = re.sub(r"\b(nvidia|geforce|tesla|quadro)\b", " ", name.lower())

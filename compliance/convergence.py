@@ -140,7 +140,7 @@ def rcp_convergence(runs: Runs) -> Iterator[Fault]:
     reference = reference_at(points, batch_size)
     if reference is None:
         remedy = "make them: `sh script/make_rcp.sh`"
-        found = f"none for {variant} with these parameters at batch size {batch_size}"
+        found = f"no reference points yet for {variant} with these parameters at batch size {batch_size}: not checked"
         yield Fault("reference convergence points", found, remedy, line, WARNING, first.path)
         return
     mean, margin = olympic_mean(epochs), reference.margin(len(epochs))

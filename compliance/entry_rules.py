@@ -8,8 +8,9 @@ from functools import cache
 from benchmark import mllog
 from benchmark.params import Params, load_variant, params_from_dict, variant_names
 from datasets.errors import UserError
+from datasets.plans import SYNTHESISED
 
-from .corpora import CORPORA, MAX_TARGET_WER, SYNTHESISED, reference_digest
+from .corpora import CORPORA, MAX_TARGET_WER, reference_digest
 from .findings import WARNING, Fault, Rule, shown
 from .log import Log
 from .log_rules import is_digest, is_number, is_text, is_whole
@@ -148,7 +149,7 @@ def entry_samples(log: Log) -> Iterator[Fault]:
         wanted.append((mllog.TRAIN_SAMPLES, corpus.train_samples))
     for key, samples in wanted:
         event = log.first(key)
-        if event is not None and samples is not None and event.value != samples:
+        if event is not None and event.value != samples:
             remedy = "prepare the whole corpus and make the run again"
             yield Fault(f"{samples} utterances", shown(event.value), remedy, event.line)
     samples = log.value(mllog.EVAL_SAMPLES)

@@ -13,9 +13,10 @@ from pathlib import Path
 from benchmark.params import load_variant, variant_names
 from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
+from datasets.plans import SYNTHESISED
 from datasets.usage import Filled
 
-from .corpora import CORPORA, SYNTHESISED, reference_digest
+from .corpora import CORPORA, reference_digest
 
 RULE_FILE = Path(__file__).parent / "rules" / "deepspeech2.yaml"
 _BEGIN, _END = "      # closed-begin\n", "      # closed-end\n"

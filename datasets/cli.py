@@ -17,7 +17,7 @@ COMMANDS = (synthetic, download, imported, pack, stats)
 
 EXAMPLES = """examples:
   python -m datasets synthesise mini
-  python -m datasets synthesise synthetic --hours 20
+  python -m datasets synthesise synthetic
   python -m datasets download all
   python -m datasets pack data/mini
   python -m datasets import --train train.csv --val val.csv --out data/mine

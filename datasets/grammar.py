@@ -11,8 +11,11 @@ Drawing uses nothing but `Random.random()`, the one method whose sequence Python
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from random import Random
 from typing import TypeVar
 
@@ -114,20 +117,31 @@ season: autumn spring summer winter
 """
 
 FULL_PATTERNS = """
-the person who did the thing went adverb near the place
-when the person went the animal went near the place
-there was the adjective person in the adjective place
-what and what are the thing of the adjective person
-in season the place is adjective and adjective
-he did the adjective thing because she did the thing
-they went near the adjective place until part
-it was not the person but the person that did it
-nothing is so adjective as the what of the person
-she thought of what and of what
-if you do the thing i will do the animal
-at part on day name and name did the thing
-name said that the person had did the adjective thing
-the person number went near the adjective place
+adjective thing and adjective thing went adverb near the place
+when the adjective person went name did adjective thing
+there was adjective thing in the adjective place
+what and thing are the thing of adjective person
+in season name and name do adjective thing
+he did thing because she did adjective thing
+they do adjective thing and do adjective thing
+it was not thing but adjective thing
+no thing is as adjective as adjective thing
+we do and do thing until part
+if you do thing i will do animal and thing
+at part on day name and name did thing
+name said that person had did adjective thing
+number adjective animal went from thing to place
+thing near thing and thing beyond thing
+please do adverb and do adjective thing
+thing thing and thing
+adjective adjective thing did adjective person
+without thing there is no thing
+adjective thing or adjective thing
+some do thing while person do adjective thing
+adverb do every thing of name
+how they do thing adverb
+first thing then thing and adverb adjective thing
+do thing
 """
 
 
@@ -190,9 +204,35 @@ def mini() -> Grammar:
     return _parse(MINI_CLASSES, MINI_PATTERNS)
 
 
-def full() -> Grammar:
-    """The large grammar: the small one and several hundred words more, with longer sentences."""
-    return _parse(MINI_CLASSES + FULL_EXTRA, MINI_PATTERNS + FULL_PATTERNS)
+@cache
+def full(share: float = 1.0) -> Grammar:
+    """The large grammar: the words of the small one, several hundred more, and a `share` of the word list of `wonderwords`.
+
+    A smaller corpus takes a smaller share, so that its words occur as often in it as the whole list's do in the large one.
+    """
+    own = _parse(MINI_CLASSES + FULL_EXTRA, FULL_PATTERNS)
+    classes = dict(own.classes)
+    for name, words in _listed().items():
+        chosen = shuffled(words, Random(f"wonderwords/{name}"))[: round(share * len(words))]
+        classes[name] = tuple(dict.fromkeys([*classes[name], *chosen]))
+    return Grammar(classes, own.patterns)
+
+
+def _listed() -> dict[str, list[str]]:
+    """The nouns, adjectives and verbs of the package `wonderwords` (MIT), in upper case, under the classes that they join."""
+    # Its files are read rather than its interface asked: that builds search trees of every word, half a second in each process.
+    profane = set(_word_list("profanitylist"))
+    lists = {"thing": "nounlist", "adjective": "adjectivelist", "do": "verblist"}
+    return {
+        name: sorted(
+            {word.upper() for word in _word_list(file) if re.fullmatch("[a-z]{3,}", word) and word not in profane}
+        )
+        for name, file in lists.items()
+    }
+
+
+def _word_list(name: str) -> list[str]:
+    return (files("wonderwords.assets") / f"{name}.txt").read_text(encoding="utf-8").split("\n")
 
 
 def _parse(classes: str, patterns: str) -> Grammar:

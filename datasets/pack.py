@@ -30,7 +30,7 @@ from .errors import DID_NOT_HOLD, HELD, UserError
 from .manifest import SAMPLE_RATE_HZ, Manifest, write_atomically
 from .progress import Progress
 from .staging import staging
-from .stats import default_folder
+from .stats import FOLDER_HELP, default_folder
 from .usage import Filled
 from .workers import each_in_fresh_process
 
@@ -305,7 +305,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         formatter_class=Filled,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, nargs="?", help="the data set's folder (default: LibriSpeech, else mini)")
+    parser.add_argument("folder", type=Path, nargs="?", help=FOLDER_HELP)
     parser.add_argument("--processes", type=int, metavar="N", help="files in work at a time (default: one per core)")
     parser.add_argument("--verify", action="store_true", help="check the packed audio instead: exit 1 where it differs")
     parser.set_defaults(run=_run)

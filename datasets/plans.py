@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,13 +15,28 @@ from . import grammar
 from .grammar import TRAIN, VAL, Sentences
 from .voices import Speaker, draw_speaker
 
-VERSION = 1
-"""Raised whenever a change anywhere alters the bytes of a corpus."""
+VERSIONS = {"mini": 1, "synthetic": 2}
+"""By corpus, raised whenever a change anywhere alters its bytes."""
+
+SAME_BYTES = {"855a2cfe33e845ffa72c3a878de185e5c259ff4b8eba0f03549527d6bc215424"}
+"""Fingerprints, in corpora that lie on people's disks, of earlier plans that gave the same bytes as today's: `mini`, whose
+fingerprint once held the large grammar as well.
+"""
 
 MINI_TRAIN_SPEAKERS, MINI_TRAIN_EACH = 80, 22
 MINI_VAL_SPEAKERS, MINI_VAL_EACH = 16, 20
 
-SYNTHETIC_TRAIN_SPEAKERS, SYNTHETIC_VAL_SPEAKERS = 96, 24
+SYNTHESISED = ("mini", "synthetic")
+"""The corpora that the benchmark makes itself. `synthetic-4h` is `synthetic` with four hours of training speech."""
+
+SYNTHETIC_HOURS = 80.0
+SYNTHETIC_TRAIN_SPEAKERS, SYNTHETIC_VAL_SPEAKERS = 250, 40
+SYNTHETIC_RATES = (170, 270)
+"""The slowest and the fastest that its speakers may speak, in words per minute."""
+SYNTHETIC_SNR_DB = (10.0, 30.0)
+"""How far below the speech its background noise may lie, in decibels."""
+LEAST_HOURS, MOST_HOURS = 0.1, 10_000.0
+LEAST_VAL_HOURS, MOST_VAL_HOURS = 0.5, 10.0
 LONGEST_CHAPTER = 48
 LONGEST_S = 35.0
 
@@ -40,12 +56,18 @@ LENGTHS_S = {
 }  # fmt: skip
 
 
+def seed_of(name: str) -> int:
+    """The seed that belongs to a chapter's or an utterance's name: a positive number of 31 bits."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1
+
+
 @dataclass(frozen=True)
 class Chapter:
     """What one speaker says in one go.
 
     Either `texts`, one utterance each, or `lengths_s`: for each utterance the seconds to fill with sentences of the large
-    grammar.
+    grammar, which draw from `words_share` of its word list. `snr_db` is how far below each utterance its background noise lies, in
+    decibels; without it there is none.
     """
 
     split: str
@@ -53,6 +75,8 @@ class Chapter:
     number: int
     texts: tuple[str, ...] = ()
     lengths_s: tuple[float, ...] = ()
+    snr_db: tuple[float, ...] = ()
+    words_share: float = 1.0
 
     @property
     def id(self) -> str:
@@ -62,11 +86,11 @@ class Chapter:
     @property
     def seed(self) -> int:
         """What the synthesiser's random generator starts from: a positive number of 31 bits."""
-        return int.from_bytes(hashlib.sha256(self.id.encode()).digest()[:4]) >> 1
+        return seed_of(self.id)
 
     def sentences(self) -> Iterator[str]:
         """The endless sentences that `lengths_s` is filled with."""
-        stream = Sentences(grammar.full(), f"synthetic/{self.id}")
+        stream = Sentences(grammar.full(self.words_share), f"synthetic/{self.id}")
         while True:
             yield stream.draw(self.split)
 
@@ -76,6 +100,7 @@ class Corpus:
     """A corpus to synthesise: `hours` is None for `mini`, whose amount is fixed."""
 
     name: str
+    version: int
     hours: float | None
     chapters: tuple[Chapter, ...]
 
@@ -86,7 +111,8 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """A hash of all that the corpus is made from."""
-        parts = [VERSION, self.name, self.hours, self.chapters, grammar.full()]
+        drawn_from = grammar.full() if any(chapter.lengths_s for chapter in self.chapters) else None
+        parts = [self.version, self.name, self.hours, self.chapters, drawn_from]
         return hashlib.sha256(orjson.dumps(parts)).hexdigest()
 
 
@@ -101,31 +127,54 @@ def mini() -> Corpus:
         for index in range(speakers):
             texts = tuple(sentences[index::speakers])
             chapters.append(Chapter(split, _speaker("mini", split, index), FIRST_CHAPTER[split] + index, texts=texts))
-    return Corpus("mini", None, tuple(chapters))
+    return Corpus("mini", VERSIONS["mini"], None, tuple(chapters))
 
 
-def synthetic(hours: float) -> Corpus:
-    """The large corpus: `hours` of training speech and about a twentieth of it for validation."""
+def synthetic(hours: float = SYNTHETIC_HOURS) -> Corpus:
+    """The large corpus: `hours` of training speech, and a twentieth of it for validation (half an hour at least, ten at most).
+
+    Other hours than the benchmark's own have them in the corpus's name, since they make another corpus: `synthetic-4h`.
+    """
     chapters: list[Chapter] = []
-    val_hours = min(max(hours / 20, 0.1), 10.0)
+    val_hours = min(max(hours / 20, LEAST_VAL_HOURS), MOST_VAL_HOURS)
     for split, split_hours, speakers in (
         (TRAIN, hours, SYNTHETIC_TRAIN_SPEAKERS),
         (VAL, val_hours, SYNTHETIC_VAL_SPEAKERS),
     ):
         utterances = max(1, round(split_hours * 3600 / mean_length_s(split)))
         each = min(LONGEST_CHAPTER, -(-utterances // speakers))
-        random = Random(f"synthetic/{split}/lengths")
-        lengths_s = [length_s(split, random.random()) for _ in range(utterances)]
+        random = Random(f"synthetic/{split}")
+        low_db, high_db = SYNTHETIC_SNR_DB
+        drawn = [(random.random(), random.random()) for _ in range(utterances)]
+        lengths_s = [length_s(split, share) for share, _ in drawn]
+        snr_db = [round(low_db + (high_db - low_db) * share, 1) for _, share in drawn]
         for index, start in enumerate(range(0, utterances, each)):
             chapters.append(
                 Chapter(
                     split,
-                    _speaker("synthetic", split, index % speakers),
+                    _speaker("synthetic", split, index % speakers, SYNTHETIC_RATES),
                     FIRST_CHAPTER[split] + index,
                     lengths_s=tuple(lengths_s[start : start + each]),
+                    snr_db=tuple(snr_db[start : start + each]),
+                    words_share=min(1.0, hours / SYNTHETIC_HOURS),
                 )
             )
-    return Corpus("synthetic", hours, tuple(chapters))
+    name = "synthetic" if hours == SYNTHETIC_HOURS else f"synthetic-{hours:g}h"
+    return Corpus(name, VERSIONS["synthetic"], hours, tuple(chapters))
+
+
+def is_synthesised(name: str) -> bool:
+    """Whether a data set's folder of this name is one that the benchmark makes itself."""
+    return name in SYNTHESISED or hours_of(name) is not None
+
+
+def hours_of(name: str) -> float | None:
+    """The hours in the name of a `synthetic` of another size (4.0 for `synthetic-4h`); None for any other name."""
+    found = re.fullmatch(r"synthetic-(\d{1,5}(?:\.\d{1,3})?)h", name)
+    hours = float(found[1]) if found else 0.0
+    # Only the spelling that `synthetic` gives: a folder must not be looked for under one name and made under another.
+    good = LEAST_HOURS <= hours <= MOST_HOURS and hours != SYNTHETIC_HOURS and name == f"synthetic-{hours:g}h"
+    return hours if good else None
 
 
 def length_s(split: str, share: float) -> float:
@@ -151,5 +200,5 @@ def _different(stream: Sentences, split: str, count: int) -> list[str]:
     return list(chosen)
 
 
-def _speaker(corpus: str, split: str, index: int) -> Speaker:
-    return draw_speaker(str(FIRST_SPEAKER[split] + index), corpus)
+def _speaker(corpus: str, split: str, index: int, *rates: tuple[int, int]) -> Speaker:
+    return draw_speaker(str(FIRST_SPEAKER[split] + index), corpus, *rates)

@@ -15,6 +15,9 @@ BIN_S = 2.0
 BAR_WIDTH = 50
 
 
+FOLDER_HELP = "the data set's folder (default: LibriSpeech, else synthetic, else mini)"
+
+
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add `stats` to the data sets' commands."""
     parser = commands.add_parser(
@@ -25,15 +28,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         formatter_class=Filled,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, nargs="?", help="the data set's folder (default: LibriSpeech, else mini)")
+    parser.add_argument("folder", type=Path, nargs="?", help=FOLDER_HELP)
     parser.add_argument("--split", help="this split alone (default: all)")
     parser.set_defaults(run=_run)
 
 
 def default_folder() -> Path:
-    """The data set that a run would use: LibriSpeech where it is prepared, else mini."""
-    libri = default_data_dir() / LIBRISPEECH
-    return libri if is_prepared(libri) else default_data_dir() / "mini"
+    """The data set that a run would use: of LibriSpeech, `synthetic` and `mini` the first that is prepared, else `mini`."""
+    folders = [default_data_dir() / name for name in (LIBRISPEECH, "synthetic", "mini")]
+    return next((folder for folder in folders if is_prepared(folder)), folders[-1])
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -63,8 +63,11 @@ class Speaker:
         return "\n".join(lines) + "\n"
 
 
-def draw_speaker(id: str, seed: str) -> Speaker:
-    """The speaker of number `id` (odd: female, even: male); the same `id` and `seed` give the same speaker."""
+def draw_speaker(id: str, seed: str, rates: tuple[int, int] = (178, 212)) -> Speaker:
+    """The speaker of number `id` (odd: female, even: male); the same arguments give the same speaker.
+
+    `rates` are the slowest and the fastest that they may speak, in words per minute.
+    """
     random = Random(f"{seed}/speaker/{id}")
 
     def between(low: int, high: int) -> int:
@@ -84,7 +87,7 @@ def draw_speaker(id: str, seed: str) -> Speaker:
         voicing=between(85, 115),
         consonants=between(85, 115),
         breath=between(0, 2),
-        words_per_minute=between(178, 212),
+        words_per_minute=between(*rates),
     )
 
 

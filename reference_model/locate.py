@@ -9,7 +9,7 @@ from pathlib import Path
 
 import soundfile
 
-from benchmark.corpus import LIBRISPEECH_FOLDER, SYNTHESISED, ready_dataset
+from benchmark.corpus import LIBRISPEECH_FOLDER, ready_dataset
 from benchmark.params import load_variant, variant_names
 from benchmark.settings import ROOT, Settings
 from datasets.audio import reason
@@ -17,6 +17,7 @@ from datasets.dataset import Dataset, is_prepared, read_dataset
 from datasets.errors import UserError
 from datasets.imported import Transcripts
 from datasets.manifest import Manifest, Utterance, read_csv, read_jsonl
+from datasets.plans import SYNTHESISED
 
 from .checkpoint_file import checkpoint_path
 

@@ -1,7 +1,7 @@
 """`python -m results verify-dataset`: is this data set, to the last bit, what it should be?
 
 The folder is read once and summed up as its normalised tar, of which nothing is written. The sums are compared with a
-reference: `--expect`, else the digest committed for `mini`, else the data set's own description. LibriSpeech's was
+reference: `--expect`, else the digest committed for `mini` or `synthetic`, else the data set's own description. LibriSpeech's was
 derived from what came out of archives with the published SHA-256, so reading it back and finding the same is proof.
 """
 
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         type=Path,
         metavar="DIR",
-        help="the data set's folder (default: LibriSpeech's, else mini's)",
+        help="the data set's folder (default: LibriSpeech's, else synthetic's, else mini's)",
     )
     parser.add_argument(
         "--expect",

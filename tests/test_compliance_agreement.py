@@ -43,7 +43,7 @@ GOOD_RUNS = {
     "another seed": FakeRun(seed=0),
     "open": FakeRun(params=load_variant("librispeech_open"), train_samples=1000, eval_samples=5567),
     "librispeech": FakeRun(params=load_variant("librispeech"), train_samples=281_241, eval_samples=5567),
-    "synthetic": FakeRun(params=load_variant("synthetic"), train_samples=77, eval_samples=7),
+    "synthetic": FakeRun(params=load_variant("synthetic"), train_samples=23_401, eval_samples=2_025),
     "one epoch": FakeRun(word_edits=(3,)),
     "ten epochs": FakeRun(word_edits=(1290, 1200, 1100, 1000, 900, 800, 700, 600, 500, 299)),
     "exactly the target": FakeRun(word_edits=(1290, 299)),
@@ -57,6 +57,10 @@ BAD_RUNS = {
     "eleven epochs": FakeRun(word_edits=(*[1290 - n for n in range(10)], 250)),
     "a part of LibriSpeech": FakeRun(params=load_variant("librispeech"), train_samples=28_539, eval_samples=5567),
     "half an evaluation set": FakeRun(params=load_variant("librispeech_open"), eval_samples=2703),
+    "a few hours of synthetic": FakeRun(params=load_variant("synthetic"), train_samples=878, eval_samples=2_025),
+    "half of synthetic's evaluation": FakeRun(
+        params=load_variant("synthetic"), train_samples=23_401, eval_samples=1_000
+    ),
     "no digest": FakeRun(tree_sha256="0"),
     "no submitter": FakeRun(org=""),
 }

@@ -88,13 +88,13 @@ def test_ctrl_c_ends_the_whole_group_with_one_line(tmp_path):
         text=True,
         start_new_session=True,
     )
-    done = tmp_path / ".synthetic.part" / "done"
+    done = tmp_path / ".synthetic-1h.part" / "done"
     while process.poll() is None and not list(done.glob("*.json")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == COULD_NOT and said == "error: interrupted\n"
-    assert not (tmp_path / "synthetic").exists()
+    assert not (tmp_path / "synthetic-1h").exists()
     with pytest.raises(ProcessLookupError):
         _wait_until_gone(process.pid)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_nvml import build, environment
 
-from benchmark import doctor, doctor_checks
+from benchmark import ask_torch, doctor, doctor_checks
 from benchmark.doctor_checks import Finding
 from datasets.dataset import Dataset, Split, Stamp, TreeDigest, description_path, write_description, write_stamp
 
@@ -74,17 +74,17 @@ def test_gpus_that_pytorch_cannot_see_are_a_problem(driver, tmp_path):
 
 
 def test_a_torch_that_breaks_is_told_by_its_last_line(monkeypatch):
-    monkeypatch.setattr(doctor_checks, "_ASK_TORCH", "raise ImportError('libcudart is missing')")
-    seen = doctor_checks.ask_torch()
+    monkeypatch.setattr(ask_torch, "_ASK_TORCH", "raise ImportError('libcudart is missing')")
+    seen = ask_torch.ask_torch()
     finding = doctor_checks._torch(seen)
     assert finding.level == "problem"
     assert "libcudart is missing" in finding.text
     assert "setup.sh" in finding.remedy
-    monkeypatch.setattr(doctor_checks, "_ASK_TORCH", "import os; os.kill(os.getpid(), 11)")
-    assert "signal 11" in doctor_checks.ask_torch()["error"]
-    monkeypatch.setattr(doctor_checks, "_ASK_TORCH", "import time; time.sleep(60)")
-    monkeypatch.setattr(doctor_checks, "TORCH_TIMEOUT_S", 0.3)
-    assert "no answer" in doctor_checks.ask_torch()["error"]
+    monkeypatch.setattr(ask_torch, "_ASK_TORCH", "import os; os.kill(os.getpid(), 11)")
+    assert "signal 11" in ask_torch.ask_torch()["error"]
+    monkeypatch.setattr(ask_torch, "_ASK_TORCH", "import time; time.sleep(60)")
+    monkeypatch.setattr(ask_torch, "TIMEOUT_S", 0.3)
+    assert "no answer" in ask_torch.ask_torch()["error"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_card_without_a_driver_is_noticed(monkeypatch):
 
 def test_data_sets_are_held_against_their_stamps(tmp_path):
     assert [finding.text for finding in doctor_checks._datasets(tmp_path)] == [
-        "none prepared yet: a run of `mini` makes its own"
+        "none prepared yet: a run of `mini` or `synthetic` makes its own"
     ]
     folder = data_set(tmp_path)
     assert "never verified" in next(doctor_checks._datasets(tmp_path)).text

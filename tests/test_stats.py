@@ -8,7 +8,7 @@ import pytest
 
 from datasets.dataset import Dataset, Split, TreeDigest, write_description
 from datasets.manifest import Manifest, Utterance, write_jsonl
-from datasets.stats import histogram
+from datasets.stats import default_folder, histogram
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,3 +52,12 @@ def test_faults_are_one_line(folder: Path, arguments: list[str]):
     done = stats(*([folder] if "--split" in arguments else []), *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+def test_without_a_name_the_set_that_a_run_would_use(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    assert default_folder() == tmp_path / "mini"
+    for name in ("mini", "synthetic", "LibriSpeech_dataset"):
+        (tmp_path / name).mkdir()
+        write_description(Dataset(tmp_path / name, name, "LibriSpeech", {}, TreeDigest("", 0, 0, 0), {}))
+        assert default_folder() == tmp_path / name

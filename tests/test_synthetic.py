@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from compliance.corpora import CORPORA
 from datasets import audio, grammar, plans
 from datasets.dataset import is_prepared, read_dataset
 from datasets.errors import UserError
@@ -89,14 +90,30 @@ def test_both_sexes_speak_in_both_splits():
         assert sexes["female"] == sexes["male"]
 
 
-def test_the_large_grammar_has_many_hundred_words_and_a_sentence_belongs_to_one_split():
-    full = grammar.full()
-    assert len(full.words()) > 600
-    assert all(set(word) <= ALPHABET for word in full.words() | grammar.mini().words())
-    train, val = grammar.Sentences(full, "a"), grammar.Sentences(full, "b")
+def test_mini_made_before_the_large_grammar_changed_still_counts(tmp_path, small):
+    """Its fingerprint once held that grammar, too; whoever has such a folder keeps it."""
+    data = tmp_path / "data"
+    shutil.copytree(small.folder.parent, data)
+    description = data / "mini.dataset.json"
+    tree = json.loads(description.read_bytes())
+    assert tree["provenance"]["fingerprint"] not in plans.SAME_BYTES
+    tree["provenance"]["fingerprint"] = next(iter(plans.SAME_BYTES))
+    description.write_text(json.dumps(tree))
+    assert synthesise(SMALL, data).digest == small.digest
+    tree["provenance"]["fingerprint"] = "0" * 64
+    description.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="made by another version of the benchmark lies here - keep it, or remove it"):
+        synthesise(SMALL, data)
+
+
+def test_the_large_grammar_has_thousands_of_words_and_a_sentence_belongs_to_one_split():
+    words, some = grammar.full().words(), grammar.full(0.05)
+    assert len(words) > 8000 and 1000 < len(some.words()) < 1500 and some.words() < words
+    assert all(set(word) <= ALPHABET for word in words | grammar.mini().words())
+    train, val = grammar.Sentences(some, "a"), grammar.Sentences(some, "b")
     drawn = {train.draw(TRAIN) for _ in range(3000)}, {val.draw(VAL) for _ in range(3000)}
     assert not drawn[0] & drawn[1]
-    assert {word for sentence in drawn[0] for word in sentence.split()} == full.words()
+    assert {word for sentence in drawn[0] for word in sentence.split()} == some.words()
 
 
 # What a synthesised corpus looks like.
@@ -173,7 +190,7 @@ def test_mini_through_the_door_is_the_reference_and_then_nothing_is_left_to_do(t
     assert digest == again, "two syntheses on this machine differ"
     if platform.machine() != "x86_64":
         pytest.skip("this machine makes its own mini, the same each time; the reference is x86-64's")
-    pytest.fail(f"mini has changed: {digest}; raise plans.VERSION and renew references.json")
+    pytest.fail(f"mini has changed: {digest}; raise plans.VERSIONS and renew references.json")
 
 
 def test_a_voice_depends_on_its_seed_and_the_seed_alone():
@@ -204,19 +221,56 @@ def test_lengths_follow_librispeech():
     assert statistics.mean(plans.length_s(VAL, (i + 0.5) / 10_000) for i in range(10_000)) < 9
 
 
-def test_the_large_plan_has_the_hours_and_speakers_asked_for():
-    corpus = plans.synthetic(5)
+@pytest.mark.parametrize("hours", [5, plans.SYNTHETIC_HOURS])
+def test_the_large_plan_has_the_hours_and_speakers_asked_for(hours):
+    corpus = plans.synthetic(hours)
     lengths = [s for c in corpus.chapters if c.split == TRAIN for s in c.lengths_s]
-    assert sum(lengths) / 3600 == pytest.approx(5, rel=0.05)
+    assert sum(lengths) / 3600 == pytest.approx(hours, rel=0.05)
     speakers = {split: {c.speaker.id for c in corpus.chapters if c.split == split} for split in (TRAIN, VAL)}
-    assert len(speakers[TRAIN]) >= 48 and len(speakers[VAL]) >= 12 and not speakers[TRAIN] & speakers[VAL]
+    assert len(speakers[TRAIN]) >= 200 and len(speakers[VAL]) >= 30 and not speakers[TRAIN] & speakers[VAL]
     assert len({c.id for c in corpus.chapters}) == len(corpus.chapters)
+
+
+def test_the_rules_know_how_many_utterances_the_large_corpus_has():
+    counted = Counter()
+    for chapter in plans.synthetic().chapters:
+        counted[chapter.split] += len(chapter.lengths_s)
+    corpus = CORPORA["synthetic"]
+    assert (counted[TRAIN], counted[VAL]) == (corpus.train_samples, corpus.eval_samples)
+
+
+def test_the_words_of_a_smaller_corpus_occur_as_often_in_it():
+    shares = {hours: plans.synthetic(hours).chapters[0].words_share for hours in (4, 80, 200)}
+    assert shares == {4: 0.05, 80: 1.0, 200: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "hours"),
+    [
+        ("synthetic-4h", 4.0),
+        ("synthetic-0.5h", 0.5),
+        ("synthetic", None),
+        ("synthetic-80h", None),
+        ("synthetic-04h", None),
+        ("synthetic-4.0h", None),
+        ("synthetic-0h", None),
+        ("synthetic-99999h", None),
+        ("synthetic-4", None),
+        ("my-synthetic-4h", None),
+        ("mini", None),
+    ],
+)
+def test_a_corpus_of_another_size_has_its_hours_in_its_name(name, hours):
+    assert plans.hours_of(name) == hours
+    assert plans.is_synthesised(name) == (hours is not None or name in ("mini", "synthetic"))
+    if hours:
+        assert plans.synthetic(hours).name == name
 
 
 def test_utterances_reach_the_lengths_planned_and_none_passes_35_s(tmp_path):
     corpus = part_of(plans.synthetic(0.5), 2, 1, 6)
     wanted = [1.3, 2.5, 6.0, 14.0, 16.0, 34.9]
-    chapters = [dataclasses.replace(c, lengths_s=tuple(wanted)) for c in corpus.chapters]
+    chapters = [dataclasses.replace(c, lengths_s=tuple(wanted), snr_db=(20.0,) * 6) for c in corpus.chapters]
     dataset = synthesise(dataclasses.replace(corpus, chapters=tuple(chapters)), tmp_path)
     for utterance in [*dataset.manifest(TRAIN), *dataset.manifest(VAL)]:
         assert abs(utterance.duration_s - wanted[int(utterance.id[-4:])]) < 3.5

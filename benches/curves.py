@@ -1,0 +1,164 @@
+"""Error rates by epoch of the scaling runs of `synthetic`, as a table and a picture for docs/synthetic.md.
+
+    python -m benches curves RUN... [--out FILE.csv] [--picture FILE.svg]
+
+RUN is a run's log or folder, or a folder of such. Runs are told apart by width, precision, seed and, where the trainer had one, its
+mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark import mllog
+from benchmark.mllog import read_log
+from datasets.errors import HELD, UserError, run_door
+from datasets.manifest import write_atomically
+from datasets.usage import Filled
+from results.charts import WIDTH, Axis, Line, lines
+from results.markup import Markup, tag
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "benches" / "scaling" / "curves.csv"
+PICTURE = ROOT / "docs" / "images" / "synthetic-curves.svg"
+MISTAKE = "mistake"
+"""The event that a trainer of `benches.mistakes` writes into its log."""
+TARGET_WER = 23.0
+COLUMNS = (
+    "hidden", "learning_rate", "precision", "batch", "seed", "mistake", "epoch", "steps", "wer", "cer", "train_loss", "status",
+)  # fmt: skip
+ORDERED = ("hidden", "precision", "learning_rate", "mistake", "seed")
+STYLE = (
+    "svg { background: #ffffff; } text { font: 14px sans-serif; fill: #222222; } .quiet { fill: #555555; }"
+    " .grid { stroke: #dddddd; } .target { stroke: #222222; stroke-dasharray: 6 4; }"
+    " .curve { fill: none; stroke-width: 2; } .dot { fill: #ffffff; }"
+)
+COLOURS = ("#0072b2", "#c05a00", "#008060", "#a0468c", "#5a6d00", "#767676")
+"""By series: one for each kind of run that reached its target, the last for mistakes."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run: what told it from others, and its rows of the table."""
+
+    name: str
+    mistaken: bool
+    rows: tuple[dict[str, object], ...]
+
+
+def curve_of(log: Path) -> Curve | None:
+    """The curve of a run's log; None where no epoch was evaluated."""
+    events = read_log(log)[0]
+    value = {event.key: event.value for event in events}
+    flat = value.get(mllog.HYPERPARAMETERS)
+    if not isinstance(flat, dict):
+        raise UserError("the log has no hyperparameters", where=log)
+    mistake = value.get(MISTAKE) or ""
+    status = next((event.metadata.get("status") for event in events if event.key == mllog.RUN_STOP), "unfinished")
+    stats = {event.epoch_num: event.value for event in events if event.key == mllog.TRACKED_STATS}
+    rows, steps = [], 0
+    for event in events:
+        if event.key != mllog.EVAL_ACCURACY:
+            continue
+        steps += stats[event.epoch_num]["steps"]
+        rows.append(
+            {
+                "hidden": flat["model.rnn_hidden"],
+                "learning_rate": flat["optimizer.learning_rate"],
+                "precision": flat["train.precision"],
+                "batch": flat["train.batch_size"],
+                "seed": value[mllog.SEED],
+                "mistake": mistake,
+                "epoch": event.epoch_num,
+                "steps": steps,
+                "wer": round(event.value, 3),
+                "cer": round(event.metadata["cer"], 3),
+                "train_loss": round(stats[event.epoch_num]["train_loss"], 3),
+                "status": status,
+            }
+        )
+    if not rows:
+        return None
+    width, precision = flat["model.rnn_hidden"], flat["train.precision"]
+    name = f"width {width}" + (f", {precision}" if precision != "fp32" else "") + (", a mistake" if mistake else "")
+    return Curve(name, bool(mistake), tuple(rows))
+
+
+def table(curves: Sequence[Curve]) -> str:
+    """The curves as CSV, one row an epoch."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for curve in curves:
+        writer.writerows(curve.rows)
+    return out.getvalue()
+
+
+def picture(curves: Sequence[Curve]) -> str:
+    """The curves as an SVG file that stands alone: word error rate by epoch, a colour for each kind of run."""
+    kinds = list(dict.fromkeys(curve.name for curve in curves if not curve.mistaken))
+    kinds += list(dict.fromkeys(curve.name for curve in curves if curve.mistaken))
+    drawn = [
+        Line(
+            [(float(str(row["epoch"])), float(str(row["wer"]))) for row in curve.rows],
+            kinds.index(curve.name),
+            curve.name,
+        )
+        for curve in curves
+    ]
+    described = "Word error rate of each run by epoch, with the target of 23 %. The same figures are in curves.csv."
+    svg = lines(
+        "curves", "Scaling runs of synthetic", described, drawn,
+        Axis("epoch", whole=True), Axis("word error rate %", top=100), target=TARGET_WER,
+    )  # fmt: skip
+    colours = {
+        kind: COLOURS[-1] if kind.endswith("mistake") else COLOURS[place % 5] for place, kind in enumerate(kinds)
+    }
+    style = STYLE + "".join(
+        f".s{place} {{ stroke: {colour}; }} .k{place} {{ fill: {colour}; }}"
+        for place, colour in enumerate(colours.values())
+    )
+    legend = [
+        tag("text", kind, x=WIDTH - 12, y=40 + 20 * place, text_anchor="end", class_=f"k{place}")
+        for place, kind in enumerate(kinds)
+    ]
+    opened, _, rest = svg.partition(">")
+    body = rest.removesuffix("</svg>")
+    namespace = ' xmlns="http://www.w3.org/2000/svg"'
+    return f"{opened}{namespace}>{tag('style', Markup(style))}{body}{''.join(legend)}</svg>\n"
+
+
+def logs_below(paths: Sequence[Path]) -> list[Path]:
+    """The logs (`result.txt`) of the runs at or below `paths`, and the files among these; UserError where there are none."""
+    found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("result.txt")))]
+    if not found:
+        raise UserError("no run lies here", where=", ".join(map(str, paths)))
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Write the table and the picture; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benches curves",
+        description=__doc__,
+        epilog="example:\n  python -m benches curves runs/width_160",
+        formatter_class=Filled,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's log or folder, or a folder of such")
+    parser.add_argument("--out", type=Path, default=TABLE, metavar="FILE", help="the table, CSV (default: %(default)s)")
+    parser.add_argument("--picture", type=Path, default=PICTURE, metavar="FILE", help="SVG (default: %(default)s)")
+    options = parser.parse_args(arguments)
+
+    def write() -> int:
+        curves = [curve for log in logs_below(options.runs) if (curve := curve_of(log))]
+        curves.sort(key=lambda curve: (curve.mistaken, *(str(curve.rows[0][key]).zfill(12) for key in ORDERED)))
+        write_atomically(options.out, table(curves).encode())
+        write_atomically(options.picture, picture(curves).encode())
+        return HELD
+
+    return run_door(write)

@@ -1,0 +1,23 @@
+"""Trainers with one mistake each in their numerics, to see that the benchmark's target finds it.
+
+    SEED=1 sh run_and_time.sh --params benches/scaling/width_160.yaml --trainer-module benches.mistakes.wrong_blank
+
+A score counts only if a wrong trainer cannot have it. docs/synthetic.md says what each mistake gave.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmark.mllog import LogWriter
+from datasets.errors import run_door
+from reference_model import train
+from reference_model.report import print_line
+
+from ..curves import MISTAKE
+
+
+def train_with(mistake: str) -> None:
+    """Say in the log which mistake the trainer has, and train; ends the process."""
+    LogWriter(print_line).event(MISTAKE, mistake)
+    sys.exit(run_door(train.main))

@@ -1,0 +1,24 @@
+"""The reference trainer, but each utterance of a batch is trained on the features of the next one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reference_model.features import Features
+
+from . import train_with
+
+_right = Features.forward
+
+
+def _wrong(self: Features, waveforms: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    values, frames = _right(self, waveforms, samples)
+    return (values.roll(1, 0) if torch.is_grad_enabled() else values), frames
+
+
+Features.forward = _wrong  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    train_with("neighbours features")

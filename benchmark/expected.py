@@ -1,0 +1,37 @@
+"""What a run of `synthetic` will take of a card, time and memory: estimates, for a line on stderr and the doctor."""
+
+from __future__ import annotations
+
+from datasets.plans import SYNTHETIC_HOURS
+
+from .ceilings import MEASURED, Work, roofline_audio_s_per_s
+from .params import Params
+
+REFERENCE_WORK = Work(flops=32.8e9, recurrent_weights=3 * 3 * 2560 * 2560, frames=50.0)
+"""The reference network's, as `reference_model.flops` works it out from its shapes (a test holds the two together)."""
+
+FRACTION = 0.3
+"""Of the roofline, at batch 64: what cuDNN's fp16 GRUs of this width reached on an H100 in first trials."""
+
+SYNTHETIC_GPU_BYTES = 18 << 30
+"""Of GPU memory: weights, gradients and AdamW's state 2.6 GB, and some 6.5 MB for each second of the longest batch, 64 utterances
+of up to 34 s (docs/synthetic.md, "Memory"; worked out, not measured on a GPU)."""
+
+EPOCHS = (3, 6)
+"""To the target, extrapolated from narrower networks (docs/synthetic.md)."""
+
+
+def expected_minutes(params: Params, card: str | None, processes: int) -> tuple[float, float] | None:
+    """From how many to how many minutes a run of `params` (the variant `synthetic`) should take; None for an unknown card.
+
+    `card` is the name that CUDA gives it, `processes` the number of such cards that share the batch. Training alone is counted.
+    """
+    ceilings = MEASURED.get(card or "")
+    if ceilings is None:
+        return None
+    share = max(1, params.train.batch_size // processes)
+    roofline = roofline_audio_s_per_s(REFERENCE_WORK, share, params.train.precision, ceilings)
+    if roofline is None:
+        return None
+    epoch_min = SYNTHETIC_HOURS * 3600 / (roofline * processes * FRACTION) / 60
+    return EPOCHS[0] * epoch_min, EPOCHS[1] * epoch_min

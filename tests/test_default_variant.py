@@ -1,0 +1,142 @@
+"""What is run where the user named no variant: by the data that lie ready and the GPU that can be used."""
+
+from __future__ import annotations
+
+import pytest
+from corpus import tiny_corpus
+
+from benchmark import corpus
+from benchmark.expected import EPOCHS, FRACTION, REFERENCE_WORK, expected_minutes
+from benchmark.params import load_variant
+from benchmark.settings import Settings
+from datasets.plans import SYNTHETIC_HOURS
+from reference_model.flops import work_per_audio_s
+
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Sets what the driver and PyTorch say of this machine's GPUs."""
+
+    def has(driver: bool, **torch_says):
+        monkeypatch.setattr(corpus.system, "has_gpu", lambda: driver)
+        answer = {"version": "2", "built_for": "13.0", "gpus": [], "memory_bytes": [80 << 30]} | torch_says
+        monkeypatch.setattr(corpus, "ask_torch", lambda: answer)
+
+    return has
+
+
+def chosen(tmp_path, **settings):
+    said = []
+    params = corpus.choose_params(Settings(data_dir=tmp_path, **settings), said.append)
+    assert len(said) == 1
+    return params.variant, said[0]
+
+
+def test_a_gpu_runs_synthetic_and_its_owner_reads_how_long(machine, tmp_path):
+    machine(True, gpus=[H100])
+    variant, said = chosen(tmp_path)
+    low, high = expected_minutes(load_variant("synthetic"), H100, 1)
+    assert variant == "synthetic"
+    assert said.startswith(f"variant synthetic: VARIANT is not set, and no prepared LibriSpeech lies in {tmp_path}")
+    assert f"{H100} is used: by this card's ceilings some {low:.0f} to {high:.0f} minutes" in said
+
+
+def test_of_a_card_that_nobody_measured_nothing_is_promised(machine, tmp_path):
+    machine(True, gpus=["NVIDIA T4"])
+    variant, said = chosen(tmp_path)
+    assert variant == "synthetic" and "NVIDIA T4 is used: how long it takes on this card is not known" in said
+
+
+@pytest.mark.parametrize(("processes", "warned"), [(1, True), (2, False)])
+def test_a_card_that_is_too_small_is_warned_of(machine, tmp_path, processes, warned):
+    machine(True, gpus=["Tesla T4"] * 2, memory_bytes=[15 << 30] * 2)
+    said = []
+    corpus.choose_params(Settings(data_dir=tmp_path, processes=processes), said.append)
+    assert [line.startswith("warning: Tesla T4 has 15 GiB of memory, where") for line in said[1:]] == [True] * warned
+
+
+def test_device_cuda_needs_no_word_of_the_driver(machine, tmp_path):
+    machine(False, gpus=[H100])
+    assert chosen(tmp_path, device="cuda")[0] == "synthetic"
+
+
+def test_without_a_gpu_mini_and_pytorch_is_not_even_asked(machine, tmp_path, monkeypatch):
+    machine(False)
+    monkeypatch.setattr(corpus, "ask_torch", lambda: pytest.fail("seconds of every start for nothing"))
+    assert chosen(tmp_path) == (
+        "mini",
+        f"variant mini: VARIANT is not set, and no prepared LibriSpeech lies in {tmp_path}/LibriSpeech_dataset; no GPU is here. "
+        "It takes a minute or two on two CPU cores",
+    )
+
+
+def test_mini_where_the_user_wants_the_cpu(machine, tmp_path):
+    machine(True, gpus=[H100])
+    variant, said = chosen(tmp_path, device="cpu")
+    assert variant == "mini" and "DEVICE is cpu" in said
+
+
+@pytest.mark.parametrize("torch_says", [{"gpus": []}, {"error": "killed by signal 11"}])
+def test_a_gpu_that_pytorch_cannot_use_is_said(machine, tmp_path, torch_says):
+    machine(True, **torch_says)
+    variant, said = chosen(tmp_path)
+    assert variant == "mini" and "PyTorch can use no GPU, although one is here: `python -m benchmark doctor`" in said
+
+
+def test_a_prepared_librispeech_goes_first(machine, tmp_path):
+    machine(True, gpus=[H100])
+    tiny_corpus(tmp_path / "LibriSpeech_dataset")
+    assert chosen(tmp_path)[0] == "librispeech"
+
+
+# How long
+
+
+def test_the_work_that_the_estimate_rests_on_is_the_networks():
+    counted = work_per_audio_s(load_variant("synthetic"), 161)
+    assert REFERENCE_WORK.flops == pytest.approx(counted.flops, rel=0.01)
+    assert (REFERENCE_WORK.recurrent_weights, REFERENCE_WORK.frames) == (counted.recurrent_weights, counted.frames)
+
+
+def test_the_estimate_is_a_share_of_the_roofline():
+    params = load_variant("synthetic")
+    assert params.train.batch_size == 64 and params.train.precision == "bf16"
+    # An H100 at batch 64: 50 frames x 2 passes x 59.0 M weights x 2 bytes / 64 at 3.0 TB/s bound a second of audio.
+    a_second = 50 * 2 * 58_982_400 * 2 / 64 / 3.0e12
+    epoch_min = SYNTHETIC_HOURS * 3600 * a_second / FRACTION / 60
+    low, high = expected_minutes(params, H100, 1)
+    assert (low, high) == (pytest.approx(EPOCHS[0] * epoch_min), pytest.approx(EPOCHS[1] * epoch_min))
+    # Eight cards read the same weights for an eighth of the batch each: by this roofline they gain nothing.
+    assert expected_minutes(params, H100, 8)[0] == pytest.approx(low)
+    assert expected_minutes(params, "NVIDIA T4", 1) is None and expected_minutes(params, None, 1) is None
+
+
+# The corpus that it runs on
+
+
+def test_an_earlier_versions_corpus_is_not_taken_for_todays(tmp_path, monkeypatch):
+    folder = tiny_corpus(tmp_path / "synthetic").folder
+    dataset = corpus.read_dataset(folder)
+    assert "version" not in dataset.provenance
+    for version, fits in ((1, False), (2, True)):
+        monkeypatch.setitem(dataset.provenance, "version", version)
+        if fits:
+            corpus._check_version(dataset)
+            continue
+        with pytest.raises(corpus.UserError, match="of version 1, where the benchmark's is now of version 2 - remove"):
+            corpus._check_version(dataset)
+
+
+def test_a_smaller_synthetic_is_made_where_its_name_asks_for_it(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(corpus.launch, "run_to_the_end", lambda command: commands.append(command[3:]) or 2)
+    for name, words in (
+        ("synthetic-4h", ["synthetic", "--hours", "4"]),
+        ("synthetic", ["synthetic"]),
+        ("mini", ["mini"]),
+    ):
+        with pytest.raises(corpus.UserError):
+            corpus._synthesise(name, tmp_path)
+        assert commands.pop() == ["synthesise", *words, "--data-dir", str(tmp_path)]
