@@ -61,11 +61,11 @@ def curve_of(log: Path) -> Curve | None:
     mistake = value.get(MISTAKE) or ""
     status = next((event.metadata.get("status") for event in events if event.key == mllog.RUN_STOP), "unfinished")
     stats = {event.epoch_num: event.value for event in events if event.key == mllog.TRACKED_STATS}
-    rows, steps = [], 0
+    steps = -(-value[mllog.TRAIN_SAMPLES] // flat["train.batch_size"])
+    rows = []
     for event in events:
         if event.key != mllog.EVAL_ACCURACY:
             continue
-        steps += stats[event.epoch_num]["steps"]
         rows.append(
             {
                 "hidden": flat["model.rnn_hidden"],
@@ -75,7 +75,7 @@ def curve_of(log: Path) -> Curve | None:
                 "seed": value[mllog.SEED],
                 "mistake": mistake,
                 "epoch": event.epoch_num,
-                "steps": steps,
+                "steps": steps * event.epoch_num,
                 "wer": round(event.value, 3),
                 "cer": round(event.metadata["cer"], 3),
                 "train_loss": round(stats[event.epoch_num]["train_loss"], 3),

@@ -14,8 +14,8 @@ FRACTION = 0.3
 """Of the roofline, at batch 64: what cuDNN's fp16 GRUs of this width reached on an H100 in first trials."""
 
 SYNTHETIC_GPU_BYTES = 18 << 30
-"""Of GPU memory: weights, gradients and AdamW's state 2.6 GB, and some 6.5 MB for each second of the longest batch, 64 utterances
-of up to 34 s (docs/synthetic.md, "Memory"; worked out, not measured on a GPU)."""
+"""Of GPU memory: 2.1 GB of weights, gradients and AdamW's state, 7.2 MB for each second of the longest batch, 64 utterances
+of 34 s, and a gigabyte for CUDA (`python -m benches.memory` counts it on a CPU; no GPU has shown it yet)."""
 
 EPOCHS = (3, 6)
 """To the target, extrapolated from narrower networks (docs/synthetic.md)."""

@@ -44,7 +44,7 @@ from .workers import each_in_fresh_process
 # silence too.
 SILENCE_S = 0.08
 PAUSE_S = 0.15
-BYTES_PER_S = 20_000
+BYTES_PER_S = 26_000
 """Disk space for a second of speech, on the safe side."""
 
 
@@ -108,7 +108,7 @@ def _take_up(corpus: Corpus, folder: Path, part: Path) -> None:
 
 
 def _check_space(corpus: Corpus, part: Path) -> None:
-    seconds = (corpus.hours or 1.0) * 3600 * 1.1
+    seconds = ((corpus.hours or 1.0) * 1.05 + plans.LEAST_VAL_HOURS) * 3600
     free = shutil.disk_usage(part).free
     if free < seconds * BYTES_PER_S:
         raise UserError(

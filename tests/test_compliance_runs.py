@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -104,6 +105,17 @@ def test_runs_that_converge_too_fast_fail_and_too_slowly_warn(tmp_path, points):
 def test_without_reference_points_there_is_a_warning(tmp_path, no_points):
     found = across(write(tmp_path, ten_runs()))
     assert rules_and_files(found) == [("rcp-convergence", "result_0.txt", "warning")]
+
+
+def test_a_gpus_benchmark_has_no_reference_points_yet_and_the_check_says_so(tmp_path):
+    """With the committed file: whoever makes points for it takes this test away."""
+    gpu = FakeRun(params=load_variant("synthetic"), train_samples=23_401, eval_samples=2_025)
+    runs = [replace(gpu, seed=seed, start_s=1_780_000_000.0 + 10_000 * seed).write() for seed in range(10)]
+    (finding,) = [each for each in across(write(tmp_path, runs)) if each.rule == "rcp-convergence"]
+    assert finding.severity == "warning"
+    assert finding.found.startswith(
+        "no reference points yet for synthetic with these parameters at batch size 64: not checked"
+    )
 
 
 def test_points_of_other_parameters_do_not_count(tmp_path, points):
