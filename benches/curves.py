@@ -1,6 +1,6 @@
 """Error rates by epoch of the scaling runs of `synthetic`, as a table and a picture for docs/synthetic.md.
 
-    python -m benches curves RUN... [--out FILE.csv] [--picture FILE.svg]
+    python -m benches curves RUN...
 
 RUN is a run's log or folder, or a folder of such. Runs are told apart by width, precision, seed and, where the trainer had one, its
 mistake.
@@ -23,9 +23,6 @@ from datasets.usage import Filled
 from results.charts import WIDTH, Axis, Line, lines
 from results.markup import Markup, tag
 
-ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "benches" / "scaling" / "curves.csv"
-PICTURE = ROOT / "docs" / "images" / "synthetic-curves.svg"
 MISTAKE = "mistake"
 """The event that a trainer of `benches.mistakes` writes into its log."""
 TARGET_WER = 23.0
@@ -58,6 +55,8 @@ def curve_of(log: Path) -> Curve | None:
     flat = value.get(mllog.HYPERPARAMETERS)
     if not isinstance(flat, dict):
         raise UserError("the log has no hyperparameters", where=log)
+    if lacking := [key for key in (mllog.TRAIN_SAMPLES, mllog.SEED) if key not in value]:
+        raise UserError(f"the log has no {lacking[0]}", where=log)
     mistake = value.get(MISTAKE) or ""
     status = next((event.metadata.get("status") for event in events if event.key == mllog.RUN_STOP), "unfinished")
     stats = {event.epoch_num: event.value for event in events if event.key == mllog.TRACKED_STATS}
@@ -146,12 +145,16 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benches curves",
         description=__doc__,
-        epilog="example:\n  python -m benches curves runs/width_160",
+        epilog="example:\n  python -m benches curves runs/synthetic_width_160",
         formatter_class=Filled,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's log or folder, or a folder of such")
-    parser.add_argument("--out", type=Path, default=TABLE, metavar="FILE", help="the table, CSV (default: %(default)s)")
-    parser.add_argument("--picture", type=Path, default=PICTURE, metavar="FILE", help="SVG (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("curves.csv"), metavar="FILE", help="CSV (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--picture", type=Path, default=Path("curves.svg"), metavar="FILE", help="SVG (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
 
     def write() -> int:

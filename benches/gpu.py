@@ -7,9 +7,9 @@
 
 The first part: three steps of every variant; the card's own ceilings; where a step's time goes, kernel by kernel; the whole step
 at each batch size in bf16, TF32 and fp32; the precision of gradients; the front in both memory layouts; what lengths cost
-that were not seen before. The second: a timed run of `synthetic`, two epochs, through the harness; the loader at that speed;
-GRU layers; `mini` to its target, and its checkpoint in use; a training resumed; CUDA graphs; evaluation; what telemetry costs;
-torch.compile. Figures are medians of repeats after warm-up, between device synchronisations, on random data.
+that were not seen before. The second: two epochs of `synthetic` on a part of its corpus, timed by the harness; the loader at
+that speed; GRU layers; `mini` to its target, and its checkpoint in use; a training resumed; CUDA graphs; evaluation; what
+telemetry costs; torch.compile. Figures are medians of repeats after warm-up, between device synchronisations, on random data.
 
 Sections run one after the other in as few processes as can be, each with a time limit. One that outlasts it, or leaves the GPU
 unusable, is ended with its process, and a new process goes on with those after it. The table (gpu_bench.md, gpu_bench.json)

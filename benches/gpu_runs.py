@@ -119,7 +119,7 @@ def _timed_run(bench: Bench, variant: str, corpus: str, epochs: int | None) -> N
                 if path.is_file():
                     tar.add(path, arcname=f"{variant}/{folder.name}/{path.name}")
     finally:
-        # A checkpoint of the full-size model takes 0.8 GB.
+        # A checkpoint of the full-size model takes 1.25 GB.
         if variant != _served(bench):
             shutil.rmtree(place, ignore_errors=True)
 
@@ -133,7 +133,10 @@ def _run(bench: Bench, place: Path, variant: str, corpus: str, epochs: int | Non
     if subprocess.run(command, cwd=ROOT).returncode:
         raise RuntimeError("the corpus could not be synthesised")
     params = narrowed(bench, load_variant(variant))
-    params = dataclasses.replace(params, data=dataclasses.replace(params.data, folder=corpus))
+    if corpus != params.data.folder:
+        # A part of the corpus is no closed run.
+        data = dataclasses.replace(params.data, folder=corpus)
+        params = dataclasses.replace(params, division="open", data=data)
     if epochs:
         params = dataclasses.replace(params, train=dataclasses.replace(params.train, max_epochs=epochs))
     file = place / "params.yaml"

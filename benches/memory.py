@@ -58,7 +58,13 @@ def per_second(params: Params) -> tuple[float, float]:
 def main() -> int:
     """Print the figures; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benches.memory", description=__doc__, formatter_class=Filled)
-    parser.add_argument("--variant", choices=variant_names(), default="synthetic")
+    parser.add_argument(
+        "--variant",
+        choices=variant_names(),
+        default="synthetic",
+        metavar="NAME",
+        help=f"one of {', '.join(variant_names())}",
+    )
     params = load_variant(parser.parse_args().variant)
     kept_mb, fixed_gb = per_second(params)
     print(f"{params.variant}: {fixed_gb:.2f} GB for weights, gradients and optimiser")

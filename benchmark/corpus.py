@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 from datasets import tarball
 from datasets.dataset import Dataset, Stamp, is_prepared, read_dataset, read_stamp
+from datasets.digest import available_cores
 from datasets.errors import COULD_NOT, UserError
 from datasets.plans import VERSIONS, hours_of, is_synthesised
 
 from . import launch, system
 from .ask_torch import ask_torch
-from .expected import SYNTHETIC_GPU_BYTES, expected_minutes
+from .expected import SYNTHESIS_CORE_MIN, expected_minutes, gpu_bytes
 from .params import Params, load_params, load_variant
 from .settings import Settings
 
 LIBRISPEECH_FOLDER = "LibriSpeech_dataset"
-GIB = 1 << 30
 
 
 class TreeSize(NamedTuple):
@@ -49,24 +49,30 @@ def choose_params(settings: Settings, say: Callable[[str], None]) -> Params:
         say(f"variant librispeech: VARIANT is not set, and a prepared LibriSpeech lies in {folder}")
         return load_variant("librispeech")
     why = f"VARIANT is not set, and no prepared LibriSpeech lies in {folder}"
+    params = load_variant("synthetic")
     gpu, reason = _usable_gpu(settings)
-    if gpu is None:
-        say(f"variant mini: {why}; {reason}. It takes a minute or two on two CPU cores")
-        return load_variant("mini")
-    params, processes = load_variant("synthetic"), settings.processes * settings.nodes
-    expected = expected_minutes(params, gpu.name, processes)
-    takes = "how long it takes on this card is not known"
-    if expected:
-        takes = f"by this card's ceilings some {expected[0]:.0f} to {expected[1]:.0f} minutes of training"
-    say(
-        f"variant synthetic: {why}; {gpu.name} is used: {takes}, after the synthesis of its corpus where that is missing"
-    )
-    if gpu.memory_bytes * processes < SYNTHETIC_GPU_BYTES:
-        say(
-            f"warning: {gpu.name} has {gpu.memory_bytes / GIB:.0f} GiB of memory, where the longest batches of synthetic need some "
-            f"{SYNTHETIC_GPU_BYTES / GIB:.0f}: if it runs out, share them out over several GPUs with NPROC, or use VARIANT=mini"
+    if gpu is not None:
+        needed = gpu_bytes(params.train.batch_size, settings.processes * settings.nodes)
+        if gpu.memory_bytes >= needed:
+            say(f"variant synthetic: {why}; {gpu.name} is used. {_how_long(params, gpu, settings)}")
+            return params
+        reason = (
+            f"{gpu.name} has {gpu.memory_bytes / 1e9:.0f} GB of memory, and the longest batches of synthetic need some "
+            f"{needed / 1e9:.0f} (share the batch among several GPUs with NPROC, or try it with VARIANT=synthetic)"
         )
-    return params
+    say(f"variant mini: {why}; {reason}. It takes a minute or two on two CPU cores")
+    return load_variant("mini")
+
+
+def _how_long(params: Params, gpu: _Gpu, settings: Settings) -> str:
+    said = "How long it takes on this card is not known"
+    expected = expected_minutes(params, gpu.name, settings.processes * settings.nodes)
+    if expected:
+        said = f"Estimated from this card's limits, training takes some {expected[0]:.0f} to {expected[1]:.0f} minutes"
+    if not is_prepared(settings.data_dir / params.data.folder):
+        cores = available_cores()
+        said += f"; synthesising its corpus before that, once, some {max(1.0, SYNTHESIS_CORE_MIN / cores):.0f} on {cores} cores"
+    return said
 
 
 class _Gpu(NamedTuple):
@@ -75,7 +81,7 @@ class _Gpu(NamedTuple):
 
 
 def _usable_gpu(settings: Settings) -> tuple[_Gpu | None, str]:
-    """The GPU that the trainer would use, or None and why there is none."""
+    """The GPU that the trainer would use, or None and why there is none; UserError where one is asked for and there is none."""
     if settings.device == "cpu":
         return None, "DEVICE is cpu"
     if settings.device == "auto" and not system.has_gpu():
@@ -84,7 +90,10 @@ def _usable_gpu(settings: Settings) -> tuple[_Gpu | None, str]:
     seen = ask_torch()
     if seen.get("gpus"):
         return _Gpu(seen["gpus"][0], seen["memory_bytes"][0]), ""
-    return None, "PyTorch can use no GPU, although one is here: `python -m benchmark doctor` says why"
+    what = f"PyTorch cannot be asked for GPUs ({seen['error']})" if "error" in seen else "PyTorch sees no GPU here"
+    if settings.device == "cuda":
+        raise UserError(what, where="DEVICE=cuda", remedy="`python -m benchmark doctor` says why, or use DEVICE=cpu")
+    return None, f"{what}, although the machine has one: `python -m benchmark doctor` says why"
 
 
 def ready_dataset(params: Params, settings: Settings, say: Callable[[str], None]) -> Dataset:

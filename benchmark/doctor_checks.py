@@ -15,14 +15,15 @@ from typing import Any, Literal
 
 import psutil
 
-from datasets.dataset import LIBRISPEECH, read_dataset, read_stamp, removal
+from datasets.dataset import LIBRISPEECH, is_prepared, read_dataset, read_stamp, removal
 from datasets.errors import UserError
 
 from . import hardware
 from .ask_torch import ask_torch
 from .caches import DROP_FILE
-from .expected import SYNTHETIC_GPU_BYTES
+from .expected import gpu_bytes
 from .nvml import Gpu, Nvml, NvmlUnavailable
+from .params import load_variant
 
 GIB = 1024**3
 OLDEST_PYTHON = (3, 11)
@@ -46,11 +47,16 @@ def examine(data_dir: Path, results_dir: Path) -> Iterator[Finding]:
     yield _torch(seen)
     yield from _gpus(seen)
     yield from (_cores(), _load(), _memory(), _shared_memory(), _open_files())
-    yield _disk("data folder", data_dir, needed_bytes=1 * GIB, wanted_bytes=130 * GIB, wanted_for="all of LibriSpeech")
+    # Without a GPU a run makes `mini`; with one `synthetic`, whose checkpoints take 1.25 GB an epoch.
+    full_size = bool(seen.get("gpus"))
+    corpus_bytes = 8 * GIB if full_size and not is_prepared(data_dir / "synthetic") else 1 * GIB
+    yield _disk(
+        "data folder", data_dir, needed_bytes=corpus_bytes, wanted_bytes=130 * GIB, wanted_for="all of LibriSpeech"
+    )
     yield _disk(
         "results folder",
         results_dir,
-        needed_bytes=1 * GIB,
+        needed_bytes=(10 if full_size else 1) * GIB,
         wanted_bytes=20 * GIB,
         wanted_for="ten full-size checkpoints",
     )
@@ -136,14 +142,9 @@ def _gpu(gpu: Gpu) -> Finding:
             f"{text}: in MIG mode",
             "power and energy of a slice cannot be measured; `nvidia-smi -mig 0` ends the mode",
         )
-    if total and total < SYNTHETIC_GPU_BYTES:
-        return Finding(
-            "warning",
-            subject,
-            text,
-            f"`synthetic` needs some {SYNTHETIC_GPU_BYTES / GIB:.0f} GiB for its longest batches: share them out over several GPUs "
-            "with NPROC, or run `mini`",
-        )
+    if total and total < (needed := gpu_bytes(load_variant("synthetic").train.batch_size, 1)):
+        remedy = f"the longest batches of `synthetic` need {needed / GIB:.0f} GiB: share them among GPUs with NPROC, or run `mini`"
+        return Finding("warning", subject, text, remedy)
     return Finding("good", subject, text)
 
 
@@ -236,7 +237,8 @@ def _disk(subject: str, folder: Path, *, needed_bytes: int, wanted_bytes: int, w
     free = shutil.disk_usage(standing).free
     text = f"{free / GIB:.1f} GiB free in {folder}"
     if free < needed_bytes:
-        return Finding("problem", subject, text, f"free some space, or choose another disk with {variable}")
+        remedy = f"a run needs {needed_bytes / GIB:.0f} GiB: free some space, or choose another disk with {variable}"
+        return Finding("problem", subject, text, remedy)
     if free < wanted_bytes:
         return Finding(
             "warning",

@@ -11,13 +11,19 @@ REFERENCE_WORK = Work(flops=32.8e9, recurrent_weights=3 * 3 * 2560 * 2560, frame
 """The reference network's, as `reference_model.flops` works it out from its shapes (a test holds the two together)."""
 
 FRACTION = 0.3
-"""Of the roofline, at batch 64: what cuDNN's fp16 GRUs of this width reached on an H100 in first trials."""
+"""Of the roofline that a step is taken to reach: the rough figure of first trials of cuDNN's GRUs at this width and batch, in fp16,
+on an H100. No run of this variant has confirmed it.
+"""
 
-SYNTHETIC_GPU_BYTES = 18 << 30
-"""Of GPU memory: 2.1 GB of weights, gradients and AdamW's state, 7.2 MB for each second of the longest batch, 64 utterances
-of 34 s, and a gigabyte for CUDA (`python -m benches.memory` counts it on a CPU; no GPU has shown it yet)."""
+FIXED_GPU_BYTES = 3.1e9
+"""Of each process: weights, gradients and AdamW's state 2.1 GB, and one for CUDA."""
+BYTES_PER_AUDIO_S = 7.2e6
+"""Kept of the forward pass for each second of a batch (`python -m benches.memory` counts it on a CPU; no GPU has shown it yet)."""
+LONGEST_S = 34
+SYNTHESIS_CORE_MIN = 18
+"""Minutes of one core that the corpus takes to synthesise."""
 
-EPOCHS = (3, 6)
+EPOCHS = (2, 4)
 """To the target, extrapolated from narrower networks (docs/synthetic.md)."""
 
 
@@ -35,3 +41,8 @@ def expected_minutes(params: Params, card: str | None, processes: int) -> tuple[
         return None
     epoch_min = SYNTHETIC_HOURS * 3600 / (roofline * processes * FRACTION) / 60
     return EPOCHS[0] * epoch_min, EPOCHS[1] * epoch_min
+
+
+def gpu_bytes(batch_size: int, processes: int) -> float:
+    """GPU memory that each of `processes` needs for the longest batch of `synthetic`, in bytes."""
+    return FIXED_GPU_BYTES + -(-batch_size // processes) * LONGEST_S * BYTES_PER_AUDIO_S

@@ -67,7 +67,9 @@ VARIABLES = """examples:
                   on the first of two machines; NODE_RANK=1 on the other
 
 environment variables (an option goes before its variable):
-  VARIANT            the variant to run, as --variant
+  VARIANT            the variant to run, as --variant; unset: librispeech where
+                     its data lie prepared, else synthetic on a GPU, mini on a
+                     CPU
   SEED               0..4294967295; drawn from the system and logged when unset
   RUNS               that many runs with drawn seeds, and the score at the end;
                      an interrupted series goes on

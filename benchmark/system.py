@@ -55,6 +55,7 @@ FIELDS = (
 )
 NOT_APPLICABLE = "N/A"
 _MAY_BE_EMPTY = {"hw_notes", "sw_notes"}
+_GPU_NODES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu")
 
 PACKAGES = {
     "torch": ("torch",),
@@ -71,6 +72,7 @@ PACKAGES = {
     "nvidia_ml_py": ("nvidia-ml-py",),
     "soundfile": ("soundfile",),
     "espeakng_loader": ("espeakng-loader",),
+    "wonderwords": ("wonderwords",),
 }
 """Our name of a piece of software, and the distributions that may bring it; asked by metadata, so nothing is imported."""
 
@@ -129,9 +131,14 @@ def gpu_label() -> str:
 
 
 def has_gpu() -> bool:
-    """Whether NVIDIA's driver knows a GPU here, be it one that PyTorch cannot use."""
+    """Whether a GPU of NVIDIA's is here by any sign, be it one that PyTorch cannot use.
+
+    NVML is not the only one: a container may have the driver without it, and Jetson boards have none.
+    """
     with _OpenNvml() as nvml:
-        return bool(_whole_gpus(nvml))
+        if _whole_gpus(nvml):
+            return True
+    return any(Path(node).exists() for node in _GPU_NODES) or hardware.nvidia_devices_on_bus() > 0
 
 
 def label(name: str) -> str:

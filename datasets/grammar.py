@@ -15,11 +15,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from .errors import UserError
+
 TRAIN, VAL = "train", "val"
+LISTED_SHA256 = "3debbd2bbb9f4f1972520d30f6c29d91b6a202144ced1c07ecbc9f57bfc013fa"
+"""Of the words that `wonderwords` 3.0.1 gives."""
 Item = TypeVar("Item")
 
 MINI_CLASSES = """
@@ -219,20 +225,30 @@ def full(share: float = 1.0) -> Grammar:
 
 
 def _listed() -> dict[str, list[str]]:
-    """The nouns, adjectives and verbs of the package `wonderwords` (MIT), in upper case, under the classes that they join."""
-    # Its files are read rather than its interface asked: that builds search trees of every word, half a second in each process.
+    """The nouns, adjectives and verbs of the package `wonderwords` (MIT), in upper case, under the classes that they join.
+
+    UserError where the package holds other words than the corpus is made of.
+    """
     profane = set(_word_list("profanitylist"))
     lists = {"thing": "nounlist", "adjective": "adjectivelist", "do": "verblist"}
-    return {
+    listed = {
         name: sorted(
             {word.upper() for word in _word_list(file) if re.fullmatch("[a-z]{3,}", word) and word not in profane}
         )
         for name, file in lists.items()
     }
+    if hashlib.sha256(repr(listed).encode()).hexdigest() != LISTED_SHA256:
+        raise UserError(
+            f"the word lists of wonderwords {version('wonderwords')} are not those that the corpus is made of",
+            remedy="install the version that requirements.lock names",
+        )
+    return listed
 
 
 def _word_list(name: str) -> list[str]:
-    return (files("wonderwords.assets") / f"{name}.txt").read_text(encoding="utf-8").split("\n")
+    # Its files are read where they lie: importing the package reads every list, in each of hundreds of processes.
+    (folder,) = find_spec("wonderwords").submodule_search_locations  # type: ignore[union-attr, misc]
+    return (Path(folder) / "assets" / f"{name}.txt").read_text(encoding="utf-8").split("\n")
 
 
 def _parse(classes: str, patterns: str) -> Grammar:

@@ -34,7 +34,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def default_folder() -> Path:
-    """The data set that a run would use: of LibriSpeech, `synthetic` and `mini` the first that is prepared, else `mini`."""
+    """Of LibriSpeech, `synthetic` and `mini` the first that is prepared, else `mini`."""
     folders = [default_data_dir() / name for name in (LIBRISPEECH, "synthetic", "mini")]
     return next((folder for folder in folders if is_prepared(folder)), folders[-1])
 

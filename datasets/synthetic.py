@@ -266,13 +266,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "corpus", choices=plans.SYNTHESISED, help="mini: a minute; synthetic: the full-size benchmark's, minutes"
+        "corpus",
+        choices=plans.SYNTHESISED,
+        help="mini: 44 minutes of speech, made in seconds; synthetic: 80 hours, made in minutes",
     )
     parser.add_argument(
         "--hours",
         type=float,
         metavar="H",
-        help="another amount of training speech (makes synthetic-Hh; default 80, synthetic)",
+        help="hours of training speech other than 80; the corpus is then called synthetic-Hh",
     )
     parser.add_argument(
         "--data-dir",
@@ -304,4 +306,7 @@ def _corpus(options: argparse.Namespace) -> Corpus:
     hours = plans.SYNTHETIC_HOURS if options.hours is None else options.hours
     if not plans.LEAST_HOURS <= hours <= plans.MOST_HOURS:
         raise UserError(f"must be between {plans.LEAST_HOURS:g} and {plans.MOST_HOURS:g} hours", where="--hours")
-    return plans.synthetic(round(hours, 3))
+    corpus = plans.synthetic(hours)
+    if hours != plans.SYNTHETIC_HOURS and plans.hours_of(corpus.name) != hours:
+        raise UserError("must have at most three decimals and six digits", where="--hours")
+    return corpus

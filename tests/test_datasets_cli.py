@@ -69,6 +69,10 @@ def test_a_wrong_command_line_ends_with_2(arguments, capsys):
         (["synthesise", "mini", "--hours", "3"], "--hours: mini has a fixed size"),
         (["synthesise", "synthetic", "--hours", "0"], "--hours: must be between"),
         (["synthesise", "synthetic", "--hours", "nan"], "--hours: must be between"),
+        (
+            ["synthesise", "synthetic", "--hours", "1234.567"],
+            "--hours: must have at most three decimals and six digits",
+        ),
         (["synthesise", "mini", "--processes", "0"], "--processes: must be 1 or more"),
         (["import", "--train", "t", "--val", "v", "--out", "o", "--processes", "-1"], "--processes: must be 1 or more"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from corpus import tiny_corpus
 
@@ -9,6 +11,7 @@ from benchmark import corpus
 from benchmark.expected import EPOCHS, FRACTION, REFERENCE_WORK, expected_minutes
 from benchmark.params import load_variant
 from benchmark.settings import Settings
+from datasets.digest import available_cores
 from datasets.plans import SYNTHETIC_HOURS
 from reference_model.flops import work_per_audio_s
 
@@ -40,21 +43,41 @@ def test_a_gpu_runs_synthetic_and_its_owner_reads_how_long(machine, tmp_path):
     low, high = expected_minutes(load_variant("synthetic"), H100, 1)
     assert variant == "synthetic"
     assert said.startswith(f"variant synthetic: VARIANT is not set, and no prepared LibriSpeech lies in {tmp_path}")
-    assert f"{H100} is used: by this card's ceilings some {low:.0f} to {high:.0f} minutes" in said
+    assert (
+        f"{H100} is used. Estimated from this card's limits, training takes some {low:.0f} to {high:.0f} minutes; "
+        in said
+    )
+    assert (
+        f"synthesising its corpus before that, once, some {18 / available_cores():.0f} on {available_cores()} cores"
+        in said
+    )
+    tiny_corpus(tmp_path / "synthetic")
+    assert "synthesising" not in chosen(tmp_path)[1]
 
 
 def test_of_a_card_that_nobody_measured_nothing_is_promised(machine, tmp_path):
-    machine(True, gpus=["NVIDIA T4"])
+    machine(True, gpus=["NVIDIA T4"], memory_bytes=[24 << 30])
     variant, said = chosen(tmp_path)
-    assert variant == "synthetic" and "NVIDIA T4 is used: how long it takes on this card is not known" in said
+    assert variant == "synthetic" and "NVIDIA T4 is used. How long it takes on this card is not known" in said
 
 
-@pytest.mark.parametrize(("processes", "warned"), [(1, True), (2, False)])
-def test_a_card_that_is_too_small_is_warned_of(machine, tmp_path, processes, warned):
-    machine(True, gpus=["Tesla T4"] * 2, memory_bytes=[15 << 30] * 2)
-    said = []
-    corpus.choose_params(Settings(data_dir=tmp_path, processes=processes), said.append)
-    assert [line.startswith("warning: Tesla T4 has 15 GiB of memory, where") for line in said[1:]] == [True] * warned
+@pytest.mark.parametrize(
+    ("gigabytes", "processes", "variant"),
+    [(16, 1, "mini"), (24, 1, "synthetic"), (16, 2, "synthetic"), (10, 2, "mini"), (6, 4, "mini"), (8, 4, "synthetic")],
+)
+def test_a_card_that_is_too_small_for_the_longest_batch_runs_mini(machine, tmp_path, gigabytes, processes, variant):
+    machine(True, gpus=["Tesla T4"] * processes, memory_bytes=[gigabytes * 10**9] * processes)
+    found, said = chosen(tmp_path, processes=processes)
+    assert found == variant
+    if variant == "mini":
+        assert f"Tesla T4 has {gigabytes} GB of memory, and the longest batches of synthetic need some" in said
+        assert "VARIANT=synthetic" in said
+
+
+def test_device_cuda_without_a_gpu_ends_before_anything_is_made(machine, tmp_path):
+    machine(False)
+    with pytest.raises(corpus.UserError, match="DEVICE=cuda: PyTorch sees no GPU here - `python -m benchmark doctor`"):
+        chosen(tmp_path, device="cuda")
 
 
 def test_device_cuda_needs_no_word_of_the_driver(machine, tmp_path):
@@ -82,7 +105,8 @@ def test_mini_where_the_user_wants_the_cpu(machine, tmp_path):
 def test_a_gpu_that_pytorch_cannot_use_is_said(machine, tmp_path, torch_says):
     machine(True, **torch_says)
     variant, said = chosen(tmp_path)
-    assert variant == "mini" and "PyTorch can use no GPU, although one is here: `python -m benchmark doctor`" in said
+    why = f"cannot be asked for GPUs ({torch_says['error']})" if "error" in torch_says else "sees no GPU here"
+    assert variant == "mini" and f"PyTorch {why}, although the machine has one: `python -m benchmark doctor`" in said
 
 
 def test_a_prepared_librispeech_goes_first(machine, tmp_path):
@@ -116,17 +140,13 @@ def test_the_estimate_is_a_share_of_the_roofline():
 # The corpus that it runs on
 
 
-def test_an_earlier_versions_corpus_is_not_taken_for_todays(tmp_path, monkeypatch):
-    folder = tiny_corpus(tmp_path / "synthetic").folder
-    dataset = corpus.read_dataset(folder)
-    assert "version" not in dataset.provenance
-    for version, fits in ((1, False), (2, True)):
-        monkeypatch.setitem(dataset.provenance, "version", version)
-        if fits:
-            corpus._check_version(dataset)
-            continue
-        with pytest.raises(corpus.UserError, match="of version 1, where the benchmark's is now of version 2 - remove"):
-            corpus._check_version(dataset)
+def test_an_earlier_versions_corpus_is_not_taken_for_todays(tmp_path):
+    tiny_corpus(tmp_path / "synthetic")
+    description = tmp_path / "synthetic.dataset.json"
+    tree = json.loads(description.read_bytes())
+    description.write_text(json.dumps(tree | {"provenance": {"version": 1}}))
+    with pytest.raises(corpus.UserError, match="of version 1, where the benchmark's is now of version 2 - remove"):
+        corpus.ready_dataset(load_variant("synthetic"), Settings(data_dir=tmp_path), print)
 
 
 def test_a_smaller_synthetic_is_made_where_its_name_asks_for_it(tmp_path, monkeypatch):

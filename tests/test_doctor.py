@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_nvml import build, environment
@@ -12,6 +13,7 @@ from fake_nvml import build, environment
 from benchmark import ask_torch, doctor, doctor_checks
 from benchmark.doctor_checks import Finding
 from datasets.dataset import Dataset, Split, Stamp, TreeDigest, description_path, write_description, write_stamp
+from tests.corpus import tiny_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = "import sys; from benchmark.doctor import main; sys.exit(main(sys.argv[1:]))"
@@ -171,3 +173,31 @@ def test_the_screen_wraps_hostile_and_long_text():
     assert text.endswith("To mend before a run: 1 (see the remedies above).")
     assert doctor.screen(findings[1:]).endswith("This machine can run the benchmark.")
     assert "\033[32mgood" in doctor.screen(findings[1:], colour=True)
+
+
+@pytest.mark.parametrize(("gigabytes", "level"), [(16, "warning"), (24, "good")])
+def test_a_card_too_small_for_synthetic_is_told(gigabytes, level):
+    quiet = SimpleNamespace(
+        info=SimpleNamespace(
+            index=0, mig_parent_uuid=None, mig_enabled=False, name="Tesla T4", gpm_supported=False,
+            memory_total_bytes=gigabytes * 10**9,
+        ),
+        lost=False,
+        read=lambda at_s: {"memory_used_bytes": 0, "utilization_pct": 0.0},
+    )  # fmt: skip
+    finding = doctor_checks._gpu(quiet)
+    assert finding.level == level
+    if level == "warning":
+        assert "longest batches of `synthetic` need" in finding.remedy and "NPROC" in finding.remedy
+
+
+def test_a_gpus_run_needs_more_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        doctor_checks, "ask_torch", lambda: {"version": "2", "built_for": "13", "gpus": ["a"], "nccl": "2"}
+    )
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5 << 30))
+    findings = by_subject(doctor_checks.examine(tmp_path, tmp_path))
+    assert "a run needs 8 GiB" in findings["data folder"].remedy
+    assert "a run needs 10 GiB" in findings["results folder"].remedy
+    tiny_corpus(tmp_path / "synthetic")
+    assert by_subject(doctor_checks.examine(tmp_path, tmp_path))["data folder"].level == "warning"

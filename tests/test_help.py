@@ -19,7 +19,7 @@ MODULES = [
     "compliance", "compliance.make_rcp", "compliance.rule_file",
     "reference_model.train", "reference_model.untimed", "reference_model.infer", "reference_model.transcribe",
     "reference_model.export_onnx", "reference_model.checkpoint", "reference_model.checkpoint import",
-    "benches", "benches gpu", "benches publish",
+    "benches", "benches gpu", "benches publish", "benches curves", "benches.memory",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The embedded default as its user meets it: real runs of `mini`, the published ones and (long) a new one."""
+"""The default on a CPU as its user meets it: real runs of `mini`, the published ones and (long) a new one."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_faults_are_one_line(folder: Path, arguments: list[str]):
     assert done.stderr.count("\n") == 1
 
 
-def test_without_a_name_the_set_that_a_run_would_use(tmp_path, monkeypatch):
+def test_without_a_name_the_largest_set_that_is_prepared(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     assert default_folder() == tmp_path / "mini"
     for name in ("mini", "synthetic", "LibriSpeech_dataset"):

@@ -1,6 +1,6 @@
 """Trainers with one mistake each in their numerics, to see that the benchmark's target finds it.
 
-    SEED=1 sh run_and_time.sh --params benches/scaling/width_160.yaml --trainer-module benches.mistakes.wrong_blank
+    DEVICE=cpu SEED=1 sh run_and_time.sh --params benches/scaling/width_160.yaml --trainer-module benches.mistakes.wrong_blank
 
 A score counts only if a wrong trainer cannot have it. docs/synthetic.md says what each mistake gave.
 """
