@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -39,7 +41,8 @@ def each_in_fresh_process(
                     break
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_serve, args=(sender, function, task), daemon=True)
-                process.start()
+                with signals_held():
+                    process.start()
                 sender.close()
                 running[receiver] = process
             if not running:
@@ -57,6 +60,27 @@ def each_in_fresh_process(
         for receiver, left in running.items():
             left.join()
             receiver.close()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of this block, where Python answers them.
+
+    A start that is broken off leaves the fork server in the midst of a request, and it prints a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    answered = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    before = [signal.signal(number, lambda number, _frame: caught.append(number)) for number in answered]
+    try:
+        yield
+    finally:
+        for number, handler in zip(answered, before, strict=True):
+            signal.signal(number, handler)
+        for received in caught:
+            signal.raise_signal(received)
 
 
 def _receive(receiver: Connection) -> Any:

@@ -29,7 +29,7 @@ from datasets.grammar import TRAIN, VAL
 from datasets.manifest import ALPHABET, read_csv
 from datasets.synthetic import synthesise
 from datasets.voices import Synthesiser, draw_speaker
-from datasets.workers import each_in_fresh_process
+from datasets.workers import each_in_fresh_process, signals_held
 from results.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -223,6 +223,20 @@ def _first_words(seed):
     speaker = dataclasses.replace(draw_speaker("1001", "test"), roughness=7, flutter=20, breath=3)
     with Synthesiser(speaker, seed) as synthesiser:
         return synthesiser.say("hello there")
+
+
+def test_ctrl_c_waits_until_a_process_is_started():
+    done = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def start() -> None:
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("the rest of the start")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert done == ["the rest of the start"] and signal.getsignal(signal.SIGINT) is before
 
 
 # The large corpus.
