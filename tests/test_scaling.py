@@ -78,6 +78,20 @@ def test_no_runs_and_no_run_are_said(tmp_path, capsys):
     assert "result.txt: the log has no hyperparameters" in capsys.readouterr().err
 
 
+def test_the_committed_curves_hold_what_the_docs_say():
+    """Three runs each at widths 160 and 320 and one at 640 reached the target within 3 to 8 epochs; three mistakes missed it."""
+    ends: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    for row in csv.DictReader((SCALING / "curves.csv").open()):
+        ends[row["hidden"], row["precision"], row["seed"], row["mistake"]] = row
+    right = {key: row for key, row in ends.items() if key[1] == "fp32" and not key[3]}
+    assert sorted(key[0] for key in right) == ["160"] * 3 + ["320"] * 3 + ["640"]
+    for row in right.values():
+        assert row["status"] == "success" and float(row["wer"]) <= 23.0 and 3 <= int(row["epoch"]) <= 8
+    missed = {key[3] for key, row in ends.items() if key[3] and row["status"] == "aborted" and row["epoch"] == "8"}
+    assert missed == {"wrong blank", "neighbours features", "shuffled transcripts"}
+    assert min(float(row["wer"]) for key, row in ends.items() if key[3] in missed) > 90
+
+
 # The mistakes
 
 
