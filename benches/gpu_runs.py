@@ -127,8 +127,7 @@ def _timed_run(bench: Bench, variant: str, corpus: str, epochs: int | None) -> N
 def _run(bench: Bench, place: Path, variant: str, corpus: str, epochs: int | None) -> tuple[Path, Params]:
     """Synthesise the corpus and run the variant on it in the folder `place`; returns the run's folder and its parameters."""
     data, runs = place / "data", place / "runs"
-    hours = plans.hours_of(corpus)
-    words = [corpus] if hours is None else ["synthetic", "--hours", f"{hours:g}"]
+    words = plans.synthesis_arguments(corpus)
     command = [sys.executable, "-m", "datasets", "synthesise", *words, "--data-dir", str(data)]
     if subprocess.run(command, cwd=ROOT).returncode:
         raise RuntimeError("the corpus could not be synthesised")

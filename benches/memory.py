@@ -14,6 +14,7 @@ import sys
 
 import torch
 
+from benchmark.expected import LONGEST_S
 from benchmark.params import Params, load_variant, variant_names
 from datasets.errors import HELD, run_door
 from datasets.usage import Filled
@@ -69,7 +70,7 @@ def main() -> int:
     kept_mb, fixed_gb = per_second(params)
     print(f"{params.variant}: {fixed_gb:.2f} GB for weights, gradients and optimiser")
     print(f"{kept_mb:.2f} MB for each second of audio in a batch")
-    for clip_s in (14, 34):
+    for clip_s in (14, LONGEST_S):
         batch = params.train.batch_size
         print(f"a batch of {batch} utterances of {clip_s} s: {fixed_gb + kept_mb * batch * clip_s / 1e3:.1f} GB")
     return HELD

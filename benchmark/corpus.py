@@ -14,7 +14,7 @@ from datasets import tarball
 from datasets.dataset import Dataset, Stamp, is_prepared, read_dataset, read_stamp
 from datasets.digest import available_cores
 from datasets.errors import COULD_NOT, UserError
-from datasets.plans import VERSIONS, hours_of, is_synthesised
+from datasets.plans import is_synthesised, synthesis_arguments, version_of
 
 from . import launch, system
 from .ask_torch import ask_torch
@@ -158,9 +158,8 @@ def check_whole(dataset: Dataset, splits: tuple[str, ...]) -> None:
 
 def _check_version(dataset: Dataset) -> None:
     """UserError where a corpus of the benchmark's own was made by an earlier version of it, and holds other bytes."""
-    name, made = dataset.folder.name, dataset.provenance.get("version")
-    current = VERSIONS["mini" if name == "mini" else "synthetic"]
-    if is_synthesised(name) and made is not None and made != current:
+    made, current = dataset.provenance.get("version"), version_of(dataset.folder.name)
+    if None not in (made, current) and made != current:
         raise UserError(
             f"the corpus is of version {made}, where the benchmark's is now of version {current}",
             where=dataset.folder,
@@ -184,9 +183,7 @@ def _remedy(folder: Path) -> str:
 
 
 def _synthesise(name: str, data_dir: Path) -> None:
-    hours = hours_of(name)
-    corpus = [name] if hours is None else ["synthetic", "--hours", f"{hours:g}"]
-    command = [sys.executable, "-m", "datasets", "synthesise", *corpus, "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "datasets", "synthesise", *synthesis_arguments(name), "--data-dir", str(data_dir)]
     # Its stdout must not reach ours, which belongs to the log.
     status = launch.run_to_the_end(command)
     if status != 0:

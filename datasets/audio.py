@@ -54,8 +54,12 @@ def to_16k(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """
     if rate_hz != SAMPLE_RATE_HZ:
         samples = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="VHQ")
-    scaled = np.rint(samples * _FULL_SCALE)
-    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+    return to_int16(samples * _FULL_SCALE)
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Float samples (samples,) on the scale of 16 bits, rounded and clipped to it."""
+    return np.clip(np.rint(samples), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
 
 
 def write_flac(path: Path, samples: np.ndarray) -> None:

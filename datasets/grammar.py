@@ -15,8 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import distribution, version
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -247,8 +246,8 @@ def _listed() -> dict[str, list[str]]:
 
 def _word_list(name: str) -> list[str]:
     # Its files are read where they lie: importing the package reads every list, in each of hundreds of processes.
-    (folder,) = find_spec("wonderwords").submodule_search_locations  # type: ignore[union-attr, misc]
-    return (Path(folder) / "assets" / f"{name}.txt").read_text(encoding="utf-8").split("\n")
+    path = distribution("wonderwords").locate_file(f"wonderwords/assets/{name}.txt")
+    return Path(str(path)).read_text(encoding="utf-8").split("\n")
 
 
 def _parse(classes: str, patterns: str) -> Grammar:

@@ -177,6 +177,17 @@ def hours_of(name: str) -> float | None:
     return hours if good else None
 
 
+def synthesis_arguments(name: str) -> list[str]:
+    """What `python -m datasets synthesise` is given to make the corpus of this name, one of the benchmark's own."""
+    hours = hours_of(name)
+    return [name] if hours is None else ["synthetic", "--hours", f"{hours:g}"]
+
+
+def version_of(name: str) -> int | None:
+    """The version that the corpus of this name has today; None where it is none of the benchmark's own."""
+    return VERSIONS["mini" if name == "mini" else "synthetic"] if is_synthesised(name) else None
+
+
 def length_s(split: str, share: float) -> float:
     """The length in seconds that a `share` in [0, 1] of the split's utterances do not reach."""
     table = LENGTHS_S[split]

@@ -35,7 +35,7 @@ def do_not_show_lost_alarms() -> None:
 
     Its signal handler raises wherever the main process happens to be. In a callback of a fork or of the garbage collector
     nobody can catch that: Python prints a traceback and goes on. The loader finds the dead process again when it next
-    waits for it, and that is told in words. A loader or a thread that was just being made when the alarm came stays half made,
+    waits for it, and that is reported. A loader or a thread that was just being made when the alarm came stays half made,
     and complains of that in the same way.
     """
     shown = sys.unraisablehook

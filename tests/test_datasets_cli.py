@@ -97,10 +97,7 @@ def test_ctrl_c_ends_the_whole_group_with_one_line(tmp_path):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate()[1]
-    # On a busy machine the first chapter takes so long that the progress is told before it.
-    told, last = said.splitlines()[:-1], said.splitlines()[-1]
-    assert process.returncode == COULD_NOT and last == "error: interrupted"
-    assert all(line.startswith("synthesising synthetic-1h: ") for line in told)
+    assert process.returncode == COULD_NOT and said == "error: interrupted\n"
     assert not (tmp_path / "synthetic-1h").exists()
     with pytest.raises(ProcessLookupError):
         _wait_until_gone(process.pid)
