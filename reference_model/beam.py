@@ -8,109 +8,39 @@ by whether the last frame was a blank. It is our own because no library of it in
 from __future__ import annotations
 
 import argparse
-import gzip
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from datasets.errors import UserError
-from datasets.manifest import normalise_text
 
 from .alphabet import BLANK, LABELS
+from .arpa import LETTERS, SENTENCE_END, SENTENCE_START, LanguageModel, folded, read_arpa
 from .decode import greedy
 
 LEAST_PROBABILITY = 1e-4
 """Labels less probable than this in a frame start no new prefixes there: it saves nine tenths of the time."""
 _NEVER = -math.inf
-_LN10 = math.log(10)
-_SENTENCE_START, _SENTENCE_END, _UNKNOWN = "<s>", "</s>", "<unk>"
-
-
-class LanguageModel:
-    """A back-off n-gram model (Katz 1987) in ARPA form: probabilities and back-off weights as base-10 logarithms."""
-
-    def __init__(self, ngrams: dict[tuple[str, ...], tuple[float, float]], order: int) -> None:
-        self._ngrams, self.order = ngrams, order
-        self._unknown = ngrams.get((_UNKNOWN,), (-10.0, 0.0))[0]
-
-    def log_probability(self, context: tuple[str, ...], word: str) -> float:
-        """The natural logarithm of P(word | context); of the context the last order - 1 words count."""
-        context = context[max(0, len(context) - self.order + 1) :]
-        backed_off = 0.0
-        while True:
-            if (found := self._ngrams.get((*context, word))) is not None:
-                return _LN10 * (backed_off + found[0])
-            if not context:
-                return _LN10 * (backed_off + self._unknown)
-            backed_off += self._ngrams.get(context, (0.0, 0.0))[1]
-            context = context[1:]
-
-
-def read_arpa(path: Path) -> LanguageModel:
-    """Read an ARPA file (plain or .gz); words are taken in upper case. UserError naming the line of the first fault."""
-    ngrams: dict[tuple[str, ...], tuple[float, float]] = {}
-    order = longest = 0
-    ended = False
-    try:
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
-        with opened as file:
-            for number, line in enumerate(file, 1):
-                text = line.strip()
-                if text == "\\end\\":
-                    ended = True
-                    break
-                if text.endswith("-grams:") and text.startswith("\\"):
-                    order = _whole(text[1 : -len("-grams:")], path, number)
-                    longest = max(longest, order)
-                elif text and order:
-                    _add_ngram(ngrams, text.split(), order, path, number)
-    except FileNotFoundError:
-        raise UserError("no such language model", where=path) from None
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"not an ARPA file ({error})", where=path) from None
-    if not ended or not ngrams:
-        raise UserError("not a whole ARPA file: it does not end in \\end\\", where=path)
-    return LanguageModel(ngrams, longest)
-
-
-def _whole(text: str, path: Path, line: int) -> int:
-    if not text.isdigit():
-        raise UserError(f"expected \\N-grams:, not {text!r}", where=f"{path}:{line}")
-    return int(text)
-
-
-def _add_ngram(
-    ngrams: dict[tuple[str, ...], tuple[float, float]], fields: list[str], order: int, path: Path, line: int
-) -> None:
-    words = tuple(word if word.startswith("<") else word.upper() for word in fields[1 : 1 + order])
-    try:
-        if len(words) != order or len(fields) > order + 2:
-            raise ValueError(f"expected {order} words")
-        entry = float(fields[0]), float(fields[order + 1]) if len(fields) > order + 1 else 0.0
-        if any(math.isnan(value) for value in entry):
-            raise ValueError("not a number")
-        ngrams[words] = entry
-    except ValueError as error:
-        raise UserError(f"not an entry of {order} words ({error})", where=f"{path}:{line}") from None
 
 
 def read_words(path: Path) -> frozenset[str]:
     """A word list: one word a line, in any case; UserError where a word cannot be spelt with the labels."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError("no such word list", where=path) from None
     except UnicodeDecodeError:
         raise UserError("not text in UTF-8", where=path) from None
     words = set()
     for number, line in enumerate(lines, 1):
-        word = normalise_text(line)
-        if " " in word or set(word) - set(LABELS[1:]):
+        word = folded(line.strip())
+        if set(word) - LETTERS:
             raise UserError(f"not one word of A-Z and apostrophe: {line.strip()!r}", where=f"{path}:{number}")
         words.add(word)
     words.discard("")
@@ -121,7 +51,10 @@ def read_words(path: Path) -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class BeamSearch:
-    """What a search looks for. `weight` multiplies the language model's logarithm, `bonus` is added for each whole word."""
+    """What a search looks for. `weight` multiplies the language model's logarithm, `bonus` is added for each whole word.
+
+    A closed language model is a word list as well: what it gives no probability is not searched.
+    """
 
     width: int = 16
     words: frozenset[str] | None = None
@@ -129,6 +62,13 @@ class BeamSearch:
     weight: float = 0.5
     bonus: float = 0.5
     least_probability: float = LEAST_PROBABILITY
+
+    @cached_property
+    def allowed(self) -> frozenset[str] | None:
+        """The words that a text may hold; None: any."""
+        if self.model is None or not self.model.closed:
+            return self.words
+        return self.model.words if self.words is None else self.model.words & self.words
 
     def __call__(self, log_probabilities: Tensor, frames: Tensor) -> list[str]:
         """The best text of each utterance of (output frames, batch, labels) natural log-probabilities."""
@@ -164,7 +104,9 @@ class BeamSearch:
     def _best(self, beam: dict[str, tuple[float, float]]) -> tuple[str, float]:
         """The best prefix with its last word ended; with a word list, one that ends in a whole word if there is one."""
         ended = {
-            p: v for p, v in beam.items() if self.words is None or not (w := p.rpartition(" ")[2]) or w in self.words
+            p: v
+            for p, v in beam.items()
+            if self.allowed is None or not (w := p.rpartition(" ")[2]) or w in self.allowed
         }
         if not ended:
             # Cut off in mid-word: what came before stands.
@@ -174,7 +116,7 @@ class BeamSearch:
         ]
         score, text = max(scored)
         # Whole words end in their last letter, whatever was heard after it.
-        return text if self.words is None else text.rstrip(), score
+        return text if self.allowed is None else text.rstrip(), score
 
     def _outside(self, prefix: str) -> float:
         """What word list and language model say of the prefix's whole words."""
@@ -185,16 +127,16 @@ class BeamSearch:
             return 0.0
         words = [word for word in words if word]
         score = 0.0
-        context: tuple[str, ...] = (_SENTENCE_START,)
+        context: tuple[str, ...] = (SENTENCE_START,)
         for word in words:
             score += self.weight * self.model.log_probability(context, word) + self.bonus
             context = (*context, word)
-        return score + (self.weight * self.model.log_probability(context, _SENTENCE_END) if end else 0.0)
+        return score + (self.weight * self.model.log_probability(context, SENTENCE_END) if end else 0.0)
 
     def _may_follow(self) -> Callable[[str, str], bool]:
-        if self.words is None:
+        words = self.allowed
+        if words is None:
             return lambda prefix, label: True
-        words = self.words
         starts = _starts(words)
 
         def may_follow(prefix: str, label: str) -> bool:
@@ -228,10 +170,29 @@ def decoder_of(options: argparse.Namespace) -> Callable[[Tensor, Tensor], list[s
     for name in ("lm_weight", "word_bonus"):
         if not math.isfinite(getattr(options, name)):
             raise UserError("must be a finite number", where="--" + name.replace("_", "-"))
-    return BeamSearch(
+    search = BeamSearch(
         width=options.beam_width,
         words=read_words(options.words) if options.words else None,
         model=read_arpa(options.lm) if options.lm else None,
         weight=options.lm_weight,
         bonus=options.word_bonus,
     )
+    if search.model and search.model.closed:
+        _check_closed(search, options)
+    return search
+
+
+def _check_closed(search: BeamSearch, options: argparse.Namespace) -> None:
+    """What is outside a closed model is heard as one of its words, or as nothing: only who names the words can mean that."""
+    if search.words is None:
+        raise UserError(
+            "gives unknown words no probability: it has no <unk>, or one of 0 or -99",
+            where=options.lm,
+            remedy="add a line such as `-5 <unk>` to its 1-grams and count it above, or say with --words which words there are",
+        )
+    left = len(search.allowed or ())
+    if not left:
+        raise UserError(f"none of its words is in {options.lm}, which knows no others", where=options.words)
+    if left < len(search.words):
+        outside = len(search.words) - left
+        print(f"note: {outside} words of {options.words} are not in {options.lm}, and not searched", file=sys.stderr)

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example:\n  python -m reference_model.checkpoint import librispeech_20.pth --out tbd.safetensors",
         formatter_class=Filled,
     )
-    command.add_argument("file", type=Path, help="one of ours, or a package of the MLPerf reference or of TBD")
+    command.add_argument("file", type=Path, help="one of ours, of the MLPerf reference, of TBD, or a state_dict")
     command.add_argument("--out", type=Path, help="the safetensors file; a .json lies beside it (default: beside FILE)")
     options = parser.parse_args(argv)
     return import_file(options.file, options.out or options.file.with_suffix(".safetensors"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import numpy as np
 from torch import Tensor
 
@@ -26,3 +28,22 @@ def greedy_from_labels(best: np.ndarray, frames: np.ndarray) -> list[str]:
     text = _CODES[best[keep]].tobytes().decode("ascii")
     ends = np.cumsum(keep.sum(1)).tolist()
     return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def greedy_words(best: np.ndarray) -> list[tuple[str, int, int]]:
+    """The words of one utterance's best labels `best` (frames,), in the order they were said.
+
+    With each word the frames that its first letter's label begins in and its last letter's ends in, from 0.
+    """
+    words: list[tuple[str, int, int]] = []
+    letters, first, last, frame = "", 0, 0, 0
+    for label, run in groupby(best.tolist()):
+        length = sum(1 for _ in run)
+        if LABELS[label] == " ":
+            words += [(letters, first, last)] if letters else []
+            letters = ""
+        elif label != BLANK:
+            first = first if letters else frame
+            letters, last = letters + LABELS[label], frame + length - 1
+        frame += length
+    return [*words, (letters, first, last)] if letters else words

@@ -2,11 +2,13 @@
 
 Their format is a package that `torch.save` pickled: a dictionary with `state_dict`, `hidden_size`, `hidden_layers`,
 `rnn_type`, `labels`, `audio_conf` and the history of the training (`DeepSpeech.serialize` in the reference's model.py). The
-network's shape is read off the weights themselves, and what the package says of it must agree.
+network's shape is read off the weights themselves, and what the package says of it must agree. What another trainer wrote of
+the same network (its state_dict alone, or in a dictionary of its own) says less, and the rest is taken as the reference's.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,14 +35,24 @@ PLAIN_TYPES: tuple[Any, ...] = (
     np.dtypes.Int64DType,
 )
 REFERENCE_AUDIO = {"sample_rate": 16_000, "window_size": 0.02, "window_stride": 0.01, "window": "hamming"}
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
+"""What trainers call the weights in what they save; `module` is DeepSpeed's."""
+WRAPPERS = frozenset(
+    {
+        *("module", "_orig_mod"),  # DataParallel, DDP and AveragedModel; torch.compile
+        *("model", "net", "network"),  # a LightningModule's attribute
+        *("_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),  # Lightning, FSDP, recomputation
+    }
+)
+"""Parts of a weight's name that say how the network was wrapped, as a whole or in part. The network has none of them."""
 _REMEDY = "give a DeepSpeech2 package of the MLPerf speech reference or of TBD, or one of our own checkpoints"
 
 
 def trained_from_package(package: object, path: Path) -> Trained:
     """The network in a package; UserError that says what it lacks or what we cannot run of it."""
-    if not isinstance(package, dict) or not isinstance(package.get("state_dict"), Mapping):
-        raise UserError("not a checkpoint of a known format: it holds no state_dict", where=path, remedy=_REMEDY)
-    weights = _weights(package["state_dict"], path)
+    if not isinstance(package, dict):
+        raise _unknown_format(path)
+    weights = _weights(_state_dict(package, path), path)
     model, bins = _shape(weights, path)
     _check_said(package, model, path)
     features = _features(package.get("audio_conf") or {}, path)
@@ -53,7 +65,7 @@ def trained_from_package(package: object, path: Path) -> Trained:
         features=features,
         precision="fp32",
         weights=weights,
-        source=f"{path.name}, a package of the MLPerf speech reference or TBD",
+        source=f"{path.name}, {_kind(package)}",
         source_sha256=sha256_of(path),
         epoch=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None,
     )
@@ -61,13 +73,51 @@ def trained_from_package(package: object, path: Path) -> Trained:
     return trained
 
 
+def _unknown_format(path: Path) -> UserError:
+    return UserError("not a checkpoint of a known format: it holds no state_dict", where=path, remedy=_REMEDY)
+
+
+def _kind(package: Mapping[Any, Any]) -> str:
+    if "state_dict" in package and "audio_conf" in package:
+        return "a package of the MLPerf speech reference or TBD"
+    return "weights of another trainer"
+
+
+def _state_dict(package: Mapping[Any, Any], path: Path) -> Mapping[Any, Any]:
+    """The weights in a package, or the package itself where it is nothing else."""
+    if package and all(isinstance(value, Tensor) for value in package.values()):
+        return package
+    if "format" in package and "params" in package:
+        raise UserError("a checkpoint of this trainer, but not a whole one or of another version", where=path)
+    held = [key for key in CONTAINERS if isinstance(package.get(key), Mapping)]
+    held = [key for key in held if any(isinstance(value, Tensor) for value in package[key].values())]
+    if not held:
+        raise _unknown_format(path)
+    if len(held) > 1:
+        raise UserError(
+            f"it holds several networks ({', '.join(held)})", where=path, remedy="save the one that is meant alone"
+        )
+    return package[held[0]]
+
+
+def _our_name(name: str) -> str:
+    """A weight's name without what wrapped the network (WRAPPERS), and with the `module` that is part of ours."""
+    bare = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    return re.sub(r"^(fc\.0|rnns\.\d+\.batch_norm)\.", r"\1.module.", bare)
+
+
 def _weights(state_dict: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """Names and values as ours: without the prefix that DataParallel puts before every name, counters completed."""
-    names = list(state_dict)
-    if not names or not all(isinstance(n, str) and isinstance(state_dict[n], Tensor) for n in names):
-        raise UserError("its state_dict is not names and tensors", where=path, remedy=_REMEDY)
-    prefix = "module." if all(name.startswith("module.") for name in names) else ""
-    weights = {name.removeprefix(prefix): state_dict[name].detach() for name in names}
+    """Names and values as ours: whatever the network was wrapped in, counters completed."""
+    weights: dict[str, Tensor] = {}
+    theirs: dict[str, str] = {}
+    for name, value in state_dict.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError("its state_dict is not names and tensors", where=path, remedy=_REMEDY)
+        ours = _our_name(name)
+        if ours in theirs:
+            raise UserError(f"{theirs[ours]} and {name} are both the weight {ours}", where=path)
+        if ours != "n_averaged":  # AveragedModel's counter
+            weights[ours], theirs[ours] = value.detach(), name
     for name in list(weights):
         weights[name] = weights[name].float() if weights[name].is_floating_point() else weights[name]
         if name.endswith("running_mean"):
@@ -84,7 +134,11 @@ def _shape(weights: Mapping[str, Tensor], path: Path) -> tuple[ModelParams, int 
     first, recurrent = weights.get("conv.0.weight"), weights.get("rnns.0.rnn.weight_hh_l0")
     inputs = weights.get("rnns.0.rnn.weight_ih_l0")
     if first is None or recurrent is None or inputs is None or first.dim() != 4 or recurrent.dim() != 2:
-        raise UserError("its weights are not DeepSpeech2's (conv.0.weight, rnns.0.rnn...)", where=path, remedy=_REMEDY)
+        raise UserError(
+            f"its weights are not DeepSpeech2's (conv.0.weight, rnns.0.rnn...) but {', '.join(sorted(weights)[:3])}...",
+            where=path,
+            remedy=_REMEDY,
+        )
     gates, hidden = recurrent.shape
     if gates != 3 * hidden:
         kind = {1: "a plain RNN", 4: "an LSTM"}.get(gates // max(1, hidden), "no GRU")

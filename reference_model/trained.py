@@ -87,11 +87,16 @@ def load_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: obj
 
 
 def check_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: object) -> None:
-    """UserError naming the first weight that is missing, unknown, of another shape, or no plain tensor of finite numbers."""
+    """UserError naming the weights that are missing or unknown, or the first one of another shape or without finite numbers."""
     expected = network.state_dict()
+    faults = []
+    if missing := [name for name in expected if name not in weights]:
+        faults.append(f"the weight {missing[0]} is missing{_and_others(missing)}")
+    if unknown := sorted(set(weights) - set(expected)):
+        faults.append(f"the weight {unknown[0]} has no place in this network{_and_others(unknown)}")
+    if faults:
+        raise UserError("; ".join(faults), where=where)
     for name, tensor in expected.items():
-        if name not in weights:
-            raise UserError(f"the weight {name} is missing", where=where)
         found_tensor = weights[name]
         if not isinstance(found_tensor, Tensor) or found_tensor.layout != torch.strided or found_tensor.is_complex():
             raise UserError(f"the weight {name} is no plain tensor of numbers", where=where)
@@ -100,8 +105,10 @@ def check_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: ob
             raise UserError(f"the weight {name} has the shape {found}, not {wanted}", where=where)
         if not found_tensor.isfinite().all():
             raise UserError(f"the weight {name} holds values that are not numbers", where=where)
-    if unknown := sorted(set(weights) - set(expected)):
-        raise UserError(f"the weight {unknown[0]} has no place in this network", where=where)
+
+
+def _and_others(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def from_metadata(about: Mapping[str, str], weights: dict[str, Tensor], where: object) -> Trained:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from datasets.errors import UserError
 from reference_model.checkpoint import load_trained, main
@@ -107,6 +108,62 @@ def test_the_bidirectional_network_of_the_readme(tmp_path):
         torch.testing.assert_close(found, network(features).log_softmax(2), rtol=0, atol=1e-5)
 
 
+def wrapped_by_ddp(network):
+    """What DistributedDataParallel calls the weights; it needs a process group only to train."""
+    made = nn.Module()
+    made.module = network
+    return made
+
+
+def compiled_in_part(network):
+    network.rnns = torch.compile(network.rnns)
+    network.fc[0] = torch.compile(network.fc[0])
+    return network
+
+
+def recomputed_in_part(network):
+    network.rnns[1].rnn = checkpoint_wrapper(wrapped_by_ddp(network.rnns[1].rnn))
+    return network
+
+
+def in_lightning(network):
+    made = nn.Module()
+    made.model = torch.compile(network)
+    return made
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.compile,
+        nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+        compiled_in_part,
+        recomputed_in_part,
+        in_lightning,
+        lambda network: torch.compile(wrapped_by_ddp(network)),
+        lambda network: wrapped_by_ddp(torch.compile(network)),
+    ],
+)
+@pytest.mark.parametrize("container", [None, "state_dict", "model_state_dict", "model", "net", "module"])
+def test_whatever_the_network_was_wrapped_in(network, tmp_path, wrap, container):
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    state = wrap(network).state_dict()
+    torch.save({container: state, "epoch": 7, "optimizer": {"state": {}}} if container else state, tmp_path / "w.pt")
+    trained = load_trained(tmp_path / "w.pt")
+    assert trained.epoch == (7 if container else None)
+    assert trained.weights.keys() == expected.keys()
+    assert all(torch.equal(trained.weights[name], value) for name, value in expected.items())
+
+
+def test_names_that_could_mean_two_things_are_refused(network, tmp_path):
+    state = network.state_dict()
+    torch.save(state | {"_orig_mod.conv.0.bias": torch.zeros(32)}, tmp_path / "twice.pt")
+    refused(tmp_path / "twice.pt", "conv.0.bias and _orig_mod.conv.0.bias are both the weight conv.0.bias")
+    torch.save({"model": state, "net": state}, tmp_path / "two.pt")
+    refused(tmp_path / "two.pt", r"several networks \(model, net\)")
+
+
 def test_ours_goes_out_as_safetensors_too(tmp_path):
     ours = make_checkpoint()
     save_checkpoint(ours, tmp_path / "epoch_03.pt")
@@ -114,6 +171,15 @@ def test_ours_goes_out_as_safetensors_too(tmp_path):
     back = load_trained(tmp_path / "epoch_03.safetensors")
     assert (back.wer, back.epoch, back.variant) == (41.5, 3, "mini")
     assert all(torch.equal(back.weights[name], value) for name, value in ours.model.items())
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"epoch": "three"}, {"optimizer": None}])
+def test_ours_of_another_version_is_not_taken_for_somebody_elses(tmp_path, change):
+    """It says in its parameters what another's does not say: which features its network takes."""
+    save_checkpoint(make_checkpoint(), tmp_path / "epoch_03.pt")
+    tree = torch.load(tmp_path / "epoch_03.pt", weights_only=True)
+    torch.save(tree | change, tmp_path / "epoch_03.pt")
+    refused(tmp_path / "epoch_03.pt", "another version|not a whole checkpoint")
 
 
 def refused(path, said):
@@ -131,7 +197,7 @@ def refused(path, said):
         ({"hidden_layers": 5}, "hidden_layers"),
         ({"state_dict": {}}, "state_dict"),
         ({"state_dict": {"conv.0.weight": 3}}, "state_dict"),
-        ({"state_dict": {"a.weight": torch.zeros(2)}}, "DeepSpeech2"),
+        ({"state_dict": {"a.weight": torch.zeros(2)}}, "DeepSpeech2's .* but a.weight"),
         ({"audio_conf": {"window": "hann"}}, "hann"),
         ({"audio_conf": {"sample_rate": 8000}}, "16000"),
         ({"audio_conf": {"window_size": "long"}}, "audio_conf"),
@@ -146,7 +212,12 @@ def test_missing_misshapen_unknown_and_broken_weights_are_named(network, tmp_pat
     for name, change, said in (
         ("less", lambda s: s.pop("fc.0.module.1.weight"), "fc.0.module.1.weight is missing"),
         ("other", lambda s: s.update({"fc.0.module.1.weight": torch.zeros(29, 7)}), "shape"),
-        ("more", lambda s: s.update({"lookahead.weight": torch.zeros(3)}), "lookahead"),
+        ("more", lambda s: s.update({"lookahead.weight": torch.zeros(3)}), "lookahead.weight has no place"),
+        (
+            "renamed",
+            lambda s: s.update({f"dense.{name}": s.pop(f"fc.0.module.0.{name}") for name in ("weight", "bias")}),
+            r"fc.0.module.0.weight is missing \(and 1 more\); the weight dense.bias has no place .* \(and 1 more\)",
+        ),
         ("lstm", lambda s: s.update({"rnns.0.rnn.weight_hh_l0": torch.zeros(96, 24)}), "LSTM"),
         ("nan", lambda s: s.update({"fc.0.module.1.weight": torch.full((29, 24), torch.nan)}), "no numbers"),
     ):
