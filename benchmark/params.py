@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Literal
 import yaml
 
 from datasets.errors import UserError
+
+from .yaml_text import Plain, read_yaml
 
 VARIANTS_DIR = Path(__file__).parent / "variants"
 MAX_EPOCHS_CAP = 10
@@ -248,39 +251,23 @@ def load_params(path: Path) -> Params:
 
 
 def parse_params(text: str, source: object) -> Params:
-    """Parse YAML text; `source` is named in errors."""
-    try:
-        tree = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        # PyYAML lets whatever its constructors stumble over (`!!int ''`, `!!timestamp x`) through.
-        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise UserError(f"not a YAML file ({problem})", where=where) from None
-    return params_from_dict(tree, source)
+    """Parse YAML text, as YAML 1.2 reads it with numbers in decimals alone; `source` is named in errors, with the line."""
+    return _params(*read_yaml(text, source), source)
 
 
 def params_from_dict(tree: object, source: object) -> Params:
     """Build Params from nested plain values; UserError naming the first key that is unknown, missing or out of range."""
+    return _params(tree, {}, source)
+
+
+def _params(tree: object, lines: dict[str, int], source: object) -> Params:
     try:
         return _build(Params, tree, "")
     except UserError as error:
+        place = f"{source}:{lines[error.where]}" if error.where in lines else source
         raise UserError(
-            error.what, where=f"{source}: {error.where}" if error.where else source, remedy=error.remedy
+            error.what, where=f"{place}: {error.where}" if error.where else place, remedy=error.remedy
         ) from None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys in silence; a parameter given twice is an error here."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} occurs twice", node.value[index][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
 
 
 def _build(cls: typing.Any, tree: object, prefix: str) -> typing.Any:
@@ -303,16 +290,59 @@ def _check(hint: typing.Any, value: object, key: str) -> object:
         return _build(hint, value, key + ".")
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        _require(value in choices, key, f"must be one of {', '.join(map(str, choices))}, not {value!r}")
-        return value
+        _require(value in choices, key, f"must be one of {', '.join(map(str, choices))}, not {_shown(value)}")
+        return choices[choices.index(value)]
     if isinstance(hint, types.UnionType):
         allowed = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         return None if value is None else _check(allowed[0], value, key)
+    if isinstance(value, Plain):
+        value = _READ[hint](value, key)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             value = float(value)
         except OverflowError:
             value = math.inf
-    _require(type(value) is hint, key, f"must be of type {hint.__name__}, not {value!r}")
+    if value is None and hint is str:
+        raise UserError("must be text, not null", where=key, remedy="write it in quotes if null or ~ is the text")
+    _require(type(value) is hint, key, f"must be of type {hint.__name__}, not {_shown(value)}")
     _require(not isinstance(value, float) or math.isfinite(value), key, f"must be finite, not {value!r}")
     return value
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else repr(value)
+
+
+# What a scalar without quotes stands for, by the kind of its parameter. Forms that YAML 1.1, YAML 1.2 and a person read
+# differently are refused: 010, 0x10, 1_000, 12:30, yes and off.
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+
+
+def _whole(text: str, key: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise UserError(f"must be a whole number, not {text}", where=key, remedy="write it in decimals, such as 1000")
+    return int(text)
+
+
+def _decimal(text: str, key: str) -> float:
+    if not _DECIMAL.fullmatch(text):
+        raise UserError(
+            f"must be a number, not {text}", where=key, remedy="write it in decimals, such as 16, 0.5 or 3e-4"
+        )
+    return float(text)
+
+
+def _truth(text: str, key: str) -> bool:
+    if text not in _TRUTH:
+        raise UserError(f"must be true or false, not {text}", where=key, remedy="write true or false, without quotes")
+    return _TRUTH[text]
+
+
+_READ: dict[type, typing.Callable[[str, str], object]] = {
+    str: lambda text, _: str(text),
+    int: _whole,
+    float: _decimal,
+    bool: _truth,
+}

@@ -11,6 +11,7 @@ from benchmark import mllog
 from datasets.errors import UserError
 
 from . import official
+from .benchmarks import KNOWN, is_another, is_ours, judged_as
 from .convergence import CONVERGENCE_RULES
 from .entry_rules import ENTRY_RULES
 from .epoch_rules import EPOCH_RULES
@@ -27,13 +28,6 @@ FORGIVEN = ("run-status", "key-present", "epoch-pairs")
 """What the one failed run of a result may break: it missed the target, or broke off."""
 
 
-def _known(log: Log) -> Iterator[Fault]:
-    event = log.first(mllog.SUBMISSION_BENCHMARK)
-    if event is not None and not (log.benchmark == mllog.BENCHMARK or official.rulesets_of(log.benchmark or "")):
-        expected = f"{mllog.BENCHMARK}, or a benchmark of MLPerf Training"
-        yield Fault(expected, str(event.value), "check the name; unknown benchmarks have no rules", event.line)
-
-
 def _unreadable(reason: str) -> Rule:
     return Rule(LOG_READABLE, READABLE_SAYS, lambda log: [Fault("a readable file", reason, "check its permissions")])
 
@@ -42,7 +36,6 @@ LOG_READABLE = "log-readable"
 READABLE_SAYS = "A log can be read."
 _NO_LOGS = Fault("logs (result_N.txt, or a run's result.txt)", "none", "give a folder of logs, runs or a package")
 FOLDER_LOGS = Rule("folder-logs", "A folder holds at least one log.", lambda path: [_NO_LOGS])
-KNOWN = Rule("benchmark-known", "The benchmark is DeepSpeech2 or one of MLPerf Training.", _known)
 READABLE = Rule(LOG_READABLE, READABLE_SAYS, lambda log: [])
 
 ALL_RULES = [
@@ -87,15 +80,13 @@ def check_paths(paths: list[Path], ruleset: str | None = None) -> list[Verdict]:
 
 def log_findings(log: Log, ruleset: str | None) -> tuple[list[Rule], list[Finding]]:
     """The rules that judge one log, and what they find."""
-    benchmark = log.benchmark
-    if benchmark is None and official.rulesets_of(log.path.parent.name):
-        benchmark = log.path.parent.name
+    benchmark = judged_as(log)
     rules = [READABLE, *FILE_RULES, KNOWN]
-    if log.events and (benchmark is None or benchmark == mllog.BENCHMARK or not official.rulesets_of(benchmark)):
+    if is_ours(log):
         rules += OURS
-    elif log.events:
+    elif log.events and benchmark is not None:
         # What MLPerf's own rounds let pass is not ours to refuse: their checker's verdict alone decides.
-        rules.append(official.official_rule(official.ruleset_for(log.path, benchmark or "", ruleset)))
+        rules.append(official.official_rule(official.ruleset_for(log.path, benchmark, ruleset)))
         found = [
             finding if finding.rule == official.VERDICT else replace(finding, severity=WARNING)
             for finding in apply(rules, log, log.path)
@@ -117,11 +108,11 @@ def _check_log(path: Path, ruleset: str | None, logs: list[Log] | None = None) -
 
 
 def _check_run(folder: Path, ruleset: str | None, logs: list[Log]) -> list[Verdict]:
-    """A run folder: its log, and its record's seals."""
+    """A run folder: its log, and its record's seals, unless the log is another benchmark's, which has none."""
     own: list[Log] = []
     verdicts = [_check_log(folder / RESULT, ruleset, own)]
     logs += own
-    if own:
+    if own and not is_another(own[0]):
         lock_file = Path(__file__).parent.parent / LOCK_FILE
         verdicts.append(_check_record(Sealed(folder / RECORD, own[0], lock_file=lock_file)))
     return verdicts
@@ -134,7 +125,7 @@ def _check_record(sealed: Sealed) -> Verdict:
 
 def _check_runs(logs: list[Log], place: Path, verdicts: list[Verdict], *, submitted: bool) -> list[Verdict]:
     """The rules across runs of our benchmark; one failed run of ten is forgiven, as it counts as the slowest."""
-    ours = [log for log in logs if log.events and log.benchmark in (None, mllog.BENCHMARK)]
+    ours = [log for log in logs if is_ours(log)]
     if not ours:
         return []
     rules = [*RUN_RULES, *CONVERGENCE_RULES]
@@ -212,7 +203,7 @@ def _check_package(org: Path, ruleset: str | None) -> list[Verdict]:
 
 def _check_records(org: Path, result: Result) -> Iterator[Verdict]:
     locks = sorted((org / "benchmarks" / result.benchmark).glob(f"implementations/*/{LOCK_FILE}"))
-    for log in result.logs:
+    for log in result.own_logs:
         number = int(log.path.stem.split("_")[1])
         path = log.path.with_name(f"record_{number}.json")
         if path.is_file():

@@ -80,6 +80,13 @@ def _judge(log: Log, ruleset: str, config: Path | None) -> Iterator[Fault]:
     with _quiet():
         try:
             valid = mlp_compliance.main(str(log.path), str(config or f"training_{ruleset}/common.yaml"), checker)[0]
+        except FileNotFoundError as error:
+            # It looks for rules by the names of benchmark and optimiser that the log gives.
+            name = Path(str(error.filename)).name
+            others = ", ".join(rulesets_of(log.benchmark or "")) or "none"
+            remedy = f"check submission_benchmark and opt_name, or say --ruleset (with this benchmark: {others})"
+            yield Fault(expected, f"no rules called {name} there", remedy, _first_line(log, "submission_benchmark"))
+            return
         # Third-party code that fails in many ways on a broken log; whichever it is, the log was not accepted.
         except Exception as error:
             found = f"its checker stopped: {type(error).__name__}: {error}"
@@ -122,6 +129,11 @@ def _place(log: Log, key: str | None, message: str) -> int | None:
     named = key or next(iter(re.findall(r"checks for (\w+) :", message)), None)
     events = log.all(named) if named else []
     return events[-1].line if events else None
+
+
+def _first_line(log: Log, key: str) -> int | None:
+    event = log.first(key)
+    return event.line if event else None
 
 
 def _bad_line(log: Log) -> int | None:

@@ -15,6 +15,7 @@ from benchmark.params import load_params
 from benchmark.system import FIELDS
 from datasets.errors import UserError
 
+from .benchmarks import is_another, judged_as
 from .findings import WARNING, Fault, Rule, shown
 from .log import Log
 from .log_rules import is_text
@@ -55,6 +56,11 @@ class Result:
     def ours(self) -> bool:
         """Whether these are DeepSpeech2's results, by the folder's name or by a log's."""
         return self.benchmark == mllog.BENCHMARK or any(log.benchmark == mllog.BENCHMARK for log in self.logs)
+
+    @property
+    def own_logs(self) -> list[Log]:
+        """The logs that must agree with description, parameters and records: all but those of another benchmark."""
+        return [log for log in self.logs if not is_another(log)]
 
 
 @dataclass
@@ -154,7 +160,8 @@ def package_agreement(package: Package) -> Iterator[Fault]:
     """Descriptions agree with the folders they are in and with the logs."""
     for result in package.results:
         for log in result.logs:
-            if log.benchmark not in (None, result.benchmark):
+            # A name that is unknown everywhere is the log's own finding.
+            if log.benchmark not in (None, result.benchmark) and judged_as(log) is not None:
                 event = log.first(mllog.SUBMISSION_BENCHMARK)
                 remedy = "put each benchmark's logs into the folder of its name"
                 line = event.line if event else None
@@ -166,7 +173,7 @@ def package_agreement(package: Package) -> Iterator[Fault]:
         if tree.get("submitter") != package.org.name:
             found, remedy = shown(tree.get("submitter")), "one submitter, one name"
             yield Fault(f"submitter {package.org.name}", found, remedy, _line(path, "submitter"), file=path)
-        for log in result.logs:
+        for log in result.own_logs:
             yield from _log_agrees(tree, log, path)
 
 
@@ -205,7 +212,7 @@ def _log_agrees(tree: dict[str, Any], log: Log, path: Path) -> Iterator[Fault]:
 def package_record(package: Package) -> Iterator[Fault]:
     """Each result has its record beside it."""
     for result in package.results:
-        for log in result.logs if result.ours else []:
+        for log in result.own_logs if result.ours else []:
             path = log.path.with_name(log.path.name.replace("result_", "record_", 1)).with_suffix(".json")
             if not path.is_file():
                 yield Fault(
@@ -240,7 +247,7 @@ def _params_agree(result: Result, path: Path) -> Iterator[Fault]:
     except UserError as error:
         yield Fault("a valid parameter file", str(error), "add the parameters that ran", file=path)
         return
-    for log in result.logs:
+    for log in result.own_logs:
         event = log.first(mllog.PARAMS_SHA256)
         if event and event.value != sha256:
             expected, found = f"the logs' parameters, {shown(event.value)} in {log.path.name}", sha256

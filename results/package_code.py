@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmark.record import CodeVersion
 from datasets.errors import UserError
 
-LEFT_OUT = "results/published"
-"""Results of other runs: no code, and no part of what a submission is about."""
+FILES = (".", ":(exclude)results/published", ":(exclude)tests/data")
+"""What is code, as git's pathspecs: neither results of other runs nor other people's data, which have licences of their own."""
 
 
 def code_files(root: Path, code: CodeVersion, *, allow_dirty: bool) -> dict[str, tuple[bytes, bool]]:
@@ -22,18 +22,17 @@ def code_files(root: Path, code: CodeVersion, *, allow_dirty: bool) -> dict[str,
     """
     if code.clean or not allow_dirty:
         return _archive(root, str(code.commit))
-    names = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split(b"\0")
+    names = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *FILES).split(b"\0")
     files = {}
     for name in sorted(filter(None, names)):
         path = root / os.fsdecode(name)
-        relative = os.fsdecode(name)
-        if path.is_file() and not path.is_symlink() and not relative.startswith(LEFT_OUT + "/"):
-            files[relative] = (path.read_bytes(), os.access(path, os.X_OK))
+        if path.is_file() and not path.is_symlink():
+            files[os.fsdecode(name)] = (path.read_bytes(), os.access(path, os.X_OK))
     return files
 
 
 def _archive(root: Path, commit: str) -> dict[str, tuple[bytes, bool]]:
-    data = _git(root, "archive", "--format=tar", commit, "--", ".", f":(exclude){LEFT_OUT}")
+    data = _git(root, "archive", "--format=tar", commit, "--", *FILES)
     files: dict[str, tuple[bytes, bool]] = {}
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         for member in tar:

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmark import mllog
 from benchmark.system import FIELDS, NOT_APPLICABLE, missing
+from benchmark.yaml_text import read_yaml
 from datasets.errors import UserError
 from results.package_checks import PackagedRun
 
@@ -17,41 +18,46 @@ AVAILABILITY = {
     "preview": "Preview",
 }
 """What the log's submission_status is called in a description since MLPerf Training 4.0 (system_desc_checker)."""
-_FROM_THE_LOG = {"submitter", "division", "status"}
+_FROM_THE_RUNS = {"submitter", "division", "status", "number_of_nodes"}
 
 
 def read_description(path: Path | None) -> dict[str, Any]:
-    """The fields of --describe FILE (YAML, of which JSON is a part): known names, texts; {} without a file.
+    """The fields of --describe FILE (YAML, of which JSON is a part): known names, texts as they stand; {} without a file.
 
-    UserError where it is missing, is none, or names a field that is unknown or not a person's to give.
+    UserError where it is missing, is none, or names a field that is unknown, empty or not a person's to give.
     """
     if path is None:
         return {}
-    import yaml
-
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError("no such description", where=path) from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"not YAML or JSON ({' '.join(str(error).split())})", where=path) from None
+    except UnicodeDecodeError:
+        raise UserError("not a text file in UTF-8", where=path, remedy="save it as UTF-8") from None
+    tree, lines = read_yaml(text, path)
     if not isinstance(tree, dict):
         raise UserError("expected `field: text` lines", where=path, remedy=f"fields: {', '.join(FIELDS)}")
     fields: dict[str, Any] = {}
     for name, value in tree.items():
+        place = f"{path}:{lines[name]}"
         if name not in FIELDS:
-            raise UserError(f"{name!r} is no field of a system description", where=path, remedy=f"{', '.join(FIELDS)}")
-        if name in _FROM_THE_LOG:
-            raise UserError(f"{name} is what the logs say and cannot be given here", where=path)
-        fields[name] = _checked(name, value, path)
+            raise UserError(f"{name!r} is no field of a system description", where=place, remedy=f"{', '.join(FIELDS)}")
+        if name in _FROM_THE_RUNS:
+            raise UserError(f"{name} is what the runs say and cannot be given here", where=place)
+        if name == "other_software_stack" and isinstance(value, dict):
+            fields[name] = {part: _text(part, its, f"{path}:{lines[f'{name}.{part}']}") for part, its in value.items()}
+        else:
+            fields[name] = _text(name, value, place)
     return fields
 
 
-def _checked(name: str, value: object, path: Path) -> object:
-    if name == "other_software_stack" and isinstance(value, dict):
-        return {str(key): str(inner) for key, inner in value.items()}
-    if isinstance(value, dict | list) or value is None:
-        raise UserError(f"{name} must be text", where=path)
+def _text(name: str, value: object, place: str) -> str:
+    if value is None:
+        remedy = 'write one, "" for an empty one, or leave the line out; in quotes if it is null or ~, or begins with #'
+        raise UserError(f"{name} has no text", where=place, remedy=remedy)
+    if not isinstance(value, str):
+        remedy = f"write `{name}: one, two`; in quotes if the text begins with [ or {{"
+        raise UserError(f"{name} must be text, not a {type(value).__name__}", where=place, remedy=remedy)
     return str(value)
 
 

@@ -14,6 +14,7 @@ from benchmark.params import load_variant
 from compliance.__main__ import main
 from compliance.check import check_paths
 from compliance.findings import ERROR, Finding
+from compliance.official import rulesets_of
 from tests.log_mutations import END, GOOD, MUTATIONS, randomly_edited, with_resumed
 from tests.logs import TOKEN, FakeRun, at, change, drop, fields_of, line_of, shifted, written
 
@@ -98,6 +99,70 @@ def test_a_line_of_one_gigabyte_needs_no_memory(byte, tmp_path):
     found = errors([finding for verdict in check_paths([path]) for finding in verdict.findings])
     assert ("log-line-length", 10) in {(finding.rule, finding.line) for finding in found}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def rnnt() -> list[str]:
+    """The beginning of a log of another benchmark, as MLPerf's submitters print it."""
+    keys = ["init_start", "init_start", "seed", "opt_name", "opt_lamb_beta_1", "init_stop", "run_start", "epoch_start"]
+    like = fields_of(GOOD[0])
+    lines = [line_of(like | {"value": "rnnt"})] + [line_of(like | {"key": key, "value": 1}) for key in keys]
+    return [*lines, line_of(like | {"key": "eval_accuracy", "value": 0.5}), line_of(like | {"key": "run_stop"})]
+
+
+@pytest.mark.parametrize("lines", [GOOD, rnnt()], ids=["DeepSpeech2's keys", "another's keys"])
+@pytest.mark.parametrize(
+    "name", ["foo", "", 5, None, "x" * 300, "../rnnt", "DeepSpeech2", "deepspeech", "deep_speech_2"]
+)
+def test_a_log_of_an_unknown_benchmark_is_one_finding(name, lines, tmp_path):
+    lines = change("submission_benchmark", value=name)(lines)
+    (finding,) = findings_of(written(lines), tmp_path)
+    assert (finding.rule, finding.severity, finding.line) == ("benchmark-known", "error", 1)
+    assert "deepspeech2" in finding.expected and str(name or "")[:90] in finding.found
+    near = "did it mean deepspeech2?" in finding.remedy
+    assert near == (str(name).casefold().startswith("deep"))
+
+
+@pytest.mark.parametrize("name", ["rnnt", "resnet", "gpt3"])
+def test_a_log_of_ours_under_another_benchmarks_name_is_one_finding(name, tmp_path):
+    (finding,) = findings_of(written(change("submission_benchmark", value=name)(GOOD)), tmp_path)
+    assert (finding.rule, finding.expected, finding.line) == ("benchmark-known", "deepspeech2", 1)
+    assert name in finding.found and "DeepSpeech2's own keys" in finding.found
+
+
+def test_a_log_without_a_benchmark_is_told_by_its_keys_or_its_folder(tmp_path):
+    nameless = written(drop("submission_benchmark")(rnnt()))
+    (finding,) = findings_of(nameless, tmp_path)
+    assert (finding.rule, finding.found) == ("benchmark-known", "no such event")
+    (finding,) = findings_of(written(drop("submission_benchmark")(GOOD)), tmp_path)
+    assert finding.rule == "key-present" and finding.expected.startswith("submission_benchmark")
+    (tmp_path / "deepspeech2").mkdir()
+    rules = {finding.rule for finding in findings_of(nameless, tmp_path / "deepspeech2")}
+    assert "key-present" in rules and "benchmark-known" not in rules
+
+
+def test_a_folder_of_runs_of_an_unknown_benchmark_has_one_finding_each(tmp_path):
+    for number in range(3):
+        folder = tmp_path / f"run-{number}"
+        folder.mkdir()
+        lines = change("submission_benchmark", value="foo")(FakeRun(seed=number).write())
+        (folder / "result.txt").write_bytes(written(lines))
+    for paths, count in (([tmp_path], 3), ([tmp_path / "run-0"], 1), (sorted(tmp_path.iterdir()), 3)):
+        found = [finding for verdict in check_paths(paths) for finding in verdict.findings]
+        assert [finding.rule for finding in found] == ["benchmark-known"] * count
+
+
+@pytest.mark.parametrize(("name", "ruleset"), [("rnnt", "5.1.0"), ("resnet", "4.0.0")])
+def test_rules_that_a_round_does_not_have_are_named_without_a_folder_of_ours(name, ruleset, tmp_path):
+    lines = change("submission_benchmark", value=name)(rnnt())
+    place = next(n for n, line in enumerate(lines) if "opt_name" in line)
+    lines[place] = line_of(fields_of(lines[place]) | {"value": "lion"})
+    head = [line_of(fields_of(GOOD[n])) for n in range(1, 5)]
+    (tmp_path / "result_0.txt").write_bytes(written([lines[0], *head, *lines[1:]]))
+    found = [f for verdict in check_paths([tmp_path / "result_0.txt"], ruleset) for f in verdict.findings]
+    (finding,) = [f for f in found if f.severity == ERROR]
+    assert finding.rule == "official-verdict" and finding.line == 1
+    assert f"no rules called closed_{name}" in finding.found and "/" not in finding.found
+    assert "--ruleset" in finding.remedy and f"{rulesets_of(name)[-1]}" in finding.remedy
 
 
 def test_what_launchers_do_to_a_log_is_tolerated_or_warned_of(tmp_path):

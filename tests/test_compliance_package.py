@@ -265,6 +265,31 @@ def test_logs_in_the_folder_of_another_benchmark_are_refused(copy):
     assert {"package-agreement", "package-code"} <= {finding.rule for finding in errors_in(copy)}
 
 
+@pytest.mark.parametrize("name", ["foo", "rnnt", "DeepSpeech2"])
+def test_a_log_of_another_benchmark_in_a_package_is_one_finding(name, copy):
+    edit_log(copy / RESULT, change("submission_benchmark", value=name))
+    seal(copy)
+    found = [(finding.rule, Path(finding.file).name) for finding in errors_in(copy)]
+    assert found == [("benchmark-known", "result_3.txt"), ("runs-count", DS2)]
+
+
+def test_a_package_of_an_unknown_benchmark_has_one_finding_for_each_log(copy):
+    for path in (copy / RESULTS).glob("result_*.txt"):
+        edit_log(path, change("submission_benchmark", value="foo"))
+    for path in (copy / RESULTS).glob("*.*"):
+        if not path.name.startswith("result_"):
+            path.unlink()
+    (copy / RESULTS).rename(copy / "results" / "a-system" / "foo")
+    assert [finding.rule for finding in errors_in(copy)] == ["benchmark-known"] * 10
+
+
+def test_an_emptied_log_is_no_list_of_what_its_record_says(copy):
+    (copy / RESULT).write_text("")
+    seal(copy)
+    assert {finding.rule for finding in errors_in(copy)} == {"log-events", "runs-count", "seal-files"}
+    assert len(errors_in(copy)) == 3
+
+
 def test_a_run_folder_is_checked_with_its_record(runs, tmp_path):
     run = shutil.copytree(runs[0], tmp_path / "run")
     assert [f for v in check_paths([run]) for f in v.findings if f.severity == ERROR] == []

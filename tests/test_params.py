@@ -238,11 +238,91 @@ def test_files_that_are_none(tmp_path):
         "!!binary a",
         "a: !!int ''",
         "a: !!bool x",
+        "a: &a x",
+        "a: *a",
+        '"\\ud800": x',
     ],
 )
 def test_odd_yaml_ends_in_a_user_error(text):
     with pytest.raises(UserError):
         parse_params(text, "my.yaml")
+
+
+def mini_with(key: str, text: str) -> tuple[str, int]:
+    """mini's file with other text behind one key, and the line of that key."""
+    lines = (VARIANTS_DIR / "mini.yaml").read_text().splitlines()
+    group, _, name = key.rpartition(".")
+    start = lines.index(f"{group}:") if group else 0
+    (place,) = [n for n, line in enumerate(lines) if n >= start and line.split(":")[0].strip() == name][:1]
+    lines[place] = f"{lines[place].split(':')[0]}: {text}"
+    return "\n".join(lines), place + 1
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("optimizer.learning_rate", "3e-3", 0.003),
+        ("optimizer.learning_rate", "1E-05", 1e-5),
+        ("optimizer.learning_rate", ".5", 0.5),
+        ("optimizer.clip_norm", "5.", 5.0),
+        ("optimizer.clip_norm", "+400  # a remark", 400.0),
+        ("augment.gain_min_db", "-6", -6.0),
+        ("optimizer.warmup_steps", "0", 0),
+        ("model.bidirectional", "TRUE", True),
+        ("augment.noise_dir", "~", None),
+        ("augment.noise_dir", "", None),
+    ],
+)
+def test_a_number_or_truth_value_is_what_its_author_sees(key, text, value):
+    found = parse_params(mini_with(key, text)[0], "my.yaml").flat()[key]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("key", "texts"),
+    [
+        ("train.batch_size", ["010", "0x10", "0o20", "0b10", "1_000", "1:30", "1e3", "16.0", "'16'", "yes", "9" * 5000, ""]),
+        ("optimizer.learning_rate", ["00.1", "1_0.5", "0:30", "0x1", "1,5", ".", "e3", ".inf", ".NaN", "1e999", '"0.1"', "~"]),
+        ("model.bidirectional", ["yes", "no", "On", "off", "y", "1", "'true'", "tRUE", "null"]),
+        ("division", ["no", "[closed]", "null"]),
+        ("train.precision", ["32", "fp_32"]),
+        ("data.folder", ["null", "~", "", "[a]", "{a: b}"]),
+    ],
+)  # fmt: skip
+def test_a_form_that_may_be_read_in_two_ways_is_refused_with_its_line(key, texts):
+    for text in texts:
+        content, line = mini_with(key, text)
+        with pytest.raises(UserError) as caught:
+            parse_params(content, "my.yaml")
+        assert caught.value.where in (f"my.yaml:{line}: {key}", f"my.yaml:{line}: {key}.a"), text
+
+
+@pytest.mark.parametrize("text", ["010", "2.10", "no", "on", "12:30", "1_000", "1e3", "0x10", "2024-01-01", "<<", "="])
+def test_a_name_is_never_altered(text):
+    content = "".join(
+        f"{line.split(':')[0]}: {text}\n"
+        if line.split(":")[0].strip() in ("variant", "folder", "eval_split", "noise_dir")
+        else line
+        for line in (VARIANTS_DIR / "mini.yaml").read_text().splitlines(keepends=True)
+    )
+    params = parse_params(content, "my.yaml")
+    names = [params.variant, params.data.folder, params.data.eval_split, params.augment.noise_dir]
+    assert names == [text] * 4 and {type(name) for name in names} == {str}
+    assert parse_params(params.dump(), "again") == params
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "~", "", "true", "010", "# x", "a: b", " x ", "&a", "\x85", "\u2028", "\U0001f600"]
+)
+def test_any_name_comes_back_from_the_file_that_is_written(text):
+    params = params_from_dict(changed(("augment", "noise_dir"), text), "my.yaml")
+    assert parse_params(params.dump(), "again") == params
+
+
+@pytest.mark.parametrize("name", variant_names())
+def test_the_files_of_the_variants_mean_the_same_to_any_reader(name):
+    text = (VARIANTS_DIR / f"{name}.yaml").read_text(encoding="utf-8")
+    assert params_from_dict(yaml.safe_load(text), name) == load_variant(name)
 
 
 yaml_leaf = st.one_of(

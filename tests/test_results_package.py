@@ -19,6 +19,7 @@ from datasets.errors import UserError
 from results import package, package_code, score
 from results.compare import load_runs
 from results.comparison import compare_runs
+from results.package_describe import read_description
 from tests.conftest import ROOT
 from tests.logs import FakeRun
 from tests.run_folders import FakeMachine, write_run, write_series
@@ -107,11 +108,12 @@ def test_the_description_passes_mlperfs_checker_and_says_what_is_missing(runs, t
     ("text", "told"),
     [
         ("coolness: x", "no field"),
-        ("submitter: Me", "what the logs say"),
+        ("submitter: Me", "what the runs say"),
+        ("number_of_nodes: 4", "what the runs say"),
         ("- a", "expected"),
         ("cooling: [1]", "must be text"),
-        ("{", "not YAML"),
-        ("a: 2020-99-99", "not YAML|no field"),
+        ("{", "not a YAML file"),
+        ("a: 2020-99-99", "no field"),
     ],
 )
 def test_a_bad_description_is_refused(runs, tmp_path, text, told):
@@ -119,6 +121,94 @@ def test_a_bad_description_is_refused(runs, tmp_path, text, told):
     with pytest.raises(UserError, match=told):
         build(runs, tmp_path / "out", "--describe", str(tmp_path / "d.yaml"))
     assert not (tmp_path / "out").exists()
+
+
+# What YAML 1.1 makes numbers, dates, truth values or nothing of, and other text that a person may write without quotes.
+AWKWARD = [
+    "2.10", "24.10", "010", "0o17", "0x10", "0b11", "1_000", "1e3", "1e-3", "1.5E+3", ".5", "5.", "-0", "+1", "12:30",
+    "190:20:30", "12:30:45.5", "no", "No", "off", "y", "yes", "on", "True", "false", ".inf", "-.INF", ".nan", "nan", "NA",
+    "N/A", "None", "nil", "2026-11-27", "2001-12-14t21:59:43.10-05:00", "=", "<<", "~/x", "1,5", "0.10.0", "3 %", "C:\\new",
+    "it's", "a#b", "-x", "?x", ":x", "x [y] {z}", "e\u0301 \u00a0 日本 \U0001f600",
+]  # fmt: skip
+
+
+def test_a_description_arrives_as_it_was_written(runs, tmp_path):
+    decided = ("submitter", "division", "status", "number_of_nodes", "accelerators_per_node", "other_software_stack")
+    free = [name for name in system.FIELDS if name not in decided]
+    for start in range(0, len(AWKWARD), len(free)):
+        given = dict(zip(free, AWKWARD[start:], strict=False))
+        stack = {text: text for text in AWKWARD if text != "<<"}
+        lines = [f"{name}: {text}\n" for name, text in given.items()] + ["other_software_stack:\n"]
+        (tmp_path / "d.yaml").write_text("".join(lines + [f"  {n}: {t}\n" for n, t in stack.items()]), encoding="utf-8")
+        build(runs, tmp_path / "out", "--describe", str(tmp_path / "d.yaml"))
+        written = json.loads((tmp_path / "out" / "Example" / "systems" / "box.json").read_text(encoding="utf-8"))
+        assert {name: written[name] for name in given} == given
+        assert written["other_software_stack"] == stack
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cooling: '010'", "010"),
+        ('cooling: "no"', "no"),
+        ("cooling: 'null'", "null"),
+        ('cooling: "~"', "~"),
+        ('cooling: ""', ""),
+        ("'cooling': 2.10  # measured", "2.10"),
+        ("cooling: |\n  2.10\n  no", "2.10\nno"),
+        ("cooling: >-\n  2.10\n  no", "2.10 no"),
+        ("cooling:\n  2.10", "2.10"),
+        ("\ufeffcooling: no\r\n", "no"),
+        ("--- # about\ncooling: 1_000\n...", "1_000"),
+        ('{"cooling": 2.10}', "2.10"),
+        ('{"cooling": 1e3, "hw_notes": "x"}', "1e3"),
+        ('{"cooling":false}', "false"),
+        ('{"cooling": "\\u00e9 \\ud83d\\ude00"}', "é \U0001f600"),
+    ],
+)
+def test_a_text_in_any_of_yamls_forms_is_that_text(tmp_path, text, expected):
+    (tmp_path / "d.yaml").write_bytes(text.encode())
+    assert read_description(tmp_path / "d.yaml")["cooling"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("hw_notes: x\ncooling:", 2, "cooling has no text"),
+        ("cooling: ~", 1, "in quotes"),
+        ("cooling: null", 1, "in quotes"),
+        ("cooling: #1 fan", 1, "begins with #"),
+        ('{"hw_notes": "x",\n"cooling": null}', 2, "no text"),
+        ("cooling:\n- air\n- water", 1, "`cooling: one, two`"),
+        ("cooling: {a: b}", 1, "must be text"),
+        ("cooling: a\nhw_notes: b\ncooling: c", 3, "'cooling' occurs twice"),
+        ("cooling: a\n'cooling': c", 2, "occurs twice"),
+        ("other_software_stack:\n  a: 1\n  a: 2", 3, "occurs twice"),
+        ("other_software_stack:\n  a: 1\n  b:", 3, "b has no text"),
+        ("other_software_stack:\n  a: [1]", 2, "a must be text"),
+        ("cooling: !!int 010", 1, "tags"),
+        ("cooling: !important x", 1, "tags"),
+        ("cooling: ! x", 1, "tags"),
+        ("cooling: &co x", 1, "anchors"),
+        ("cooling: &a x\nhw_notes: *a", 1, "anchors"),
+        ("hw_notes: *a", 1, "aliases"),
+        ("<<: {cooling: x}", 1, "'<<' is no field"),
+        ("cooling: a: b", 1, "in quotes"),
+        ("? [cooling]\n: x", 1, "key must be text"),
+        ('cooling: "\\ud83d"', 1, "half a character"),
+        ("cooling: \x00", None, "not a YAML file"),
+        ("", None, "expected"),
+        (b"cooling: k\xfchl", None, "UTF-8"),
+        ("cooling: x".encode("utf-16"), None, "UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_line(tmp_path, text, line, told):
+    path = tmp_path / "d.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        read_description(path)
+    assert caught.value.where == (f"{path}:{line}" if line else str(path))
+    assert told in str(caught.value)
 
 
 def test_the_same_runs_give_the_same_bytes_whatever_their_order(runs, tmp_path, capsys):
@@ -133,7 +223,12 @@ def test_the_same_runs_give_the_same_bytes_whatever_their_order(runs, tmp_path, 
 
 
 def test_the_package_is_compliant_until_a_file_is_taken_away(runs, tmp_path):
-    build(runs, tmp_path / "out")
+    # What was altered on its way would be a compliant description of another machine.
+    (tmp_path / "d.yaml").write_text("framework: 2.10\nhw_notes: 12:30\ncooling: no\nhost_memory_configuration: 010\n")
+    build(runs, tmp_path / "out", "--describe", str(tmp_path / "d.yaml"))
+    described = json.loads((tmp_path / "out" / "Example" / "systems" / "box.json").read_text())
+    names = ("framework", "hw_notes", "cooling", "host_memory_configuration")
+    assert [described[name] for name in names] == ["2.10", "12:30", "no", "010"]
 
     def check():
         command = [sys.executable, "-m", "compliance", str(tmp_path / "out")]
@@ -287,8 +382,9 @@ def test_the_code_is_that_of_the_commit_not_of_the_folder(tmp_path):
 
     git("init", "-q")
     (tmp_path / "model.py").write_text("first = 1\n")
-    (tmp_path / "results" / "published").mkdir(parents=True)
-    (tmp_path / "results" / "published" / "result_0.txt").write_text("old")
+    for folder in ("results/published", "tests/data"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "result_0.txt").write_text("others' own")
     (tmp_path / "run.sh").write_text("#!/bin/sh\n")
     (tmp_path / "run.sh").chmod(0o755)
     git("add", "-A")
