@@ -16,8 +16,7 @@ from typing import Any
 
 from benchmark.params import Params, load_variant
 from benchmark.record import read_record
-from datasets import plans
-from datasets.digest import available_cores
+from datasets import limits, plans
 from reference_model.checkpoint_file import checkpoint_path
 from reference_model.latency import WHOLE
 
@@ -75,7 +74,7 @@ def _said(report: Any) -> str:
 def synthetic(bench: Bench) -> None:
     """Two epochs of the variant `synthetic`, timed by the harness, on a part of its corpus made here: the second is the row's."""
     # About ten seconds of synthesis, whatever the number of cores.
-    hours = 0.1 if bench.tiny else round(max(1.0, min(12.0, 0.75 * available_cores())))
+    hours = 0.1 if bench.tiny else round(max(1.0, min(12.0, 0.75 * limits.cores())))
     _timed_run(bench, "synthetic", plans.synthetic(hours).name, epochs=1 if bench.tiny else 2)
 
 

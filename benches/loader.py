@@ -23,9 +23,8 @@ import soundfile
 import torch
 
 from benchmark.params import AugmentParams, load_variant
-from datasets import audio, plans
+from datasets import audio, limits, plans
 from datasets.dataset import Dataset, Split, TreeDigest
-from datasets.digest import available_cores
 from datasets.errors import UserError, run_door
 from datasets.manifest import Manifest, Utterance, write_jsonl
 from datasets.pack import PackedAudio, open_packed, pack
@@ -116,7 +115,7 @@ def main() -> int:
             ours_s, sox_s, ratio = alternating(ours, lambda: sox_all(manifest, augment), max(3, options.rounds // 2))
             return ours_s, sox_s * OVER, ratio * OVER
 
-        workers = min(2, available_cores())
+        workers = min(2, limits.cores())
         every = beside_sox(read(augment, None, workers))
         larger = beside_sox(read(augment, None, workers, LARGER_BATCH))
         alone = beside_sox(read(augment))

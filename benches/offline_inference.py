@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from benchmark.params import ModelParams, Params, load_variant
-from datasets.digest import available_cores
+from datasets import limits
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest, Utterance
 from reference_model import inference_run
 from reference_model.decode import greedy
@@ -71,7 +71,7 @@ def _compare(name: str, params: Params, model: ModelParams, manifest: Manifest, 
 
     # As many threads as the inference benchmark takes by itself.
     few = default_threads(params)
-    torch.set_num_threads(available_cores())
+    torch.set_num_threads(limits.cores())
     batches = -(-len(manifest) // OFFLINE_BATCH)
     streams, threads = side_by_side(batches, None)
     alone = measure(Plan(warmup=1), few)

@@ -6,12 +6,12 @@ how many times as fast the default is. Making ready (loading the weights, making
 
 from __future__ import annotations
 
-import os
 import sys
 
 import torch
 
 from benchmark.params import load_variant
+from datasets import limits
 from reference_model.engines import Engine, TorchEngine
 from reference_model.features import Features
 from reference_model.model import DeepSpeech2
@@ -35,7 +35,7 @@ def main() -> int:
     cpu = torch.device("cpu")
     features, frames = torch.randn(1, bins, FRAMES), torch.tensor([FRAMES])
     lines = []
-    for threads in sorted({1, os.cpu_count() or 1}):
+    for threads in sorted({1, limits.cores()}):
         torch.set_num_threads(threads)
         engines: dict[str, Engine] = {"torch": TorchEngine(trained, cpu, "fp32"), "onnx": onnx_engine(trained, cpu)}
         answers = [engine(features, frames)[0] for engine in engines.values()]

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from datasets import limits
 from datasets.archives import Archive
-from datasets.digest import available_cores
 from datasets.librispeech import Options, prepare
 
 GOAL_RATIO = 3.0
@@ -112,7 +112,7 @@ def main() -> int:
     wav_ratio = best["sox per file"] / best["ours, wav"]
     print(
         json.dumps(
-            {"ratio": round(ratio, 1), "wav_ratio": round(wav_ratio, 1), "goal": GOAL_RATIO, "cores": available_cores()}
+            {"ratio": round(ratio, 1), "wav_ratio": round(wav_ratio, 1), "goal": GOAL_RATIO, "cores": limits.cores()}
         )
     )
     return 0 if ratio >= GOAL_RATIO else 1

@@ -22,8 +22,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from datasets import limits
 from datasets.dataset import Dataset, write_description
-from datasets.digest import available_cores, digest_tree
+from datasets.digest import digest_tree
 from datasets.tarball import tar_bytes
 
 from .line import Line, alternating, report, seconds
@@ -90,8 +91,8 @@ def measure(place: Path, megabytes: int) -> list[Line]:
     written = {path.name for path in set(place.rglob("*")) - before}
     assert written == {"tree.verified.json"}, f"written beside the note of the verification: {written}"
     rate = sha256_bytes_per_s()
-    least_s = tar_bytes(folder) / rate / available_cores()
-    bound = f"verify, SHA-256 alone at {rate / 1e9:.2f} GB/s on each of {available_cores()} cores"
+    least_s = tar_bytes(folder) / rate / limits.cores()
+    bound = f"verify, SHA-256 alone at {rate / 1e9:.2f} GB/s on each of {limits.cores()} cores"
     lines.append(Line(bound, f"{least_s:.3f} s", f"tar | cksum {peer_s:.3f} s", peer_s / least_s))
     ours_s, peer_s, ratio = alternating(full, both, ROUNDS)
     lines.append(

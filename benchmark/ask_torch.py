@@ -16,16 +16,22 @@ _ASK_TORCH = """
 import json, torch
 cuda = torch.cuda.is_available()
 cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if cuda else []
+why = None
+if not cards:
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        why = str(error)
 names, sizes = [card.name for card in cards], [card.total_memory for card in cards]
 has_nccl = cuda and torch.distributed.is_available() and torch.distributed.is_nccl_available()
 nccl = ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None
 print(json.dumps({"version": torch.__version__, "built_for": torch.version.cuda, "gpus": names,
-                  "memory_bytes": sizes, "nccl": nccl}))
+                  "memory_bytes": sizes, "nccl": nccl, "why": why}))
 """
 
 
 def ask_torch() -> dict[str, Any]:
-    """What torch says of itself: version, built_for (CUDA), gpus (names), memory_bytes (of each), nccl.
+    """What torch says of itself: version, built_for (CUDA), gpus (names), memory_bytes (of each), nccl, why (it sees none).
 
     Where it cannot: `error`, a line that says what failed.
     """

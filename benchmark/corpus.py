@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import tarball
+from datasets import limits, tarball
 from datasets.dataset import Dataset, Stamp, is_prepared, read_dataset, read_stamp
-from datasets.digest import available_cores
 from datasets.errors import COULD_NOT, UserError
+from datasets.locks import FileLock
 from datasets.plans import is_synthesised, synthesis_arguments, version_of
 
-from . import launch, system
-from .ask_torch import ask_torch
+from . import launch
+from .device import Usable, usable_gpus
 from .expected import SYNTHESIS_CORE_MIN, expected_minutes, gpu_bytes
 from .params import Params, load_params, load_variant
 from .settings import Settings
@@ -35,8 +33,8 @@ class TreeSize(NamedTuple):
         return f"{self.files:,} files ({self.tar_bytes:,} bytes as a tar)"
 
 
-def choose_params(settings: Settings, say: Callable[[str], None]) -> Params:
-    """The run's parameters.
+def choose_params(settings: Settings, say: Callable[[str], None], usable: Usable | None = None) -> Params:
+    """The run's parameters; `usable` is what `usable_gpus` says, where it was asked already.
 
     Where the user named none: `librispeech` when its data lie ready, else `synthetic` on a GPU and `mini` on a CPU.
     """
@@ -50,50 +48,30 @@ def choose_params(settings: Settings, say: Callable[[str], None]) -> Params:
         return load_variant("librispeech")
     why = f"VARIANT is not set, and no prepared LibriSpeech lies in {folder}"
     params = load_variant("synthetic")
-    gpu, reason = _usable_gpu(settings)
-    if gpu is not None:
-        needed = gpu_bytes(params.train.batch_size, settings.processes * settings.nodes)
-        if gpu.memory_bytes >= needed:
-            say(f"variant synthetic: {why}; {gpu.name} is used. {_how_long(params, gpu, settings)}")
+    usable = usable or usable_gpus(settings)
+    reason = usable.why_none
+    if usable.gpus:
+        card, needed = usable.gpus[0], gpu_bytes(params.train.batch_size, settings.processes * settings.nodes)
+        if usable.memory_bytes >= needed:
+            say(f"variant synthetic: {why}; {card} is used. {_how_long(params, card, settings)}")
             return params
         reason = (
-            f"{gpu.name} has {gpu.memory_bytes / 1e9:.0f} GB of memory, and the longest batches of synthetic need some "
+            f"{card} has {usable.memory_bytes / 1e9:.0f} GB of memory, and the longest batches of synthetic need some "
             f"{needed / 1e9:.0f} (share the batch among several GPUs with NPROC, or try it with VARIANT=synthetic)"
         )
     say(f"variant mini: {why}; {reason}. It takes a minute or two on two CPU cores")
     return load_variant("mini")
 
 
-def _how_long(params: Params, gpu: _Gpu, settings: Settings) -> str:
+def _how_long(params: Params, card: str, settings: Settings) -> str:
     said = "How long it takes on this card is not known"
-    expected = expected_minutes(params, gpu.name, settings.processes * settings.nodes)
+    expected = expected_minutes(params, card, settings.processes * settings.nodes)
     if expected:
         said = f"Estimated from this card's limits, training takes some {expected[0]:.0f} to {expected[1]:.0f} minutes"
     if not is_prepared(settings.data_dir / params.data.folder):
-        cores = available_cores()
+        cores = limits.cores()
         said += f"; synthesising its corpus before that, once, some {max(1.0, SYNTHESIS_CORE_MIN / cores):.0f} on {cores} cores"
     return said
-
-
-class _Gpu(NamedTuple):
-    name: str
-    memory_bytes: int
-
-
-def _usable_gpu(settings: Settings) -> tuple[_Gpu | None, str]:
-    """The GPU that the trainer would use, or None and why there is none; UserError where one is asked for and there is none."""
-    if settings.device == "cpu":
-        return None, "DEVICE is cpu"
-    if settings.device == "auto" and not system.has_gpu():
-        return None, "no GPU is here"
-    # The driver's word is not enough: this PyTorch may be built without CUDA, or the GPU hidden from it.
-    seen = ask_torch()
-    if seen.get("gpus"):
-        return _Gpu(seen["gpus"][0], seen["memory_bytes"][0]), ""
-    what = f"PyTorch cannot be asked for GPUs ({seen['error']})" if "error" in seen else "PyTorch sees no GPU here"
-    if settings.device == "cuda":
-        raise UserError(what, where="DEVICE=cuda", remedy="`python -m benchmark doctor` says why, or use DEVICE=cpu")
-    return None, f"{what}, although the machine has one: `python -m benchmark doctor` says why"
 
 
 def ready_dataset(params: Params, settings: Settings, say: Callable[[str], None]) -> Dataset:
@@ -104,7 +82,8 @@ def ready_dataset(params: Params, settings: Settings, say: Callable[[str], None]
     folder = settings.data_dir / params.data.folder
     if is_synthesised(folder.name) and not is_prepared(folder):
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        with _alone(settings.data_dir / f".{folder.name}.lock", say):
+        lock = settings.data_dir / f".{folder.name}.lock"
+        with FileLock(lock, lambda: say("another run is making the corpus; waiting for it")):
             # Another run may have made it while this one waited.
             if not is_prepared(folder):
                 say(f"making the corpus {folder.name} in {settings.data_dir} (once; not part of the timed run)")
@@ -190,15 +169,3 @@ def _synthesise(name: str, data_dir: Path) -> None:
         what = "was killed" if status < 0 else f"ended with exit status {status}"
         kept = "see its message above" if status == COULD_NOT else "see its output above"
         raise UserError(f"the synthesis of the corpus {name} {what}", where=data_dir / name, remedy=kept)
-
-
-@contextmanager
-def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock file, so that two runs started at once make a corpus once; the kernel frees it whatever happens."""
-    with open(lock, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another run is making the corpus; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

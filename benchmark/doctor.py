@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -13,10 +14,13 @@ from pathlib import Path
 from datasets.errors import DID_NOT_HOLD, HELD, one_line
 from datasets.usage import Filled
 
-from .doctor_checks import Finding, examine
+from .doctor_checks import examine
+from .finding import Finding
 from .settings import ROOT
 
 WIDTH = 80
+_HELD = "\0"
+"""Stands for a space at which no line is broken; `one_line` leaves none of its kind in a text."""
 EPILOG = """examples:
   python -m benchmark doctor
   DATA_DIR=/big/disk python -m benchmark doctor --json
@@ -47,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def screen(findings: Sequence[Finding], colour: bool = False) -> str:
-    """The findings as text, at most WIDTH columns wide, with a closing line."""
+    """The findings as text, at most WIDTH columns wide but for long commands and paths, with a closing line."""
     paint = {"good": "32", "warning": "33", "problem": "31"}
     lines = []
     for finding in findings:
@@ -70,10 +74,14 @@ def screen(findings: Sequence[Finding], colour: bool = False) -> str:
 
 
 def _wrap(text: str, indent: str, later: str | None = None) -> list[str]:
-    return textwrap.wrap(
-        one_line(text),
+    # A command is meant to be pasted: it stays in one piece, and so does a path, however long.
+    held = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _HELD), one_line(text))
+    lines = textwrap.wrap(
+        held,
         WIDTH - 1,
         initial_indent=indent,
         subsequent_indent=indent if later is None else later,
         break_on_hyphens=False,
-    ) or [indent]
+        break_long_words=False,
+    )
+    return [line.replace(_HELD, " ") for line in lines] or [indent]

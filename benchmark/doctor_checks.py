@@ -5,54 +5,44 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import psutil
-
+from datasets import limits
 from datasets.dataset import LIBRISPEECH, is_prepared, read_dataset, read_stamp, removal
 from datasets.errors import UserError
 
 from . import hardware
 from .ask_torch import ask_torch
 from .caches import DROP_FILE
-from .expected import gpu_bytes
-from .nvml import Gpu, Nvml, NvmlUnavailable
-from .params import load_variant
+from .doctor_gpus import gpu_findings
+from .finding import GIB, Finding
+from .gpu_remedies import SET_UP, on_host
+from .load import Load, Measurement
 
-GIB = 1024**3
 OLDEST_PYTHON = (3, 11)
-SET_UP = "run `sh script/setup.sh`"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: how it stands, what was looked at, what was found, and what to do about it (None when all is well)."""
-
-    level: Literal["good", "warning", "problem"]
-    subject: str
-    text: str
-    remedy: str | None = None
+LEAST_MEMORY, FULL_MEMORY = 3 * GIB, 16 * GIB
 
 
 def examine(data_dir: Path, results_dir: Path) -> Iterator[Finding]:
     """Every finding, in the order of the screen."""
+    load = Measurement()
     yield _python()
     seen = ask_torch()
     yield _torch(seen)
-    yield from _gpus(seen)
-    yield from (_cores(), _load(), _memory(), _shared_memory(), _open_files())
+    yield from gpu_findings(seen)
+    yield _cores()
+    yield _load(load.end())
+    yield _memory()
+    yield from _address_space()
+    yield from (_shared_memory(), _open_files())
     # Without a GPU a run makes `mini`; with one `synthetic`, whose checkpoints take 1.25 GB an epoch.
     full_size = bool(seen.get("gpus"))
-    corpus_bytes = 8 * GIB if full_size and not is_prepared(data_dir / "synthetic") else 1 * GIB
-    yield _disk(
-        "data folder", data_dir, needed_bytes=corpus_bytes, wanted_bytes=130 * GIB, wanted_for="all of LibriSpeech"
-    )
+    yield _data_folder(data_dir, "synthetic" if full_size else "mini")
     yield _disk(
         "results folder",
         results_dir,
@@ -78,161 +68,115 @@ def _torch(seen: dict[str, Any]) -> Finding:
     return Finding("good", "PyTorch", f"{seen['version']}, {built}")
 
 
-def _gpus(seen: dict[str, Any]) -> Iterator[Finding]:
-    """Driver, NVML, each GPU, and whether torch sees the same ones."""
-    try:
-        nvml = Nvml()
-    except NvmlUnavailable as error:
-        yield _no_driver(str(error))
-        if seen.get("gpus"):
-            yield Finding(
-                "warning", "CUDA", f"PyTorch sees {hardware.counted(seen['gpus'])}; telemetry cannot watch it", _MOUNT
-            )
-        return
-    with nvml:
-        yield Finding(
-            "good", "NVIDIA driver", f"{nvml.driver_version}, up to CUDA {nvml.cuda_driver_version}; NVML answers"
-        )
-        for notice in nvml.notices:
-            yield Finding("problem", "GPU", notice, "reset the GPU (`nvidia-smi -r`) or restart the machine")
-        for gpu in nvml.gpus:
-            yield _gpu(gpu)
-        yield _cuda(seen, len([gpu for gpu in nvml.gpus if gpu.info.mig_parent_uuid is None]))
-
-
-_MOUNT = "in a container, start it with `--gpus all`, which brings in the driver's libraries"
-
-
-def _no_driver(reason: str) -> Finding:
-    cards = hardware.nvidia_devices_on_bus()
-    if cards and hardware.container():
-        return Finding("warning", "NVIDIA driver", f"{cards} on the bus, but none to be used: {reason}", _MOUNT)
-    if cards:
-        return Finding(
-            "warning",
-            "NVIDIA driver",
-            f"{cards} on the bus, but {reason}",
-            "install NVIDIA's driver, or reload it after an update",
-        )
-    return Finding("good", "GPU", "none: runs use the CPU, which is enough for the variant `mini`")
-
-
-def _gpu(gpu: Gpu) -> Finding:
-    info = gpu.info
-    subject = f"GPU {info.index}" if info.mig_parent_uuid is None else f"GPU {info.index} slice"
-    total = info.memory_total_bytes
-    facts = [info.name or "unknown", f"{total / GIB:.0f} GiB" if total else "", "" if info.gpm_supported else "no GPM"]
-    values = gpu.read(time.monotonic())
-    text = ", ".join(fact for fact in facts if fact)
-    used, busy_pct = values["memory_used_bytes"], values["utilization_pct"]
-    if gpu.lost:
-        return Finding("problem", subject, f"{text}: lost", "reset the GPU (`nvidia-smi -r`) or restart the machine")
-    if used and total and (used > 0.05 * total or (busy_pct or 0) > 5):
-        state = f"in use ({used / GIB:.1f} GiB" + (f", {busy_pct:.0f} % busy)" if busy_pct is not None else ")")
-        return Finding(
-            "warning",
-            subject,
-            f"{text}: {state}",
-            "end the other program (`nvidia-smi` names it), or the time will be wrong",
-        )
-    if info.mig_enabled:
-        return Finding(
-            "warning",
-            subject,
-            f"{text}: in MIG mode",
-            "power and energy of a slice cannot be measured; `nvidia-smi -mig 0` ends the mode",
-        )
-    if total and total < (needed := gpu_bytes(load_variant("synthetic").train.batch_size, 1)):
-        remedy = f"the longest batches of `synthetic` need {needed / GIB:.0f} GiB: share them among GPUs with NPROC, or run `mini`"
-        return Finding("warning", subject, text, remedy)
-    return Finding("good", subject, text)
-
-
-def _cuda(seen: dict[str, Any], gpus: int) -> Finding:
-    if "error" in seen:
-        return Finding("warning", "CUDA", "not tried, since PyTorch cannot be imported", SET_UP)
-    if not seen["gpus"] and gpus:
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") is not None
-        remedy = (
-            "unset CUDA_VISIBLE_DEVICES"
-            if hidden
-            else f"update the driver: this PyTorch needs CUDA {seen['built_for']}"
-        )
-        if seen["built_for"] is None:
-            remedy = f"this PyTorch was built without CUDA: {SET_UP}, or leave PYTHON unset"
-        return Finding("problem", "CUDA", "PyTorch sees no GPU, although the driver does", remedy)
-    level: Literal["good", "warning"] = "good" if len(seen["gpus"]) == gpus else "warning"
-    others = "CUDA_VISIBLE_DEVICES or MIG hides the others; NPROC must not exceed what PyTorch sees"
-    text = f"PyTorch sees {len(seen['gpus'])} of {gpus}, with NCCL {seen['nccl']}"
-    return Finding(level, "CUDA", text, None if level == "good" else others)
-
-
 def _cores() -> Finding:
-    cpu, usable = hardware.processor(), hardware.usable_cores()
+    cpu, usable = hardware.processor(), limits.usable_cores()
     text = f"{usable:g} of {cpu.threads} usable, {cpu.model or 'unknown model'}"
     if usable < 2:
-        return Finding("warning", "CPU cores", text, "a run wants two or more: give the container or the machine more")
-    if cpu.governor and "powersave" in cpu.governor and not Path("/sys/devices/system/cpu/intel_pstate").exists():
-        return Finding(
-            "warning",
-            "CPU cores",
-            f"{text}; governor {cpu.governor}",
-            "`cpupower frequency-set -g performance` for full speed",
+        remedy = (
+            "a run wants two or more: give the container (Docker: `--cpus`) or the job (Slurm: `--cpus-per-task`) more"
         )
+        return Finding("warning", "CPU cores", text, remedy)
+    if cpu.governor and "powersave" in cpu.governor and not Path("/sys/devices/system/cpu/intel_pstate").exists():
+        remedy = on_host("`cpupower frequency-set -g performance`, as root, for full speed")
+        return Finding("warning", "CPU cores", f"{text}; governor {cpu.governor}", remedy)
     return Finding("good", "CPU cores", text)
 
 
-def _load() -> Finding:
-    load, usable = os.getloadavg()[0], hardware.usable_cores()
-    text = f"{load:.1f} processes running, mean of the last minute"
-    if load > max(0.5, usable / 4):
-        return Finding(
-            "warning", "load", text, "other programs lengthen the run: end them, or wait, before a result that counts"
-        )
-    return Finding("good", "load", text)
+def _load(load: Load) -> Finding:
+    if load.taken_cores is None:
+        return Finding("warning", "load", str(load), "make sure that nothing else runs: it would lengthen the run")
+    if load.disturbs:
+        remedy = "they lengthen the run: end them, or wait, before a result that counts"
+        return Finding("warning", "load", str(load), remedy)
+    return Finding("good", "load", str(load))
 
 
 def _memory() -> Finding:
-    limit, free = hardware.memory_limit_bytes(), psutil.virtual_memory().available
-    text = f"{min(limit, free) / GIB:.1f} GiB available of {limit / GIB:.1f} GiB"
-    if min(limit, free) < 3 * GIB:
-        return Finding(
-            "problem", "memory", text, "the smallest run needs 3 GiB: end other programs, or use a larger machine"
-        )
-    if min(limit, free) < 16 * GIB:
-        return Finding("warning", "memory", text, "enough for `mini`; the full-size variants want 16 GiB")
+    limit, free = limits.memory_bytes(), limits.available_bytes()
+    if limit is None or free is None:
+        return Finding("warning", "memory", "how much there is cannot be read here", "the smallest run needs 3 GiB")
+    text = f"{free / GIB:.1f} GiB available of {limit / GIB:.1f} GiB"
+    more = "end other programs, or use a larger machine"
+    if limit < (limits.machine_memory_bytes() or 0):
+        text += f", of the machine's {(limits.machine_memory_bytes() or 0) / GIB:.1f} GiB"
+        more = "end other programs, or give the container (Docker: `--memory`) or the job (Slurm: `--mem`) more"
+    if free < LEAST_MEMORY:
+        return Finding("problem", "memory", text, f"the smallest run needs 3 GiB: {more}")
+    if free < FULL_MEMORY:
+        return Finding("warning", "memory", text, f"enough for `mini`; the full-size variants want 16 GiB: {more}")
     return Finding("good", "memory", text)
+
+
+def _address_space() -> Iterator[Finding]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        remedy = "PyTorch maps far more than it fills, on a GPU more than all memory: `ulimit -v unlimited`"
+        if hard != resource.RLIM_INFINITY:
+            remedy += ", which here takes another job or session (a batch system may set it from the memory asked for)"
+        text = f"at most {soft / GIB:.1f} GiB for each process (`ulimit -v`)"
+        yield Finding("warning", "address space", text, remedy)
 
 
 def _shared_memory() -> Finding:
     folder = Path("/dev/shm")
+    larger = {
+        "docker": "start the container with `--ipc=host` or `--shm-size=8g`",
+        "podman": "start the container with `--ipc=host` or `--shm-size=8g`",
+        "kubernetes": "mount an emptyDir of medium Memory at /dev/shm",
+    }.get(hardware.container() or "", on_host("`mount -o remount,size=8g /dev/shm` as root"))
     if not folder.is_dir():
         return Finding("warning", "shared memory", "no /dev/shm here", "NPROC above 1 may fail: mount a tmpfs there")
     free = shutil.disk_usage(folder).free
     text = f"{free / GIB:.1f} GiB in /dev/shm"
     if free < GIB:
-        return Finding(
-            "warning",
-            "shared memory",
-            text,
-            "data loaders and NCCL need it: start the container with `--ipc=host` or `--shm-size=8g`",
-        )
+        return Finding("warning", "shared memory", text, f"data loaders and NCCL need it: {larger}")
     return Finding("good", "shared memory", text)
 
 
 def _open_files() -> Finding:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 1024:
-        return Finding("warning", "open files", f"at most {soft}", "raise the limit: `ulimit -n 4096`")
+        remedy = "raise the limit: `ulimit -n 4096`"
+        if hard != resource.RLIM_INFINITY and hard < 4096:
+            remedy = "have root raise the limit to 4096 (limits.conf; Docker: `--ulimit nofile=4096`)"
+        return Finding("warning", "open files", f"at most {soft}", remedy)
     return Finding("good", "open files", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}")
+
+
+def _data_folder(folder: Path, wanted: str) -> Finding:
+    """The corpora's folder. Where it cannot be written it must hold what a run needs: `wanted`, or LibriSpeech."""
+    there, readable = os.path.isdir(folder), os.access(folder, os.R_OK | os.X_OK)
+    ready = [name for name in (LIBRISPEECH, wanted) if readable and is_prepared(folder / name)]
+    if not there or _writable(folder):
+        needed = 8 * GIB if wanted == "synthetic" and wanted not in ready else 1 * GIB
+        return _disk(
+            "data folder", folder, needed_bytes=needed, wanted_bytes=130 * GIB, wanted_for="all of LibriSpeech"
+        )
+    if not readable:
+        remedy = "check its permissions, or choose another folder with DATA_DIR"
+        return Finding("problem", "data folder", f"{folder} cannot be read", remedy)
+    if ready:
+        return Finding("good", "data folder", f"read-only, and holds {' and '.join(ready)}: {folder}")
+    others = sorted(path.name.removesuffix(".dataset.json") for path in folder.glob("*.dataset.json"))
+    make = shlex.join([sys.executable, "-m", "datasets", "synthesise", wanted, "--data-dir", str(folder)])
+    remedy = f"make it where that can be written (`{make}`), or choose another folder with DATA_DIR"
+    if others:
+        text = f"read-only, and holds {', '.join(others)}, but not `{wanted}`, which a run makes unless told otherwise"
+        return Finding("warning", "data folder", f"{text}: {folder}", f"choose one of those (--params), or {remedy}")
+    text = f"{folder} cannot be written, and does not hold `{wanted}`, which a run would make"
+    return Finding("problem", "data folder", text, remedy)
+
+
+def _writable(folder: Path) -> bool:
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _disk(subject: str, folder: Path, *, needed_bytes: int, wanted_bytes: int, wanted_for: str) -> Finding:
     standing = folder.absolute()
-    while not standing.exists() and standing != standing.parent:
+    while not os.path.exists(standing) and standing != standing.parent:
         standing = standing.parent
     variable = "DATA_DIR" if subject.startswith("data") else "RESULTS_DIR"
-    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
+    if not _writable(standing):
         return Finding("problem", subject, f"{folder} cannot be written", f"choose another folder with {variable}")
     free = shutil.disk_usage(standing).free
     text = f"{free / GIB:.1f} GiB free in {folder}"
@@ -252,12 +196,19 @@ def _disk(subject: str, folder: Path, *, needed_bytes: int, wanted_bytes: int, w
 def _caches() -> Finding:
     if os.access(DROP_FILE, os.W_OK):
         return Finding("good", "file caches", "can be dropped before a run")
-    remedy = "run as root for a result that follows this rule; the log says cache_clear false otherwise"
+    otherwise = "the log says cache_clear false otherwise"
+    remedy = f"run as root for a result that follows this rule; {otherwise}"
+    if os.geteuid() == 0:
+        remedy = (
+            "let the container write to /proc/sys (`--privileged`) for a result that follows this rule; " + otherwise
+        )
     return Finding("warning", "file caches", "cannot be dropped before a run", remedy)
 
 
 def _datasets(data_dir: Path) -> Iterator[Finding]:
-    descriptions = sorted(data_dir.glob("*.dataset.json")) if data_dir.is_dir() else []
+    if os.path.isdir(data_dir) and not os.access(data_dir, os.R_OK | os.X_OK):
+        return
+    descriptions = sorted(data_dir.glob("*.dataset.json")) if os.path.isdir(data_dir) else []
     if not descriptions:
         yield Finding("good", "data sets", "none prepared yet: a run of `mini` or `synthetic` makes its own")
     for description in descriptions:
@@ -265,7 +216,7 @@ def _datasets(data_dir: Path) -> Iterator[Finding]:
 
 
 def _dataset(folder: Path) -> Finding:
-    verify = "run `sh verify_dataset.sh`"
+    verify = f"run `sh verify_dataset.sh {shlex.quote(str(folder))}`"
     try:
         dataset = read_dataset(folder)
     except UserError as error:

@@ -93,22 +93,6 @@ def _caches(folder: Path) -> str | None:
     return ", ".join(found) or None
 
 
-def usable_cores() -> float:
-    """How many cores this process may use: its affinity mask, or its container's CPU quota where that is less."""
-    cores = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
-    quota = (read_text(SYS / "fs/cgroup/cpu.max") or "").split()
-    if len(quota) == 2 and quota[0].isdigit() and int(quota[1]) > 0:
-        cores = min(cores, int(quota[0]) / int(quota[1]))
-    return cores
-
-
-def memory_limit_bytes() -> int:
-    """How much memory this process may use: the machine's, or its container's limit where that is less."""
-    total = psutil.virtual_memory().total
-    limit = _number(SYS / "fs/cgroup/memory.max") or _number(SYS / "fs/cgroup/memory/memory.limit_in_bytes")
-    return min(total, limit) if limit else total
-
-
 def memory_modules() -> str | None:
     """The memory's modules (`8x 64 GB DDR5`), where the kernel's error checking (EDAC) lists them: it needs no root."""
     modules = []
@@ -175,20 +159,23 @@ def operating_system() -> str:
 
 
 def container() -> str | None:
-    """The kind of container this process runs in (docker, podman, kubernetes ...); None for none that can be seen."""
-    if Path("/.dockerenv").exists():
-        return "docker"
-    if Path("/run/.containerenv").exists():
-        return "podman"
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
-        return "kubernetes"
+    """The kind of container this process runs in (docker, podman, kubernetes ...); None for none that can be seen.
+
+    What says least of other kinds is looked at last: images carry /.dockerenv along when they are converted.
+    """
     for variable in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"):
         if variable in os.environ:
             return variable.split("_")[0].lower()
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return "kubernetes"
     if named := os.environ.get("container"):  # noqa: SIM112 - systemd and podman write it so
         return named
+    if Path("/run/.containerenv").exists():
+        return "podman"
+    if Path("/.dockerenv").exists():
+        return "docker"
     found = re.search(r"docker|kubepods|containerd|lxc|libpod|buildkit", read_text(PROC / "1/cgroup") or "")
-    return found.group() if found else None
+    return {"kubepods": "kubernetes", "libpod": "podman"}.get(found.group(), found.group()) if found else None
 
 
 def virtual_machine() -> bool:

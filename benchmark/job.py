@@ -14,6 +14,7 @@ from datasets.errors import UserError
 from datasets.manifest import write_atomically
 
 from . import corpus, launch, resume, system
+from .device import gpus_of_run
 from .display import Display
 from .params import Params
 from .record import CodeVersion, DatasetFacts, RunFacts, RunRecord
@@ -30,6 +31,8 @@ class Job:
     seed: int
     run_dir: Path
     resumption: resume.Resumption | None
+    gpus: tuple[str, ...] | None = None
+    """The names of the GPUs that the trainer can use; none of them for a run on the CPU; None: not known before it starts."""
 
 
 def decide(settings: Settings, display: Display) -> Job:
@@ -38,7 +41,11 @@ def decide(settings: Settings, display: Display) -> Job:
     UserError where the settings do not go together, or the data are missing or damaged.
     """
     resumption = resume.plan(settings.resume, settings) if settings.resume else None
-    params = resumption.params if resumption else corpus.choose_params(settings, display.say)
+    usable = gpus_of_run(settings)
+    params = resumption.params if resumption else corpus.choose_params(settings, display.say, usable)
+    if usable and usable.warning:
+        display.say(usable.warning)
+    gpus = usable.gpus if usable else None
     if settings.division == "closed" and params.division == "open":
         raise UserError("the variant's own division is open: it cannot be closed", where="SUBMISSION_DIVISION")
     processes, batch_size = settings.processes * settings.nodes, params.train.batch_size
@@ -52,16 +59,16 @@ def decide(settings: Settings, display: Display) -> Job:
     if resumption:
         resume.check_dataset(resumption, dataset)
         display.say(f"going on with {resumption.run_dir} after epoch {resumption.epoch}")
-        return Job(settings, params, dataset, resumption.record.seed, resumption.run_dir, resumption)
+        return Job(settings, params, dataset, resumption.record.seed, resumption.run_dir, resumption, gpus)
     seed = settings.seed if settings.seed is not None else int.from_bytes(os.urandom(4), "big")
-    run_dir = _new_folder(settings, params, seed)
+    run_dir = _new_folder(settings, params, seed, gpus)
     display.say(f"run folder: {run_dir}")
-    return Job(settings, params, dataset, seed, run_dir, None)
+    return Job(settings, params, dataset, seed, run_dir, None, gpus)
 
 
-def _new_folder(settings: Settings, params: Params, seed: int) -> Path:
+def _new_folder(settings: Settings, params: Params, seed: int, gpus: tuple[str, ...] | None) -> Path:
     """Make a folder that no other run has: `<results>/<variant>/<host>-<gpu or cpu>-<UTC time>-s<seed>`."""
-    device = system.gpu_label() if settings.device != "cpu" else "cpu"
+    device = system.gpu_label(gpus)
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     name = f"{_plain(platform.node())}-{_plain(device)}-{now}-s{seed}"
     if not settings.leads:
@@ -141,7 +148,7 @@ def begin_record(job: Job) -> RunRecord:
         code=code,
         lock_sha256=system.lock_sha256(ROOT),
         dataset=_dataset_facts(dataset, params),
-        system=system.describe(settings.nodes),
+        system=system.describe(settings.nodes, job.gpus),
         software=system.software(),
         run=RunFacts(
             nproc=settings.processes, nnodes=settings.nodes, device=settings.device, target_wer=params.train.target_wer

@@ -1,9 +1,8 @@
 """The only gate to NVML, NVIDIA's management library: which GPUs are here, and what each of them reads now.
 
-Any call can fail alone (not supported on this chip, hidden by a container or by MIG): its value is None, and the rest
-goes on. Call names and units: the NVML API reference, as bound by nvidia-ml-py (pynvml), whose versions have different
-names: one that lacks a name is no worse than a chip that lacks the value. Devices are told apart by UUID, because CUDA's
-order and NVML's order differ.
+Any call can fail alone (not supported on this chip, hidden by a container or by MIG): its value is None, and the rest goes on.
+Call names and units: the NVML API reference, as bound by nvidia-ml-py (pynvml), whose versions have different names: one that
+lacks a name is no worse than a chip that lacks the value. Devices are told apart by UUID: CUDA's order and NVML's differ.
 """
 
 from __future__ import annotations
@@ -60,7 +59,11 @@ _LOST = _known("NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_RESET_REQUIRED", "NVML_ERRO
 
 
 class NvmlUnavailable(Exception):
-    """NVML cannot be used on this machine; the message says why."""
+    """NVML, or a GPU, cannot be used; the message says why, `code` is the number of NVML's error (None: it was another)."""
+
+    def __init__(self, what: str, error: Exception) -> None:
+        super().__init__(f"{what} ({error})")
+        self.code: int | None = getattr(error, "value", None)
 
 
 class GpuLost(Exception):
@@ -298,12 +301,12 @@ class Nvml:
         try:
             _nv.nvmlInit()
         except _FAILURES as error:
-            raise NvmlUnavailable(f"NVML cannot be used ({error})") from None
+            raise NvmlUnavailable("NVML cannot be used", error) from None
         self.driver_version: str | None = _ask(lambda: _nv.nvmlSystemGetDriverVersion())
         self.nvml_version: str | None = _ask(lambda: _nv.nvmlSystemGetNVMLVersion())
         cuda = _ask(lambda: _nv.nvmlSystemGetCudaDriverVersion_v2())
         self.cuda_driver_version: str | None = f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None
-        self.notices: list[str] = []
+        self.notices: list[NvmlUnavailable] = []
         self.gpus: list[Gpu] = []
         for index in range(_ask(lambda: _nv.nvmlDeviceGetCount()) or 0):
             try:
@@ -311,7 +314,7 @@ class Nvml:
                 gpu = Gpu(handle, index)
                 self.gpus += [gpu, *_mig_slices(handle, gpu)]
             except _FAILURES as error:
-                self.notices.append(f"GPU {index} cannot be opened ({error})")
+                self.notices.append(NvmlUnavailable(f"GPU {index} cannot be opened", error))
         self._lock = threading.Lock()
         self._open = True
 

@@ -16,6 +16,7 @@ from . import clock, launch, mllog, run_log
 from .caches import drop_caches
 from .display import PROGRESS_TOKEN, Display
 from .job import Job, begin_record, decide, trainer_command, utc_now
+from .load import Load, Measurement
 from .mllog import Event, LogWriter
 from .record import (
     RunRecord,
@@ -71,10 +72,12 @@ def run(settings: Settings) -> int:
         job = decide(settings, display)
         # From here on a signal asks for an orderly end, and whatever happens is recorded.
         stop.heeded = True
+        others = Measurement()
         out = _open(job, display)
         record = begin_record(job)
         write_record(record, job.run_dir)
         try:
+            record = replace(record, notes=record.notes + _disturbance(others.end(), display))
             cleared: bool | None = _clear_caches(settings, display)
             if job.resumption:
                 out.log.replay(job.resumption.keep_bytes)
@@ -118,6 +121,14 @@ def _clear_caches(settings: Settings, display: Display) -> bool:
     if why_not:
         display.say(f"file caches could not be cleared ({why_not}); the log says so")
     return why_not is None
+
+
+def _disturbance(load: Load, display: Display) -> tuple[str, ...]:
+    """A warning where other programs would lengthen the run, said now and kept with it."""
+    if not load.disturbs:
+        return ()
+    display.say(f"warning: {load}: they lengthen the run - end them, or wait, before a result that counts")
+    return (f"before the clock started: {load}",)
 
 
 def _log_submission(writer: LogWriter, record: RunRecord, settings: Settings) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 from collections import deque
 from pathlib import Path
 
 from datasets.errors import UserError, from_os_error
+from datasets.locks import FileLock
 
 from .mllog import Event, parse_line
 
@@ -21,7 +21,7 @@ class RunLog:
 
     A reader of stdout that goes away is noted in `stdout_lost` and the file goes on. A file that cannot be written is
     told in `failure`; its lines are kept and written by `retry` if there is room again. The file is locked, so that a
-    run that is still going on cannot be resumed beside itself; the kernel frees the lock whatever happens.
+    run that is still going on cannot be resumed beside itself.
     """
 
     def __init__(self, path: Path, *, to_stdout: bool = True) -> None:
@@ -31,12 +31,9 @@ class RunLog:
         self.stdout_lost = False
         self._to_stdout = to_stdout
         self._pending: list[bytes] = []
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise UserError("this run is still going on", where=path.parent, remedy="let it end, or end it") from None
+        busy = UserError("this run is still going on", where=path.parent, remedy="let it end, or end it")
+        self._lock = FileLock(path, busy)
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND)
         self._size = os.fstat(self._fd).st_size
 
     def write(self, line: bytes | str) -> Event | None:
@@ -88,6 +85,7 @@ class RunLog:
         except OSError as error:
             self.failure = self.failure or from_os_error(error).what
         os.close(self._fd)
+        self._lock.close()
 
     def _flush(self) -> None:
         try:

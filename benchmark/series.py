@@ -8,7 +8,6 @@ the series. Each run is a process of its own (`python -m benchmark run`); the sc
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -16,11 +15,12 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
 from datasets.errors import COULD_NOT, UserError
+from datasets.locks import FileLock
 from datasets.manifest import write_atomically
 
 from . import launch, record, system
@@ -53,10 +53,11 @@ def run_series(settings: Settings, runs: int) -> int:
     display = Display()
     params = choose_params(settings, display.say)
     folder = _find_or_begin(settings, params, runs, display)
-    with open(folder / FILE_NAME, "rb") as lock, launch.stop_on_signals() as stop:
-        _lock(lock, folder)
+    # Whoever else would go on with this series finds it held.
+    busy = UserError("this series is still going on", where=folder, remedy="let it end, or end it")
+    with FileLock(folder / FILE_NAME, busy), launch.stop_on_signals() as stop:
         stop.heeded = True
-        seeds = orjson.loads(lock.read())["seeds"]
+        seeds = orjson.loads((folder / FILE_NAME).read_bytes())["seeds"]
         for number, seed in enumerate(seeds, 1):
             found = _state(folder, seed)
             if found is not None and _is_over(found[1]):
@@ -131,14 +132,6 @@ def _plan(folder: Path) -> dict[str, Any] | None:
     except (OSError, orjson.JSONDecodeError):
         return None
     return plan if isinstance(plan, dict) and plan.get("schema") == SCHEMA else None
-
-
-def _lock(file: IO[bytes], folder: Path) -> None:
-    """Hold the series' plan, so that nobody else goes on with it; the kernel frees it whatever happens."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError("this series is still going on", where=folder, remedy="let it end, or end it") from None
 
 
 def _state(folder: Path, seed: int) -> tuple[Path, RunRecord] | None:

@@ -85,6 +85,9 @@ environment variables (an option goes before its variable):
                      checkout)
   DROP_CACHES        0 leaves the system's file caches alone (logged as
                      cache_clear false)
+  PYTHON             an interpreter that has everything: no set-up
+  WHEELS             a folder of wheels to set up from without a network
+                     (docs/setup.md)
   SUBMISSION_ORG, SUBMISSION_PLATFORM, SUBMISSION_STATUS, SUBMISSION_DIVISION
                      what the log's submission lines say (default: unspecified,
                      this machine, research, the variant's own division)

@@ -12,8 +12,11 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from datasets import limits
 
 from . import hardware
 from .nvml import Gpu, Nvml, NvmlUnavailable
@@ -77,13 +80,19 @@ PACKAGES = {
 """Our name of a piece of software, and the distributions that may bring it; asked by metadata, so nothing is imported."""
 
 
-def describe(number_of_nodes: int = 1) -> dict[str, Any]:
-    """The system description: each of FIELDS as text (`other_software_stack` as a dict), "" where a person must say."""
+def describe(number_of_nodes: int = 1, gpus: Sequence[str] | None = None) -> dict[str, Any]:
+    """The system description: each of FIELDS as text (`other_software_stack` as a dict), "" where a person must say.
+
+    `gpus` names those that can be used (none: what is described ran on the CPU, and a note names the GPUs that it left
+    alone); None takes them to be those that NVML lists.
+    """
     with _OpenNvml() as nvml:
-        versions = _versions(nvml)
-        return {field: "" for field in FIELDS} | _host() | _accelerators(_whole_gpus(nvml)) | _software_fields(versions) | {
+        listed, versions = _whole_gpus(nvml), _versions(nvml)
+        unused = listed if gpus is not None and not gpus else []
+        used = [] if unused else listed
+        return {field: "" for field in FIELDS} | _host(unused) | _accelerators(used, gpus or ()) | _software_fields(versions) | {
             "number_of_nodes": str(number_of_nodes),
-            "system_name": _system_name(_whole_gpus(nvml)),
+            "system_name": _system_name(_names(used) or gpus or ()),
         }  # fmt: skip
 
 
@@ -120,14 +129,12 @@ def lock_sha256(root: Path) -> str | None:
         return None
 
 
-def gpu_label() -> str:
-    """A short name of this machine's first NVIDIA GPU for folder names (`h200`, `rtx-4090`); `cpu` where there is none.
-
-    NVML sees what CUDA_VISIBLE_DEVICES hides: for a run on the CPU, do not ask.
-    """
-    with _OpenNvml() as nvml:
-        gpus = _whole_gpus(nvml)
-        return label(gpus[0].info.name or "gpu") if gpus else "cpu"
+def gpu_label(gpus: Sequence[str] | None = None) -> str:
+    """A short name of the first of `gpus` for folder names (`h200`, `rtx-4090`); `cpu` for none. None: those that NVML lists."""
+    if gpus is None:
+        with _OpenNvml() as nvml:
+            gpus = _names(_whole_gpus(nvml))
+    return label(gpus[0]) if gpus else "cpu"
 
 
 def has_gpu() -> bool:
@@ -138,7 +145,12 @@ def has_gpu() -> bool:
     with _OpenNvml() as nvml:
         if _whole_gpus(nvml):
             return True
-    return any(Path(node).exists() for node in _GPU_NODES) or hardware.nvidia_devices_on_bus() > 0
+    return has_gpu_devices() or hardware.nvidia_devices_on_bus() > 0
+
+
+def has_gpu_devices() -> bool:
+    """Whether the driver's device files are here; Jetson boards have others than cards."""
+    return any(Path(node).exists() for node in _GPU_NODES)
 
 
 def label(name: str) -> str:
@@ -166,18 +178,23 @@ def _whole_gpus(nvml: Nvml | None) -> list[Gpu]:
     return [gpu for gpu in nvml.gpus if gpu.info.mig_parent_uuid is None] if nvml else []
 
 
-def _system_name(gpus: list[Gpu]) -> str:
+def _names(gpus: list[Gpu]) -> list[str]:
+    return [gpu.info.name or "unknown GPU" for gpu in gpus]
+
+
+def _system_name(gpus: Sequence[str]) -> str:
     machine = hardware.product()
-    accelerators = hardware.counted(label(gpu.info.name or "gpu").upper() for gpu in gpus)
+    accelerators = hardware.counted(label(name).upper() for name in gpus)
     return " ".join(part for part in (machine, accelerators) if part)
 
 
-def _host() -> dict[str, str]:
+def _host(unused: list[Gpu]) -> dict[str, str]:
     cpu, disks = hardware.processor(), hardware.disks()
     notes = {
         "cpu governor": cpu.governor,
         "virtual machine": "yes" if hardware.virtual_machine() else None,
-        "usable cores": f"{hardware.usable_cores():g}",
+        "usable cores": f"{limits.usable_cores():g}",
+        "GPUs left alone": hardware.counted(_names(unused)) or None,
     }
     return {
         "host_processors_per_node": str(cpu.sockets or ""),
@@ -187,7 +204,7 @@ def _host() -> dict[str, str]:
         "host_processor_frequency": f"{cpu.frequency_mhz:.0f} MHz" if cpu.frequency_mhz else "",
         "host_processor_caches": cpu.caches or "",
         "host_processor_interconnect": NOT_APPLICABLE if cpu.sockets == 1 else "",
-        "host_memory_capacity": _gib(hardware.memory_limit_bytes()),
+        "host_memory_capacity": _gib(memory) if (memory := limits.memory_bytes()) else "",
         "host_memory_configuration": hardware.memory_modules() or "",
         "host_storage_type": " + ".join(dict.fromkeys(disk.kind for disk in disks)),
         "host_storage_capacity": hardware.counted(f"{disk.capacity_bytes / 1e9:.0f} GB {disk.kind}" for disk in disks),
@@ -196,7 +213,10 @@ def _host() -> dict[str, str]:
     }
 
 
-def _accelerators(gpus: list[Gpu]) -> dict[str, str]:
+def _accelerators(gpus: list[Gpu], names: Sequence[str]) -> dict[str, str]:
+    """The fields of the GPUs that NVML lists; where it lists none, `names` are all that is known of those in use."""
+    if not gpus and names:
+        return {"accelerators_per_node": str(len(names)), "accelerator_model_name": hardware.counted(names)}
     if not gpus:
         fields = [field for field in FIELDS if field.startswith("accelerator")]
         return dict.fromkeys(fields, NOT_APPLICABLE) | {"accelerators_per_node": "0"}
@@ -208,7 +228,7 @@ def _accelerators(gpus: list[Gpu]) -> dict[str, str]:
     pcie = f"PCIe {first.pcie_generation}.0 x{first.pcie_width}" if first.pcie_generation and first.pcie_width else ""
     return {
         "accelerators_per_node": str(len(gpus)),
-        "accelerator_model_name": hardware.counted(gpu.info.name or "unknown GPU" for gpu in gpus)
+        "accelerator_model_name": hardware.counted(_names(gpus))
         if len({gpu.info.name for gpu in gpus}) > 1
         else first.name or "",
         "accelerator_host_interconnect": pcie,

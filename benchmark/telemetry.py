@@ -100,7 +100,7 @@ class Telemetry:
             self._notice(f"no GPU figures, host figures only: {error}")
         else:
             for notice in self._nvml.notices:
-                self._notice(notice)
+                self._notice(str(notice))
             self._devices = [_GpuSeries(gpu, name) for gpu, name in _named(self._nvml.gpus)]
             if not self._devices:
                 self._notice("no GPU figures, host figures only: NVML sees no GPU")

@@ -2,12 +2,14 @@
 
 The description stands beside the folder and not in it, so that the folder's checksum can stand in the description. It
 is written last and atomically: a folder without one is half-made and counts as absent. NAME.verified.json, likewise
-beside it, is the stamp of the last verification.
+beside it, is the stamp of the last verification; where nothing can be written there, it lies in the user's state folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import os
 import shlex
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from .manifest import Manifest, read_jsonl, write_atomically
 from .tarball import absolute, tree_size
 
 FORMAT = 1
+STAMP_ENDING = ".verified.json"
 LIBRISPEECH = "LibriSpeech_dataset"
 """The folder of the one data set whose maker mends what lies there; the others' makers want an empty place."""
 
@@ -91,6 +94,25 @@ def beside(folder: Path, ending: str) -> Path:
     return folder.with_name(folder.name + ending)
 
 
+def writable_beside(folder: Path, ending: str) -> Path:
+    """`beside`, or where nothing can be written there, the file that stands in for it; OSError where its folder cannot be made."""
+    path = beside(folder, ending)
+    if os.access(path.parent, os.W_OK | os.X_OK):
+        return path
+    stand_in = _in_state_folder(path)
+    stand_in.parent.mkdir(parents=True, exist_ok=True)
+    return stand_in
+
+
+def _in_state_folder(path: Path) -> Path:
+    """The stand-in for a file beside a data set, in the user's state folder (XDG Base Directory Specification)."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):
+        state = os.path.expanduser("~/.local/state")
+    key = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    return Path(state, "deepspeech2-benchmark", f"{key}-{path.name}")
+
+
 def description_path(folder: Path) -> Path:
     """Where the description of the data set in `folder` lies."""
     return beside(folder, ".dataset.json")
@@ -98,7 +120,7 @@ def description_path(folder: Path) -> Path:
 
 def stamp_path(folder: Path) -> Path:
     """Where the verification stamp of the data set in `folder` lies."""
-    return beside(folder, ".verified.json")
+    return beside(folder, STAMP_ENDING)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -120,7 +142,7 @@ def _remedy(folder: Path) -> str:
 
 def write_description(dataset: Dataset) -> None:
     """Declare the data set complete. What an earlier verification said of another tree in its place is forgotten."""
-    stamp_path(dataset.folder).unlink(missing_ok=True)
+    forget_stamp(dataset.folder)
     tree = dataclasses.asdict(dataset) | {"format": FORMAT}
     del tree["folder"]
     data = orjson.dumps(tree, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -180,17 +202,37 @@ def _split(tree: dict) -> Split:
     return split
 
 
-def write_stamp(folder: Path, stamp: Stamp) -> None:
-    """Keep the result of a verification beside the folder."""
-    write_atomically(stamp_path(folder), orjson.dumps(dataclasses.asdict(stamp), option=orjson.OPT_APPEND_NEWLINE))
+def write_stamp(folder: Path, stamp: Stamp) -> Path:
+    """Keep the result of a verification beside the folder, or in the user's state folder; returns the file."""
+    path = writable_beside(folder, STAMP_ENDING)
+    write_atomically(path, orjson.dumps(dataclasses.asdict(stamp), option=orjson.OPT_APPEND_NEWLINE))
+    return path
 
 
 def read_stamp(folder: Path) -> Stamp | None:
     """The last verification of the folder, or None where there was none or its stamp cannot be read."""
+    places = [stamp_path(folder), _in_state_folder(stamp_path(folder))]
+    # A set that was prepared again since is another one; its maker could not reach another user's state folder.
+    with contextlib.suppress(OSError):
+        if places[1].stat().st_mtime_ns < description_path(folder).stat().st_mtime_ns:
+            del places[1]
+    found = [stamp for place in places if (stamp := _stamp(place))]
+    return max(found, key=lambda stamp: stamp.verified_at, default=None)
+
+
+def _stamp(path: Path) -> Stamp | None:
     try:
-        return Stamp(**orjson.loads(stamp_path(folder).read_bytes()))
+        return Stamp(**orjson.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def forget_stamp(folder: Path) -> None:
+    """What verifications found is no longer so."""
+    path = stamp_path(folder)
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _in_state_folder(path).unlink()
 
 
 def failed_verification(folder: Path) -> bool:

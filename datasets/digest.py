@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
+from . import limits
 from .cksum import combine, crc_of, multiply, posix_cksum, power_of_x
 from .dataset import TreeDigest, beside
 from .errors import UserError
@@ -71,7 +72,7 @@ def digest_tree(
 ) -> TreeDigest:
     """The digest of everything under `folder`.
 
-    `processes` readers work side by side (None: one for each core this process may use). `progress` is called with the
+    `processes` readers work side by side (None: as many as `limits.workers` says). `progress` is called with the
     bytes of the tar that are done, of `tarball.tar_bytes(folder)` in all. Raises UserError for links, special files,
     names that no ustar tar can hold, and files that change meanwhile.
     """
@@ -105,7 +106,7 @@ def sum_tree(
     crc = plain_crc = 0xFFFFFFFF
     length = files = 0
     lines: list[bytes] = []
-    for sums, batch in _in_order(root, processes or available_cores(), cache, sha256):
+    for sums, batch in _in_order(root, processes or limits.workers(), cache, sha256):
         crc = combine(crc, sums.crc, sums.length)
         plain_crc = combine(plain_crc, sums.plain_crc, sums.length)
         length += sums.length
@@ -128,11 +129,6 @@ def sum_tree(
         files=files,
     )
     return TreeSums(digest, posix_cksum(crc_of(zeros, plain_crc), length), lines)
-
-
-def available_cores() -> int:
-    """How many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def sum_line(sha256: str, path: bytes) -> bytes:

@@ -21,9 +21,9 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-from . import audio
+from . import audio, limits
 from .dataset import Dataset, Split, is_prepared, write_description
-from .digest import available_cores, digest_and_keep_sums
+from .digest import digest_and_keep_sums
 from .errors import HELD, UserError, one_line
 from .manifest import (
     SAMPLE_RATE_HZ,
@@ -94,7 +94,7 @@ def import_corpus(
     """Bring the corpus of `csvs` (split name to CSV file) into `out` and return its description.
 
     A row that cannot be used is a UserError naming file and line; with `skip_bad` it is left out, and listed in
-    `NAME.left_out.txt` beside `out`. `processes` defaults to one for each CPU.
+    `NAME.left_out.txt` beside `out`. `processes` defaults to `limits.workers`.
     """
     out = Path(os.path.abspath(out))
     for chosen in (out.name, name or out.name):
@@ -107,7 +107,7 @@ def import_corpus(
     with staging(out) as part:
         tree = part / "tree"
         shutil.rmtree(tree, ignore_errors=True)
-        samples = _convert(rows, tree, faults, processes or available_cores())
+        samples = _convert(rows, tree, faults, processes or limits.workers())
         kept = [row for row in rows if row.id in samples]
         splits = {split: _write_split(split, kept, samples, tree, out.name, csvs[split]) for split in csvs}
         sources = [(row.id, str(row.audio)) for row in kept]
@@ -317,13 +317,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data set's folder, not yet there")
     parser.add_argument("--name", help="the data set's name (default: the folder's)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
-    parser.add_argument("--processes", type=int, metavar="N", help="files in work at a time (default: one per CPU)")
+    parser.add_argument("--processes", type=int, metavar="N", help="files in work at a time (default: one a core)")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.processes is not None and options.processes < 1:
-        raise UserError("must be 1 or more", where="--processes")
+    limits.check_processes(options.processes)
     csvs = {"train": options.train, "val": options.val}
     dataset = import_corpus(csvs, options.out, options.name, options.skip_bad, options.processes)
     for name, split in dataset.splits.items():

@@ -9,18 +9,17 @@ step can be killed anywhere and repeated; before the description stands the set 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import fetch, flac
+from . import fetch, flac, limits
 from .archives import MIRRORS, Archive
 from .dataset import (
     LIBRISPEECH,
@@ -28,15 +27,16 @@ from .dataset import (
     Split,
     description_path,
     failed_verification,
+    forget_stamp,
     is_prepared,
     looks_whole,
     read_dataset,
-    stamp_path,
     write_description,
 )
-from .digest import FileSum, available_cores, derive_digest, sum_of, sums_path
+from .digest import FileSum, derive_digest, sum_of, sums_path
 from .errors import UserError
 from .kept_sums import check_whole, contents_match, kept_lines, refuse_extra
+from .locks import FileLock
 from .manifest import Manifest, Utterance, write_atomically, write_csv, write_jsonl
 from .meter import Meter
 from .progress import Progress
@@ -113,7 +113,7 @@ def _is_whole(dataset: Dataset, work: Path) -> bool:
     # Without the marks every archive would be fetched, and what failed may have been put right by hand since.
     if not contents_match(dataset):
         return False
-    stamp_path(dataset.folder).unlink(missing_ok=True)
+    forget_stamp(dataset.folder)
     return True
 
 
@@ -138,15 +138,9 @@ def _archive_hashes(dataset: Dataset) -> dict[str, str]:
     return dict(archives) if isinstance(archives, dict) else {}
 
 
-@contextlib.contextmanager
-def _only_one(work: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system frees when the process ends, however it ends."""
-    with open(work / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError("another process is preparing this data set", where=work, remedy="wait for it") from None
-        yield
+def _only_one(work: Path) -> FileLock:
+    busy = UserError("another process is preparing this data set", where=work, remedy="wait until it has finished")
+    return FileLock(work / "lock", busy)
 
 
 def _complete_part(folder: Path, work: Path, archive: Archive, layout: str, mistrusted: bool) -> Part | None:
@@ -157,7 +151,7 @@ def _complete_part(folder: Path, work: Path, archive: Archive, layout: str, mist
     part = read_part(work, archive, layout)
     if part:
         places = (work / archive.name, folder / archive.split)
-        with ThreadPoolExecutor(available_cores()) as pool:
+        with ThreadPoolExecutor(limits.cores()) as pool:
             lacking = len(part.files) - sum(pool.map(lambda file: _lies_in(file, mistrusted, *places), part.files))
         if not lacking:
             return part
@@ -263,8 +257,8 @@ def _brought(archive: Archive, folder: Path) -> Path:
 
 def _assemble(folder: Path, work: Path, parts: list[tuple[Archive, Part]], options: Options) -> Dataset:
     """Merge the parts into their splits, list and describe them."""
-    for stale in (description_path(folder), stamp_path(folder)):
-        stale.unlink(missing_ok=True)
+    description_path(folder).unlink(missing_ok=True)
+    forget_stamp(folder)
     folder.mkdir(exist_ok=True)
     files: list[FileSum] = []
     by_split: dict[str, list[tuple[Archive, Part]]] = {}
@@ -339,7 +333,7 @@ def _check_deep(dataset: Dataset) -> None:
         return
     paths = [dataset.folder / u.audio for split in ("train", "val", "test") if split in dataset.splits
              for u in dataset.manifest(split)]  # fmt: skip
-    with Progress("checking the audio", len(paths), "files") as bar, ThreadPoolExecutor(available_cores()) as pool:
+    with Progress("checking the audio", len(paths), "files") as bar, ThreadPoolExecutor(limits.cores()) as pool:
         for done, _ in enumerate(pool.map(_check_audio, paths), 1):
             bar.update(done)
 

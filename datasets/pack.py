@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from . import limits
 from .dataset import Dataset, beside, read_dataset
-from .digest import available_cores
 from .errors import DID_NOT_HOLD, HELD, UserError
 from .manifest import SAMPLE_RATE_HZ, Manifest, write_atomically
 from .progress import Progress
@@ -116,7 +116,7 @@ def open_packed(dataset: Dataset, split: str, manifest: Manifest) -> PackedAudio
 def pack(dataset: Dataset, processes: int | None = None, shard_samples: int = SHARD_SAMPLES) -> Path:
     """Pack every split of `dataset` and return the folder; nothing is done where that was done before.
 
-    `processes` shards are in work at a time (default: one per core). UserError where audio cannot be read, is not 16-bit
+    `processes` shards are in work at a time (default: `limits.workers`). UserError where audio cannot be read, is not 16-bit
     mono at 16 kHz, or differs in length from the manifest.
     """
     target = packed_path(dataset.folder)
@@ -135,7 +135,7 @@ def pack(dataset: Dataset, processes: int | None = None, shard_samples: int = SH
         with Progress(f"packing {dataset.name}", total, "utterances") as progress:
             progress.update(packed)
             for count in each_in_fresh_process(
-                partial(_write_shard, done), left, processes or available_cores(), preload=__name__
+                partial(_write_shard, done), left, processes or limits.workers(), preload=__name__
             ):
                 packed += count
                 progress.update(packed)
@@ -306,14 +306,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, nargs="?", help=FOLDER_HELP)
-    parser.add_argument("--processes", type=int, metavar="N", help="files in work at a time (default: one per core)")
+    parser.add_argument("--processes", type=int, metavar="N", help="files in work at a time (default: one a core)")
     parser.add_argument("--verify", action="store_true", help="check the packed audio instead: exit 1 where it differs")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.processes is not None and options.processes < 1:
-        raise UserError("must be 1 or more", where="--processes")
+    limits.check_processes(options.processes)
     dataset = read_dataset(options.folder or default_folder())
     if options.verify:
         paths = damaged(dataset)

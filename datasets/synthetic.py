@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from . import audio, plans
+from . import audio, limits, plans
 from .dataset import (
     Dataset,
     Split,
@@ -29,7 +29,7 @@ from .dataset import (
     removal,
     write_description,
 )
-from .digest import available_cores, digest_and_keep_sums
+from .digest import digest_and_keep_sums
 from .errors import HELD, UserError
 from .manifest import SAMPLE_RATE_HZ, Manifest, Utterance, write_atomically, write_csv, write_jsonl
 from .noise import add_background
@@ -51,7 +51,7 @@ BYTES_PER_S = 26_000
 def synthesise(corpus: Corpus, data_dir: Path, processes: int | None = None) -> Dataset:
     """Make `corpus` in `data_dir` and return its description; if it is there already, say so and do nothing.
 
-    `processes` is the number of chapters in work at a time (default: one for each CPU); it never changes the outcome.
+    `processes` is the number of chapters in work at a time (default: `limits.workers`); it never changes the outcome.
     """
     folder = Path(data_dir) / corpus.name
     if is_prepared(folder):
@@ -59,7 +59,7 @@ def synthesise(corpus: Corpus, data_dir: Path, processes: int | None = None) -> 
     with staging(folder) as part:
         _take_up(corpus, folder, part)
         _check_space(corpus, part)
-        _speak(corpus, part, processes or available_cores())
+        _speak(corpus, part, processes or limits.workers())
         _write_manifests(corpus, part)
         os.replace(part / "tree", folder)
         dataset = _describe(corpus, folder)
@@ -282,13 +282,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default=default_data_dir(),
         help="where data sets lie (default: DATA_DIR, else data/ in the checkout)",
     )
-    parser.add_argument("--processes", type=int, metavar="N", help="chapters in work at a time (default: one per CPU)")
+    parser.add_argument("--processes", type=int, metavar="N", help="chapters in work at a time (default: one a core)")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.processes is not None and options.processes < 1:
-        raise UserError("must be 1 or more", where="--processes")
+    limits.check_processes(options.processes)
     dataset = synthesise(_corpus(options), options.data_dir, options.processes)
     for name, split in dataset.splits.items():
         print(

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import orjson
 
-from . import flac
+from . import flac, limits
 from .archives import Archive
-from .digest import FileSum, available_cores, sum_of
+from .digest import FileSum, sum_of
 from .errors import UserError
 from .fetch import Stopped
 from .manifest import SAMPLE_RATE_HZ, Utterance, check_text, normalise_text, write_atomically
@@ -178,7 +178,7 @@ def _write_members(reader: _HashedGzip, archive: Archive, folder: Path, layout: 
     contents = _Contents({}, {}, {})
     waiting: deque[tuple[int, Future]] = deque()
     in_flight = 0
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(limits.cores()) as pool:
         try:
             for name, data in _members(reader, archive, path):
                 waiting.append((len(data), pool.submit(_write_member, folder, name, data, layout, path)))

@@ -48,7 +48,7 @@ def build_report(
     trained, engine = opened.trained, opened.engine
     clip_s = sum(batch.clip_s for batch in outcome.times)
     utterances = len(outcome.texts)
-    described = system.describe()
+    described = system.describe(gpus=() if engine.device.type == "cpu" else None)
     return {
         "schema": SCHEMA,
         "kind": "inference",

@@ -20,6 +20,7 @@ from .data import Batch, Recordings
 from .engines import Engine
 from .features import Features
 from .latency import BatchTimes
+from .process import usual_threads
 
 OFFLINE_BATCH = 32
 """Utterances in a batch of the offline scenario, unless said otherwise."""
@@ -91,7 +92,7 @@ def side_by_side(batches: int, threads: int | None) -> tuple[int, int | None]:
     A batch of its own keeps a core busier than a share of another's operations, which wait for each other many times a frame.
     `threads` in all; None: as many as PyTorch takes by itself, and where there is but one batch, as many as its engine takes.
     """
-    available = threads or torch.get_num_threads()
+    available = threads or usual_threads()
     streams = max(1, min(available, batches))
     return streams, threads if streams == 1 else available // streams
 

@@ -13,6 +13,7 @@ from datasets.errors import UserError
 
 from .checkpoint import load_trained
 from .engines import ENGINES, Engine, OnnxEngine, TorchEngine, trained_from_onnx
+from .process import usual_threads
 from .train import SMALL_HIDDEN
 from .trained import Trained
 
@@ -100,3 +101,5 @@ def _use_threads(trained: Trained, threads: int | None) -> None:
     elif "OMP_NUM_THREADS" not in os.environ and trained.model.rnn_hidden <= SMALL_HIDDEN:
         # A small network's operations are shorter than waiting for a second thread.
         torch.set_num_threads(1)
+    else:
+        torch.set_num_threads(usual_threads())

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 import threading
 from typing import Any
+
+import torch
+
+from datasets import limits
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PR_SET_PDEATHSIG = 1
@@ -16,6 +21,15 @@ def die_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends (prctl(2)): the harness leaves no orphan."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def usual_threads() -> int:
+    """The CPU threads that PyTorch takes by itself, or fewer where a container has less than so many cores' time.
+
+    PyTorch knows the affinity mask alone. OMP_NUM_THREADS decides where it is set.
+    """
+    taken = torch.get_num_threads()
+    return taken if "OMP_NUM_THREADS" in os.environ else min(taken, limits.cores())
 
 
 def keep_freed_memory() -> None:

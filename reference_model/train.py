@@ -24,6 +24,7 @@ from benchmark import mllog
 from benchmark.params import Params, load_params
 from benchmark.score import Score
 from benchmark.verdict import TARGET_MISSED
+from datasets import limits
 from datasets.dataset import read_dataset
 from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, run_door
 from datasets.manifest import Manifest
@@ -33,14 +34,14 @@ from datasets.usage import Filled
 from . import distributed
 from .alphabet import ctc_frames_needed, encode
 from .checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from .data import Order, Recordings, evaluation_order, loader, training_order
+from .data import Order, Recordings, evaluation_order, loader, training_order, worker_bytes
 from .evaluate import evaluate
 from .features import Features
 from .gru import gru_dtype
 from .model import DeepSpeech2, output_frames, prefers_channels_last
 from .optim import build_optimizer, lay_out_as_weights
 from .precision import set_precision
-from .process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory
+from .process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory, usual_threads
 from .profile import NoProfile, Profile
 from .report import print_line, progress_of
 from .step import TrainState, TrainStep, loader_died, received_from, train_epoch
@@ -69,7 +70,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--resume", type=Path, help="go on from this checkpoint")
     parser.add_argument(
-        "--workers", type=int, help="loader processes per trainer process (default: by device and cores)"
+        "--workers", type=int, help="loader processes per trainer process (default: by device, cores and memory)"
     )
     parser.add_argument(
         "--epochs", type=int, help="train to this epoch whatever target and last epoch are (no timed run)"
@@ -122,14 +123,13 @@ def _train(
     set_precision(params.train.precision)
     if device.type == "cpu":
         keep_freed_memory()
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(default_threads(params))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(default_threads(params) if device.type == "cpu" else usual_threads())
     torch.manual_seed(args.seed)
     dataset = read_dataset(args.data)
     train_set, eval_set = dataset.manifest(params.data.train_split), dataset.manifest(params.data.eval_split)
     _check_shares(params, len(train_set), world.size)
     _check_lengths(params, train_set)
-    workers = args.workers if args.workers is not None else default_workers(device)
     features = Features(params.features).to(device)
     channels_last = _channels_last(args, params, device)
     network = DeepSpeech2(params.model, features.bins, channels_last).to(device)
@@ -147,6 +147,8 @@ def _train(
         for split, manifest in ((params.data.train_split, train_set), (params.data.eval_split, eval_set))
     )
     recordings = Recordings(train_set, params.augment, args.seed, packed)
+    shares = (-(-size // world.size) for size in (params.train.batch_size, params.train.eval_batch_size))
+    workers = default_workers(device, worker_bytes(recordings, *shares)) if args.workers is None else args.workers
     order, eval_order = Order(), Order()
     train_batches = loader(recordings, order, workers, device.type == "cuda")
     eval_batches = loader(
@@ -276,16 +278,14 @@ def default_threads(params: Params) -> int:
     while both cores are idle, and half as fast or worse as soon as anything else wants one of them, since each of the
     operations then waits for a thread that is not running. A benchmark's time should not hang on that.
     """
-    cores = len(os.sched_getaffinity(0))
-    return 1 if params.model.rnn_hidden <= SMALL_HIDDEN else cores
+    return 1 if params.model.rnn_hidden <= SMALL_HIDDEN else limits.cores()
 
 
-def default_workers(device: torch.device) -> int:
-    """Loader processes per trainer process: on a CPU the training itself needs the cores."""
+def default_workers(device: torch.device, each_bytes: int = limits.WORKER_BYTES) -> int:
+    """Loader processes, of `each_bytes` of memory, per trainer process: on a CPU the training itself needs the cores."""
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(16, cores // max(1, torch.cuda.device_count()) - 1))
+    return max(1, min(16, limits.workers(each_bytes) // max(1, torch.cuda.device_count()) - 1))
 
 
 def log_parameters(

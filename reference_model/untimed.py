@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from benchmark.corpus import ready_dataset
+from benchmark.device import usable_gpus
 from benchmark.params import Params, load_params, load_variant
 from benchmark.settings import SEED_LIMIT, from_environment
 from datasets.errors import UserError, run_door
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         if kept.params_sha256 != params.sha256:
             raise UserError("made with other parameters", where=path, remedy="give the same --params, or start `new`")
         seed, resume = kept.seed, ["--resume", str(path)]
+    if warning := usable_gpus(settings).warning:
+        _say(warning)
     data = args.data or ready_dataset(params, settings, _say).folder
     if args.start == NEW:
         _put_aside(folder)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from datasets import limits
 from datasets.cksum import file_cksum
 from datasets.dataset import Dataset, Stamp, description_path, read_dataset, write_stamp
 from datasets.digest import TreeSums, sum_tree
@@ -49,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     """Verify a data set; see the module."""
     options = _parser().parse_args(arguments)
     folder = absolute(options.folder or default_folder())
-    if options.processes is not None and options.processes < 1:
-        raise UserError("must be 1 or more", where="--processes")
+    limits.check_processes(options.processes)
     if options.tarball and options.tarball.exists():
         return _verify_tar_file(options.tarball, folder, options.expect)
     if not folder.is_dir():
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tarball", type=Path, metavar="FILE", help="also write the tar to FILE; checksum FILE if it exists"
     )
-    parser.add_argument("--processes", type=int, metavar="N", help="readers at work (default: one per CPU)")
+    parser.add_argument("--processes", type=int, metavar="N", help="readers at work (default: one a core)")
     return parser
 
 
@@ -173,10 +173,20 @@ def _judge(folder: Path, dataset: Dataset | None, references: Sequence[Reference
 def _stamp(folder: Path, sums: TreeSums, passed: bool) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     try:
-        write_stamp(folder, Stamp(now, sums.digest.tree_sha256, passed))
+        path = write_stamp(folder, Stamp(now, sums.digest.tree_sha256, passed))
     except OSError as error:
         # The verdict stands without it; only later runs will not know of it.
-        print(f"the verification is not noted for later runs ({error.strerror}: {folder.parent})", file=sys.stderr)
+        print(
+            f"the verification is not noted for later runs ({error.strerror}: {error.filename}) - "
+            "set XDG_STATE_HOME to a folder that can be written, here and for the runs",
+            file=sys.stderr,
+        )
+        return
+    if path.parent != folder.parent:
+        print(
+            f"noted for this user's later runs in {one_line(str(path))}, for {folder.parent} cannot be written",
+            file=sys.stderr,
+        )
 
 
 def _verify_tar_file(path: Path, folder: Path, expected: Reference | None) -> int:

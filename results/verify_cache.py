@@ -6,16 +6,22 @@ import contextlib
 import json
 from pathlib import Path
 
-from datasets.dataset import beside
+from datasets.dataset import writable_beside
 from datasets.digest import BatchSums
 from datasets.errors import UserError
 
 
 class Cache:
-    """Sums of batches by key, appended to `NAME.verifying.jsonl` as they come; see datasets.digest.Cache."""
+    """Sums of batches by key, appended to `NAME.verifying.jsonl` (`writable_beside`) as they come; see datasets.digest.Cache."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = beside(folder, ".verifying.jsonl")
+        try:
+            self.path = writable_beside(folder, ".verifying.jsonl")
+            self._file = open(self.path, "ab")
+        except OSError as error:
+            raise UserError(
+                f"the cache cannot be kept ({error.strerror})", where=error.filename, remedy="leave --cache out"
+            ) from None
         self._kept: dict[str, BatchSums] = {}
         with contextlib.suppress(FileNotFoundError):
             for line in self.path.read_bytes().splitlines():
@@ -24,12 +30,6 @@ class Cache:
                     row = json.loads(line)
                     lines = tuple(text.encode("utf-8", "surrogateescape") for text in row["lines"])
                     self._kept[row["key"]] = BatchSums(row["crc"], row["plain_crc"], row["length"], lines)
-        try:
-            self._file = open(self.path, "ab")
-        except OSError as error:
-            raise UserError(
-                f"the cache cannot be kept here ({error.strerror})", where=self.path, remedy="leave --cache out"
-            ) from None
         self._file.write(b"\n")
 
     def get(self, key: bytes) -> BatchSums | None:

@@ -7,6 +7,9 @@
  * FAKE_NVML_OTHERS=N: N processes that nobody here knows compute on each GPU.
  * FAKE_NVML_PIDS=FILE: the processes whose numbers stand in FILE compute on each GPU too.
  * FAKE_NVML_PROCESSES_HANG=1: the question which processes these are is never answered.
+ * FAKE_NVML_INIT=CODE: NVML cannot be opened, with this error.  FAKE_NVML_BAD_HANDLE=CODE: GPU 0 cannot.
+ * FAKE_NVML_UNIFIED=1: GPUs share the host's memory and tell no figure for it.
+ * FAKE_NVML_BUSY=PERCENT: how busy they are, instead of 40 and 60 in turn; -1: they do not tell.
  * Compiled with -DOLD_DRIVER it is a driver of 2020: old names, no GPM, no energy counter, no power fields. */
 #include <stdint.h>
 #include <stdio.h>
@@ -47,6 +50,7 @@ static int alive(const Device *d) {
 
 int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
+    if (number("FAKE_NVML_INIT", 0)) return number("FAKE_NVML_INIT", 0);
     started_s = now_s();
     for (int i = 0; i < 16; i++) gpus[i].index = i;
     return SUCCESS;
@@ -59,6 +63,7 @@ int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 12090; return S
 int nvmlDeviceGetCount_v2(unsigned *n) { *n = gpu_count(); return SUCCESS; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, Device **d) {
     if ((int)i >= gpu_count()) return INVALID_ARGUMENT;
+    if (i == 0 && number("FAKE_NVML_BAD_HANDLE", 0)) return number("FAKE_NVML_BAD_HANDLE", 0);
     *d = &gpus[i];
     return SUCCESS;
 }
@@ -94,8 +99,9 @@ int nvmlDeviceGetGpuInstanceId(Device *d, unsigned *id) { (void)d; *id = 3; retu
 typedef struct { unsigned gpu, memory; } Utilization;
 int nvmlDeviceGetUtilizationRates(Device *d, Utilization *u) {
     CHECK(d);
-    if (d->slice) return NOT_SUPPORTED;
-    u->gpu = d->utilization_calls++ % 2 ? 40 : 60;
+    int busy = number("FAKE_NVML_BUSY", d->utilization_calls++ % 2 ? 40 : 60);
+    if (d->slice || busy < 0) return NOT_SUPPORTED;
+    u->gpu = busy;
     u->memory = 5;
     return SUCCESS;
 }
@@ -103,6 +109,7 @@ int nvmlDeviceGetUtilizationRates(Device *d, Utilization *u) {
 typedef struct { unsigned long long total, free, used; } Memory;
 int nvmlDeviceGetMemoryInfo(Device *d, Memory *m) {
     CHECK(d);
+    if (number("FAKE_NVML_UNIFIED", 0)) return NOT_SUPPORTED;
     m->total = 140 * GIB;
     m->used = (11 + d->index) * GIB; /* the older call counts 1 GiB of the driver's own */
     m->free = m->total - m->used;
@@ -167,6 +174,7 @@ typedef struct { unsigned version; unsigned long long total, reserved, free, use
 int nvmlDeviceGetMemoryInfo_v2(Device *d, Memory2 *m) {
     CHECK(d);
     if (m->version != 0x02000028) return INVALID_ARGUMENT;
+    if (number("FAKE_NVML_UNIFIED", 0)) return NOT_SUPPORTED;
     m->total = 140 * GIB;
     m->reserved = GIB;
     m->used = (10 + d->index) * GIB;

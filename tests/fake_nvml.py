@@ -1,12 +1,11 @@
 """Builds fake_nvml.c into libnvidia-ml.so.1 and runs Python beside it, as if this machine had NVIDIA's driver."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests import fake_library
 
 HERE = Path(__file__).parent
 UUIDS = [f"GPU-00000000-0000-0000-0000-00000000000{index}" for index in range(2)]
@@ -14,15 +13,7 @@ UUIDS = [f"GPU-00000000-0000-0000-0000-00000000000{index}" for index in range(2)
 
 def build(folder: Path, *flags: str) -> Path:
     """The folder that holds the compiled library; skips the test where there is no C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler to build the library that poses as NVML")
-    folder.mkdir(parents=True, exist_ok=True)
-    library = folder / "libnvidia-ml.so.1"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-Wall", *flags, "-o", library, HERE / "fake_nvml.c"], check=True
-    )
-    return folder
+    return fake_library.build("fake_nvml.c", folder / "libnvidia-ml.so.1", *flags).parent
 
 
 def environment(folder: Path, **settings: object) -> dict[str, str]:

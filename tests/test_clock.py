@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from benchmark import clock, launch
 from benchmark.mllog import read_log
+from tests import fake_library
 from tests.harness import Bench, finish, wait_for
 
 HOUR_S = 3600
@@ -23,12 +23,7 @@ class FakeClock:
     """The library that poses as the C library's clocks, and the file that tells it what has happened to them."""
 
     def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-        if compiler is None:
-            pytest.skip("no C compiler to build the library that poses as the clocks")
-        library, self.changes = folder / "clock.so", folder / "changes"
-        source = Path(__file__).parent / "fake_clock.c"
-        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-Wall", "-o", library, source], check=True)
+        library, self.changes = fake_library.build("fake_clock.c", folder / "clock.so"), folder / "changes"
         self.happens()
         self.environment = {"LD_PRELOAD": str(library), "FAKE_CLOCK": str(self.changes)}
 
@@ -69,8 +64,8 @@ def test_a_clock_that_is_set_in_mid_run_is_no_part_of_the_score(bench, fake_cloc
     assert 3 <= run.run_s < 600
     telemetry = bench.record().telemetry
     assert telemetry["region_s"] == pytest.approx(run.run_s, abs=0.5)
-    assert telemetry["samples"] >= 3
-    assert not bench.record().notes
+    assert telemetry["samples"] >= 2, "one a second; a busy machine may miss one"
+    assert not [note for note in bench.record().notes if "slept" in note]
 
 
 def test_a_machine_that_sleeps_does_not_stop_the_clock_and_the_record_tells(bench, fake_clock):
@@ -78,7 +73,7 @@ def test_a_machine_that_sleeps_does_not_stop_the_clock_and_the_record_tells(benc
     assert times_s == sorted(times_s)
     record = bench.record()
     assert HOUR_S + 3 <= record.run.run_s < HOUR_S + 600
-    (note,) = record.notes
+    (note,) = (note for note in record.notes if "slept" in note)
     assert "slept for 3600 s" in note
     assert record.telemetry["region_s"] < 600, "what nobody sampled is not made up"
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from corpus import tiny_corpus
 
-from benchmark import corpus
+from benchmark import corpus, device, job
 from benchmark.expected import EPOCHS, FRACTION, REFERENCE_WORK, expected_minutes
 from benchmark.params import load_variant
 from benchmark.settings import Settings
-from datasets.digest import available_cores
+from datasets import limits
 from datasets.plans import SYNTHETIC_HOURS
 from reference_model.flops import work_per_audio_s
 
@@ -23,9 +24,9 @@ def machine(monkeypatch):
     """Sets what the driver and PyTorch say of this machine's GPUs."""
 
     def has(driver: bool, **torch_says):
-        monkeypatch.setattr(corpus.system, "has_gpu", lambda: driver)
+        monkeypatch.setattr(device.system, "has_gpu", lambda: driver)
         answer = {"version": "2", "built_for": "13.0", "gpus": [], "memory_bytes": [80 << 30]} | torch_says
-        monkeypatch.setattr(corpus, "ask_torch", lambda: answer)
+        monkeypatch.setattr(device, "ask_torch", lambda: answer)
 
     return has
 
@@ -48,8 +49,7 @@ def test_a_gpu_runs_synthetic_and_its_owner_reads_how_long(machine, tmp_path):
         in said
     )
     assert (
-        f"synthesising its corpus before that, once, some {18 / available_cores():.0f} on {available_cores()} cores"
-        in said
+        f"synthesising its corpus before that, once, some {18 / limits.cores():.0f} on {limits.cores()} cores" in said
     )
     tiny_corpus(tmp_path / "synthetic")
     assert "synthesising" not in chosen(tmp_path)[1]
@@ -80,6 +80,14 @@ def test_device_cuda_without_a_gpu_ends_before_anything_is_made(machine, tmp_pat
         chosen(tmp_path, device="cuda")
 
 
+def test_device_cuda_without_a_gpu_ends_a_run_of_any_variant_before_its_folder(machine, tmp_path):
+    machine(True)
+    settings = Settings(variant="mini", device="cuda", data_dir=tmp_path, results_dir=tmp_path / "runs")
+    with pytest.raises(corpus.UserError, match="DEVICE=cuda: PyTorch sees no GPU here"):
+        job.decide(settings, Said())
+    assert not (tmp_path / "runs").exists()
+
+
 def test_device_cuda_needs_no_word_of_the_driver(machine, tmp_path):
     machine(False, gpus=[H100])
     assert chosen(tmp_path, device="cuda")[0] == "synthetic"
@@ -87,7 +95,7 @@ def test_device_cuda_needs_no_word_of_the_driver(machine, tmp_path):
 
 def test_without_a_gpu_mini_and_pytorch_is_not_even_asked(machine, tmp_path, monkeypatch):
     machine(False)
-    monkeypatch.setattr(corpus, "ask_torch", lambda: pytest.fail("seconds of every start for nothing"))
+    monkeypatch.setattr(device, "ask_torch", lambda: pytest.fail("seconds of every start for nothing"))
     assert chosen(tmp_path) == (
         "mini",
         f"variant mini: VARIANT is not set, and no prepared LibriSpeech lies in {tmp_path}/LibriSpeech_dataset; no GPU is here. "
@@ -106,7 +114,46 @@ def test_a_gpu_that_pytorch_cannot_use_is_said(machine, tmp_path, torch_says):
     machine(True, **torch_says)
     variant, said = chosen(tmp_path)
     why = f"cannot be asked for GPUs ({torch_says['error']})" if "error" in torch_says else "sees no GPU here"
-    assert variant == "mini" and f"PyTorch {why}, although the machine has one: `python -m benchmark doctor`" in said
+    assert variant == "mini" and f"PyTorch {why}, although the machine has one. It takes" in said
+
+
+class Said(list):
+    """A display that keeps what it is told."""
+
+    def say(self, text):
+        self.append(text)
+
+
+@pytest.mark.parametrize(
+    ("torch_says", "why"),
+    [
+        (
+            {"built_for": None},
+            "PyTorch sees no GPU here, although the machine has one - this PyTorch was built without CUDA: ",
+        ),
+        ({"why": "driver is too old"}, "PyTorch sees no GPU here, although the machine has one - "),
+        ({"error": "killed"}, "PyTorch cannot be asked for GPUs (killed), although the machine has one - run `sh "),
+    ],
+)
+def test_a_run_that_ends_up_on_the_cpu_says_so_and_is_called_so(machine, tmp_path, monkeypatch, torch_says, why):
+    machine(True, **torch_says)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(job.system, "gpu_label", lambda gpus: {(): "cpu", None: "h200"}.get(gpus, "other"))
+    data = tiny_corpus(tmp_path / "data" / "mini")
+    monkeypatch.setattr(corpus, "ready_dataset", lambda *_: data)
+    settings = Settings(variant="mini", data_dir=tmp_path / "data", results_dir=tmp_path / "runs", seed=1)
+    decided = job.decide(settings, display := Said())
+    assert display[0].startswith(f"warning: this run is on the CPU: {why}")
+    assert display[0].endswith("; DEVICE=cpu if it is meant")
+    assert decided.gpus == () and "-cpu-" in decided.run_dir.name
+    # Nobody else is told: who chose the CPU, whose trainer asks no PyTorch, and who has a GPU.
+    job.decide(replace(settings, device="cpu"), display := Said())
+    assert not any("warning" in text for text in display)
+    other = job.decide(replace(settings, trainer_module="mine"), display := Said())
+    assert not any("warning" in text for text in display) and other.gpus is None and "-h200-" in other.run_dir.name
+    machine(True, gpus=[H100])
+    assert job.decide(settings, display := Said()).gpus == (H100,)
+    assert not any("warning" in text for text in display)
 
 
 def test_a_prepared_librispeech_goes_first(machine, tmp_path):

@@ -13,6 +13,7 @@ from fake_nvml import build, run_python
 from mlperf_logging.system_desc_checker.system_desc_checker import check_system_desc
 
 from benchmark import hardware, system
+from datasets import limits
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,6 +74,28 @@ def test_accelerators_come_from_the_driver(with_gpus):
     assert "accelerator_interconnect_topology" in missing
     assert software["driver"] == description["other_software_stack"]["driver"] == "575.57.08"
     assert label == "h200"
+
+
+def test_a_run_on_the_cpu_is_described_without_the_gpus_that_it_leaves_alone(tmp_path):
+    code = """
+import json
+from benchmark import system
+print(json.dumps([system.describe(gpus=names) for names in ([], ["NVIDIA H200"])] + [system.gpu_label([])]))
+"""
+    on_cpu, on_gpu, label = json.loads(run_python(code, build(tmp_path)).stdout)
+    assert (on_cpu["accelerators_per_node"], on_cpu["accelerator_model_name"]) == ("0", "N/A")
+    assert "H200" not in on_cpu["system_name"]
+    assert "GPUs left alone: 2x NVIDIA H200" in on_cpu["hw_notes"]
+    assert (on_gpu["accelerator_model_name"], on_gpu["system_name"].endswith("2x H200")) == ("NVIDIA H200", True)
+    assert label == "cpu"
+
+
+def test_gpus_that_nvml_does_not_list_are_known_by_their_names(monkeypatch):
+    monkeypatch.setattr(system, "_whole_gpus", lambda nvml: [])
+    description = system.describe(gpus=["Orin", "Orin"])
+    assert (description["accelerators_per_node"], description["accelerator_model_name"]) == ("2", "2x Orin")
+    assert description["system_name"].endswith("2x ORIN")
+    assert system.gpu_label(["Orin"]) == "orin"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +182,8 @@ def machine(tmp_path, monkeypatch):
     """A machine of files: write(path, text) makes one of its /sys or /proc files."""
     monkeypatch.setattr(hardware, "SYS", tmp_path / "sys")
     monkeypatch.setattr(hardware, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(limits, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(limits, "CGROUP", tmp_path / "cgroup")
 
     def write(path, text):
         file = tmp_path / path
@@ -203,15 +228,31 @@ def test_disks_and_adapters_without_hardware_are_left_out(machine):
     assert hardware.network() == ["100 Gb/s Ethernet", "InfiniBand 400 Gb/sec (4X NDR)"]
 
 
-def test_a_containers_limits_count(machine):
-    machine("sys/fs/cgroup/cpu.max", "50000 100000")
-    machine("sys/fs/cgroup/memory.max", str(2 * 1024**3))
-    assert hardware.usable_cores() == 0.5
-    assert hardware.memory_limit_bytes() == 2 * 1024**3
-    machine("sys/fs/cgroup/cpu.max", "max 100000")
-    machine("sys/fs/cgroup/memory.max", "max")
-    assert hardware.usable_cores() >= 1
-    assert hardware.memory_limit_bytes() == psutil.virtual_memory().total
+def test_a_containers_limits_count(machine, tmp_path):
+    machine("proc/self/cgroup", "0::/")
+    machine("cgroup/cpu.max", "50000 100000")
+    machine("cgroup/memory.max", str(2 * 1024**3))
+    description = system.describe()
+    assert description["host_memory_capacity"] == "2 GiB"
+    assert "usable cores: 0.5" in description["hw_notes"]
+
+
+@pytest.mark.parametrize(
+    ("signs", "kind"),
+    [
+        ({"APPTAINER_CONTAINER": "/x.sif", "container": "docker"}, "apptainer"),
+        ({"SINGULARITY_CONTAINER": "/x.sif"}, "singularity"),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "container": "docker"}, "kubernetes"),
+        ({"container": "podman"}, "podman"),
+        ({"container": "lxc"}, "lxc"),
+    ],
+)
+def test_a_container_is_known_by_what_its_engine_sets(monkeypatch, signs, kind):
+    for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "KUBERNETES_SERVICE_HOST", "container"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in signs.items():
+        monkeypatch.setenv(name, value)
+    assert hardware.container() == kind
 
 
 def test_a_machine_that_says_nothing_is_described_by_nothing(machine):

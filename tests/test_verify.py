@@ -6,12 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmark.corpus import valid_stamp
 from datasets.archives import PUBLISHED
-from datasets.dataset import Dataset, Split, TreeDigest, read_stamp, stamp_path, write_description
+from datasets.dataset import (
+    Dataset,
+    Split,
+    Stamp,
+    TreeDigest,
+    forget_stamp,
+    read_dataset,
+    read_stamp,
+    stamp_path,
+    write_description,
+    write_stamp,
+)
 from datasets.digest import digest_and_keep_sums, digest_tree, sums_path
 from datasets.errors import UserError
 from results import verify_reference
@@ -282,28 +295,68 @@ def test_tarball_is_written_and_checked(folder: Path, tmp_path: Path, capsys):
         assert said in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_read_only_parent_only_loses_the_note(folder: Path, capsys):
-    folder.parent.chmod(0o555)
-    assert verify(folder) == 0
-    assert "not noted" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_read_only_disk_only_loses_the_note(folder: Path, capsys):
+@pytest.fixture
+def read_only(folder: Path) -> Iterator[Path]:
+    """The data set on a disk that cannot be written: mounted so where root may, else by its folder's mode."""
     parent = folder.parent
-    mount = ["mount", "--bind", parent, parent]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
+    if os.geteuid() != 0:
+        parent.chmod(0o555)
+        yield folder
+        parent.chmod(0o755)
+        return
+    if subprocess.run(["mount", "--bind", parent, parent], capture_output=True).returncode:
+        pytest.skip("needs the right to mount, which this container's root has not")
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", parent], check=True)
-        assert verify(folder) == 0
-        assert "not noted for later runs" in capsys.readouterr().err
-        with pytest.raises(UserError, match=r"the cache cannot be kept here .* - leave --cache out"):
-            verify(folder, "--cache")
+        yield folder
     finally:
         subprocess.run(["umount", parent], check=True)
-    assert not stamp_path(folder).exists()
+
+
+def test_on_a_read_only_disk_the_verification_is_noted_in_the_users_own_folder(
+    read_only: Path, tmp_path_factory, monkeypatch, capsys
+):
+    state = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    assert verify(read_only, "--cache") == 0
+    (noted,) = (state / "deepspeech2-benchmark").iterdir()
+    assert f"noted for this user's later runs in {noted}" in capsys.readouterr().err
+    assert not stamp_path(read_only).exists()
+    assert valid_stamp(read_dataset(read_only)) is not None, "what a run asks"
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("another")))
+    assert read_stamp(read_only) is None
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    os.utime(noted, ns=(0, 0))
+    assert read_stamp(read_only) is None, "the set was prepared again since"
+
+
+def test_where_nothing_can_be_noted_the_verdict_stands_and_the_way_round_is_told(
+    read_only: Path, tmp_path_factory, monkeypatch, capsys
+):
+    blocked = tmp_path_factory.mktemp("state") / "file"
+    blocked.touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(blocked))
+    assert verify(read_only) == 0
+    told = capsys.readouterr().err
+    assert "not noted for later runs (Not a directory" in told
+    assert "set XDG_STATE_HOME" in told
+    with pytest.raises(UserError, match=r"the cache cannot be kept \(Not a directory\) - leave --cache out"):
+        verify(read_only, "--cache")
+
+
+def test_the_newest_verification_counts_wherever_it_is_noted(folder: Path, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    old, new = (Stamp(f"2026-01-0{day}T00:00:00Z", "ab" * 32, True) for day in (1, 2))
+    with monkeypatch.context() as unwritable:
+        unwritable.setattr(os, "access", lambda *_: False)
+        elsewhere = write_stamp(folder, new)
+    assert elsewhere != stamp_path(folder)
+    assert write_stamp(folder, old) == stamp_path(folder)
+    assert read_stamp(folder) == new
+    forget_stamp(folder)
+    assert read_stamp(folder) is None
+    assert not elsewhere.exists()
 
 
 def test_cache_is_used_once_and_then_forgotten(folder: Path, capsys):
