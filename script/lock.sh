@@ -1,11 +1,16 @@
 #!/bin/sh
-# Makes requirements.lock and requirements-test.lock anew from pyproject.toml. For maintainers; needs uv on PATH.
+# Makes requirements.lock and requirements-test.lock anew from pyproject.toml. For maintainers; needs uv, of the tests'
+# environment or on PATH.
+#
+#     sh script/lock.sh
+#
 # Pins that still fit are kept; `sh script/lock.sh --upgrade` takes the newest of everything.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
 case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
+PATH=$root/.venv/bin:$PATH
 command -v uv >/dev/null || {
-    echo 'error: uv is not there - install it (docs.astral.sh/uv) and start again' >&2
+    echo "error: uv is not there - start \`sh script/setup.sh test\`, which installs it, and start this again" >&2
     exit 2
 }
 cd "$root"

@@ -3,13 +3,14 @@
 `python3 -m script.set_up [test]`, from the checkout's root, with the Python that the environment is to be made from.
 `.venv/setup/` keeps the state of it:
 
-    lock                     held (flock) while one set-up works, by its pip too; never stale, the system frees it
+    lock                     held while one set-up works, by its pip too (datasets/locks.py); its text is who holds it
     unfinished               there while packages are being changed: what an interruption leaves cannot be trusted
     requirements[-test].lock the lock files as installed
     home                     root of the checkout and kind of Python; written last, so it means "finished"
     log                      what pip said
 
-script/setup.sh reads these files itself, and comes here only when something is to be done.
+script/setup.sh reads these files itself, and comes here only when something is to be done. A .venv that was not made
+here is never changed (script/venv_guard.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -32,6 +32,7 @@ from pathlib import Path
 from types import FrameType
 
 from datasets.errors import COULD_NOT, HELD, UserError, run_door
+from datasets.locks import FileLock
 from datasets.progress import clock
 from script.pip_install import (
     ENVIRONMENT_GB,
@@ -47,7 +48,9 @@ from script.pip_install import (
     explain,
     install,
     say,
+    wheel_folder,
 )
+from script.venv_guard import refuse_what_is_not_ours
 
 OLDEST_TORCH = (2, 5)
 """The oldest PyTorch that has what reference_model calls, read off the files of its releases on PyPI: torch.serialization's
@@ -147,6 +150,8 @@ def _release(version: str) -> tuple[int, int] | None:
 
 def make_environment(test: bool) -> None:
     """Bring .venv to what the lock files say, whatever state it is in. One set-up works at a time, others wait for it."""
+    refuse_what_is_not_ours()
+    wheels = wheel_folder()
     try:
         STATE.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -169,12 +174,12 @@ def make_environment(test: bool) -> None:
         (STATE / TEST_LOCK).unlink(missing_ok=True)
         new = not PYTHON.exists()
         if new:
-            _announce(test)
+            _announce(test, wheels)
             (STATE / "unfinished").touch()
             _create(lock)
         else:
             say(f"bringing .venv to what {TEST_LOCK if test else RUNTIME_LOCK} says")
-        install(TEST_LOCK if test else RUNTIME_LOCK, lock)
+        install(TEST_LOCK if test else RUNTIME_LOCK, lock, wheels)
         for name in [RUNTIME_LOCK, TEST_LOCK] if test else [RUNTIME_LOCK]:
             _write(STATE / name, (ROOT / name).read_bytes())
         _write(STATE / "home", f"{ROOT}\n{_tag(PYTHON)}\n".encode())
@@ -235,18 +240,20 @@ def _clear() -> None:
     (STATE / "unfinished").unlink(missing_ok=True)
 
 
-def _announce(test: bool) -> None:
+def _announce(test: bool, wheels: Path | None) -> None:
     free_gb = shutil.disk_usage(VENV).free / 1e9
+    needed_gb = ENVIRONMENT_GB + (0 if wheels else WHEELS_GB)
     say(
         f"making the Python environment{' with the test tools' if test else ''} in {VENV}, once: "
-        f"{ENVIRONMENT_GB} GB, some minutes (Python {sys.version.split()[0]})"
+        f"{ENVIRONMENT_GB} GB, some minutes (Python {sys.version.split()[0]}{f', wheels from {wheels}' if wheels else ''})"
     )
-    if free_gb < ENVIRONMENT_GB + WHEELS_GB:
-        say(f"warning: {free_gb:.1f} GB are free here, {ENVIRONMENT_GB + WHEELS_GB:.1f} GB may be needed on the way")
+    if free_gb < needed_gb:
+        say(f"warning: {free_gb:.1f} GB are free here, {needed_gb:.1f} GB may be needed on the way")
 
 
 def _create(lock: int) -> None:
-    command = [sys.executable, "-I", "-m", "venv", str(VENV)]
+    # Started from an activated .venv, sys.executable lies in what has just been emptied.
+    command = [sys._base_executable, "-I", "-m", "venv", str(VENV)]  # type: ignore[attr-defined]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock])
     (STATE / "log").write_text(done.stdout, encoding="utf-8")
     if done.returncode:
@@ -269,20 +276,15 @@ def _one_at_a_time() -> Iterator[int]:
 
     A pip that outlives a killed set-up keeps the lock until it ends, so nobody clears the folder under its feet.
     """
-    with (STATE / "lock").open("a+", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            say(f"another set-up is at work here (process {lock.read().strip() or 'unknown'}), waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF):
-                raise
-            say("warning: this file system has no locks; do not start two set-ups at once")
-        lock.truncate(0)
-        print(os.getpid(), file=lock, flush=True)
-        yield lock.fileno()
+    path = STATE / "lock"
+
+    def busy() -> None:
+        holder = path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
+        say(f"another set-up is at work here (process {holder}), waiting for it")
+
+    with FileLock(path, busy) as lock:
+        path.write_text(f"{os.getpid()}\n", encoding="ascii")
+        yield lock.fd
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,6 +7,8 @@
 # stdout carries the path and nothing else; what is going on goes to stderr. Nothing is done when all is right.
 # PYTHON=/path/to/python: that interpreter is used as it is, and nothing is installed. One that lacks a package or whose
 # PyTorch cannot work is refused; of another PyTorch than the pinned one a warning is given.
+# WHEELS=FOLDER: the packages are installed from the wheels in that folder alone, without a network. PIP_INDEX_URL and
+# pip's other settings choose another package index. docs/setup.md: platforms, containers, how to fill such a folder.
 # Exit status: 0 the path was printed, 2 it could not be done (one line on stderr says why, and the remedy).
 set -eu
 
@@ -47,25 +49,58 @@ absolute() {
     esac
 }
 
-# Exit status 0: $1 is a Python that our pins support; 3: another version (printed); 4: it lacks venv or ensurepip.
+# Exit status 0: $1 is a Python that our pins support; 3: another one; 4: it lacks venv or ensurepip; 5: its C library is
+# another one or too old. Prints what it is. (PyTorch's wheels need glibc 2.28; NetworkX, which it needs, refuses 3.14.1.)
 try_python() {
     "$1" -I -c '
-import sys
-print("%d.%d" % sys.version_info[:2])
+import os, sys
+version = "%d.%d" % sys.version_info[:2]
+def end(text, status):
+    print(text)
+    sys.exit(status)
 if not (3, 11) <= sys.version_info[:2] <= (3, 14):
-    sys.exit(3)
+    end(version, 3)
+if sys.version_info[:3] == (3, 14, 1):
+    end("3.14.1, which NetworkX refuses", 3)
+if sys.implementation.name != "cpython":
+    end("%s of Python %s" % (sys.implementation.name, version), 3)
+if sys.maxsize < 2**32:
+    end("a 32-bit " + version, 3)
+if "t" in sys.abiflags:
+    end("a free-threaded " + version, 3)
+try:
+    library = os.confstr("CS_GNU_LIBC_VERSION")
+except (OSError, ValueError):
+    library = None
+if not library:
+    end("another than glibc", 5)
+if tuple(map(int, library.split()[1].split(".")[:2])) < (2, 28):
+    end(library, 5)
 try:
     import ensurepip, venv
 except ImportError:
-    sys.exit(4)
+    end(version, 4)
 ' 2>/dev/null
 }
+
+# Prints what this system is, unless the packages are made for it.
+other_system() {
+    system=$(uname -sm 2>/dev/null) || return 0
+    case $system in
+    'Linux x86_64' | 'Linux aarch64') ;;
+    *) echo "$system" ;;
+    esac
+}
+made_for='Linux on x86_64 or aarch64'
+container="use a container (\`sh docker/build-docker.sh\`), on Windows also WSL2: docs/setup.md"
 
 if [ -n "${PYTHON:-}" ]; then
     python=$(absolute "$PYTHON") || fail "PYTHON=$PYTHON is not a program" \
         "name a Python 3.11 or newer, or unset PYTHON and the environment is made in .venv"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || fail \
         "PYTHON=$PYTHON is not a Python 3.11 or newer" "name one that is, or unset PYTHON"
+    other=$(other_system)
+    [ -z "$other" ] || echo "set-up: warning: this is $other, and the benchmark is made for $made_for" >&2
     cd "$root"
     env -u PYTHONSAFEPATH "$python" -m script.set_up --check ${extras:+"$extras"} || exit 2
     echo "$python"
@@ -76,6 +111,18 @@ if is_right; then
     echo "$venv_python"
     exit 0
 fi
+
+other=$(other_system)
+[ -z "$other" ] || fail "this is $other, and the packages are made for $made_for" "$container, or set PYTHON to one that has everything"
+
+# A folder of wheels is named from where the user is.
+case ${WHEELS:-} in
+'' | /* | '~'*) ;;
+*)
+    WHEELS=$(pwd)/$WHEELS
+    export WHEELS
+    ;;
+esac
 
 seen=''
 without_venv=''
@@ -91,6 +138,7 @@ for name in python3 python3.13 python3.12 python3.11 python3.14; do
         ;;
     3) seen="$seen $name is $version," ;;
     4) without_venv=$version ;;
+    5) fail "$name uses a C library ($version) for which the packages are not made: they need glibc 2.28 or newer" "$container" ;;
     esac
 done
 [ -z "$without_venv" ] || fail "Python $without_venv is here but its venv module is not" \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -102,6 +103,96 @@ def test_without_an_engine_one_line_says_what_to_do(script, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: no container engine found - install one")
     assert done.stderr.count("\n") == 1
+
+
+def apptainer_sections() -> dict[str, list[str]]:
+    """The lines of each section of docker/benchmark.def; those before the first under ''."""
+    sections: dict[str, list[str]] = {"": []}
+    for line in (ROOT / "docker" / "benchmark.def").read_text().splitlines():
+        if line.startswith("%"):
+            sections[name := line[1:].strip()] = []
+        elif line.strip() and not line.startswith("#"):
+            sections[name if len(sections) > 1 else ""].append(line.strip())
+    return sections
+
+
+def dockerfile() -> str:
+    """The Dockerfile with each instruction on one line."""
+    return (ROOT / "docker" / "Dockerfile").read_text().replace("\\\n", " ")
+
+
+def test_the_dockerfile_and_apptainers_definition_take_the_same_steps():
+    sections = apptainer_sections()
+    steps = re.findall(r"docker/install\.sh (\w+)", "\n".join(sections["post"]))
+    assert steps == re.findall(r"docker/install\.sh (\w+)", dockerfile()) == ["system", "packages"]
+    arguments = dict(line.split("=", 1) for line in sections["arguments"])
+    assert sections[""] == ["Bootstrap: docker", "From: {{ BASE_IMAGE }}"]
+    assert arguments == dict(re.findall(r"^ARG (BASE_IMAGE|EXTRAS)=(.*)$", dockerfile(), re.MULTILINE))
+    (env,) = re.findall(r"^ENV (.*)$", dockerfile(), re.MULTILINE)
+    docker_env = dict(setting.split("=", 1) for setting in env.split())
+    # Apptainer runs as the caller, with the caller's home and name.
+    del docker_env["HOME"]
+    docker_env["LOGNAME"] = f"${{LOGNAME:-{docker_env['LOGNAME']}}}"
+    exported = [line.removeprefix("export ") for line in sections["environment"] if line.startswith("export ")]
+    assert dict(line.split("=", 1) for line in exported) == docker_env
+
+
+def test_apptainers_image_has_all_that_is_in_the_repository_and_nothing_else():
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("needs git, and a repository")
+    tracked = {path.partition("/")[0] for path in listed.stdout.splitlines()}
+    files = [line.split() for line in apptainer_sections()["files"]]
+    assert {source for source, _ in files} == tracked | {".git"}
+    assert all(target == f"/workspace/deepspeech2/{source}" for source, target in files)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [([], "main job: /opt/venv/bin/python none /data 3"), (["echo", "a  b"], "a  b")]
+)
+def test_apptainers_image_runs_the_main_job_or_the_command(tmp_path, arguments, expected):
+    (tmp_path / "run_and_time.sh").write_text('echo "main job: $PYTHON ${PYTHONPATH-none} $DATA_DIR $SEED"\n')
+    sections = apptainer_sections()
+    script = "\n".join(["set -eu", *sections["environment"], *sections["runscript"]])
+    script = script.replace("/workspace/deepspeech2", str(tmp_path))
+    host = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/opt/module/lib", "DATA_DIR": "/home/me/data", "SEED": "3"}
+    done = subprocess.run(["sh", "-c", script, "sh", *arguments], env=host, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, expected + "\n"), done.stderr
+
+
+def test_an_unknown_step_of_the_image_is_refused():
+    done = subprocess.run(["sh", ROOT / "docker" / "install.sh", "sytsem"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: unknown step 'sytsem' - call it with system or packages\n"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_apptainers_image_runs_the_main_job(tmp_path):
+    if shutil.which("apptainer") is None:
+        pytest.skip("needs apptainer")
+    image = tmp_path / "benchmark.sif"
+    build = [
+        "apptainer",
+        "build",
+        "--build-arg",
+        "BASE_IMAGE=docker.io/library/debian:12",
+        image,
+        "docker/benchmark.def",
+    ]
+    built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-4000:]
+    for folder in ["data", "runs"]:
+        (tmp_path / folder).mkdir()
+    binds = f"{tmp_path}/data:/data,{tmp_path}/runs:/runs"
+    done = subprocess.run(
+        ["apptainer", "run", "--bind", binds, image], env=os.environ | {"VARIANT": "mini", "SEED": "1"}, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert all(line.startswith(":::MLLOG ") for line in done.stdout.splitlines())
+    record = json.loads(next((tmp_path / "runs").glob("mini/*/record.json")).read_text())
+    assert record["status"] == "success"
 
 
 def install(tmp_path: Path, system: str, *arguments: str, path: str = "/usr/sbin:/usr/bin:/sbin:/bin"):

@@ -7,6 +7,7 @@ tiny packages that lie in a folder beside it, so that no network is needed.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -29,9 +30,9 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.root, self.wheels = folder / "a checkout", folder / "wheels"
-        for name in ["script/setup.sh", "script/set_up.py", "script/pip_install.py"]:
-            self._copy(name)
-        for name in ["datasets/__init__.py", "datasets/errors.py", "datasets/progress.py"]:
+        for name in ["setup.sh", "set_up.py", "pip_install.py", "venv_guard.py", "check_locks.py"]:
+            self._copy(f"script/{name}")
+        for name in ["datasets/__init__.py", "datasets/errors.py", "datasets/locks.py", "datasets/progress.py"]:
             self._copy(name)
         self.wheels.mkdir()
         self.lock("requirements.lock", ["tiny"])
@@ -245,6 +246,107 @@ def test_an_environment_whose_python_is_gone_is_made_anew(finished):
     assert finished.version() == "1.0"
 
 
+def everything_in(folder: Path) -> dict[str, tuple]:
+    """What would tell of any change: each entry's kind, size, time of change and link."""
+    return {
+        str(path): (state.st_mode, state.st_size, state.st_mtime_ns, os.readlink(path) if path.is_symlink() else None)
+        for path in [folder, *sorted(folder.rglob("*"))]
+        for state in [path.lstat()]
+    }
+
+
+def test_nothing_behind_a_link_in_the_place_of_the_environment_is_touched(finished, checkout):
+    venv = checkout.root / ".venv"
+    venv.symlink_to(finished.root / ".venv")
+    before = everything_in(finished.root)
+    line = one_error_line(checkout.set_up("test"))
+    assert f"{venv}: .venv is a link to {finished.root}/.venv" in line
+    assert "remove the link" in line
+    assert f"PYTHON={finished.root}/.venv/bin/python" in line
+    assert everything_in(finished.root) == before
+    done = checkout.set_up(PYTHON=f"{finished.root}/.venv/bin/python")
+    assert done.returncode == 0, "the remedy works"
+    venv.unlink()
+    venv.symlink_to(checkout.root.parent / "nowhere")
+    assert "is a link" in one_error_line(checkout.set_up())
+    assert not (checkout.root.parent / "nowhere").exists()
+
+
+def made_by_set_up(checkout: Checkout) -> Path:
+    """.venv as an interrupted set-up leaves it, which the next one empties."""
+    venv = checkout.root / ".venv"
+    (venv / "setup").mkdir(parents=True)
+    (venv / "setup" / "lock").touch()
+    (venv / "setup" / "unfinished").touch()
+    return venv
+
+
+@pytest.mark.parametrize(
+    "name", ["bin", "lib", "lib/python3.11/site-packages/torch", "setup/tmp", "setup/log", "setup"]
+)
+def test_a_link_inside_the_environment_is_not_followed(checkout, name):
+    elsewhere = checkout.root.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "lock").write_text("precious")
+    venv = made_by_set_up(checkout)
+    if name == "setup":
+        shutil.rmtree(venv / "setup")
+    link = venv / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(elsewhere / "lock" if name == "setup/log" else elsewhere)
+    before = everything_in(venv), everything_in(elsewhere)
+    assert f"holds a link to elsewhere ({name})" in one_error_line(checkout.set_up())
+    assert (everything_in(venv), everything_in(elsewhere)) == before
+
+
+def test_an_environment_of_the_users_own_is_neither_emptied_nor_installed_into(finished, checkout):
+    venv = checkout.root / ".venv"
+    shutil.copytree(finished.root / ".venv", venv, symlinks=True, ignore=shutil.ignore_patterns("setup"))
+    (venv / "notes").write_text("precious")
+    before = everything_in(venv)
+    line = one_error_line(checkout.set_up("test"))
+    assert ".venv was not made by set-up - move it away" in line
+    assert f"PYTHON={venv}/bin/python" in line
+    assert everything_in(venv) == before
+
+
+@pytest.mark.root("give a folder to another user")
+def test_another_users_environment_is_left_alone(checkout):
+    venv = made_by_set_up(checkout)
+    try:
+        os.chown(venv, 4321, 4321)
+    except OSError as error:
+        pytest.skip(f"this machine has no other users: {error}")
+    assert "belongs to another user (number 4321)" in one_error_line(checkout.set_up())
+    assert (venv / "setup" / "unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    ("mounted", "expected"),
+    [(".venv", "is the environment of the checkout"), (".venv/lib of it", "holds a mount (lib of it)")],
+)
+def test_an_environment_that_is_mounted_here_is_left_alone(finished, checkout, mounted, expected):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets us mount nothing")
+    made_by_set_up(checkout)
+    (checkout.root / mounted).mkdir(exist_ok=True)
+    before = everything_in(finished.root / ".venv")
+    script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", str(finished.root / ".venv"), str(checkout.root / mounted)]
+    done = subprocess.run([*command, *checkout.command()], env=checkout.settings(), capture_output=True, text=True)
+    assert expected in one_error_line(done)
+    assert everything_in(finished.root / ".venv") == before
+
+
+def test_from_an_activated_environment_it_is_made_anew(finished):
+    """The python3 that starts set-up lies in the very folder that is emptied."""
+    (finished.root / ".venv/setup/unfinished").touch()
+    done = finished.set_up(PATH=f"{finished.root}/.venv/bin:{SETTINGS['PATH']}")
+    assert done.returncode == 0, done.stderr
+    assert "starting anew" in done.stderr
+    assert finished.version() == "1.0"
+
+
 @pytest.fixture
 def outdated(finished):
     """The finished checkout with a new lock that its environment does not follow yet; mended again after the test."""
@@ -282,6 +384,58 @@ def test_a_package_with_another_hash_is_refused(outdated):
 def test_a_package_that_the_index_lacks_is_named(outdated):
     (outdated.wheels / "tiny-2.0-py3-none-any.whl").unlink()
     assert "has no tiny==2.0" in one_error_line(outdated.set_up())
+
+
+@pytest.fixture
+def offline(outdated, tmp_path):
+    """Sets up the outdated checkout where there is no package index, from folders of wheels beside the working directory."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+
+    def set_up(wheels: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
+        nowhere = {"PIP_INDEX_URL": f"http://127.0.0.1:{closed}/simple", "PIP_RETRIES": "0", "WHEELS": wheels}
+        return subprocess.run(
+            outdated.command(*arguments), env=SETTINGS | nowhere | settings, cwd=tmp_path, capture_output=True, text=True,
+            timeout=120,
+        )  # fmt: skip
+
+    shutil.copytree(outdated.wheels, tmp_path / "all the wheels")
+    return set_up
+
+
+def test_a_folder_of_wheels_is_enough_for_run_and_tests(outdated, offline, tmp_path):
+    done = offline("all the wheels")
+    assert done.returncode == 0, done.stderr
+    assert outdated.version() == "2.0"
+    done = offline("~/all the wheels", "test", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert outdated.version("tiny_test") == "1.0"
+    # As the other tests expect it.
+    subprocess.run([outdated.python, "-m", "pip", "uninstall", "--quiet", "--yes", "tiny_test"], check=True)
+    (outdated.root / ".venv/setup/requirements-test.lock").unlink()
+
+
+def test_a_wheel_that_the_folder_lacks_is_named_and_taken_from_nowhere_else(outdated, offline, tmp_path):
+    (tmp_path / "all the wheels" / "tiny-2.0-py3-none-any.whl").unlink()
+    line = one_error_line(offline("all the wheels", PIP_FIND_LINKS=str(outdated.wheels)))
+    assert f"{tmp_path}/all the wheels: there is no wheel of tiny==2.0 for Python 3." in line
+    assert "pip download -d FOLDER --no-deps --require-hashes --only-binary :all: -r requirements.lock" in line
+    assert outdated.version() == "1.0", "what was there still works"
+
+
+def test_a_wheel_that_was_cut_off_is_named(outdated, offline, tmp_path):
+    wheel = tmp_path / "all the wheels" / "tiny-2.0-py3-none-any.whl"
+    wheel.write_bytes(wheel.read_bytes()[:-100])
+    line = one_error_line(offline("all the wheels"))
+    assert f"{wheel}: a wheel is not the one that the lock file names" in line
+    assert outdated.version() == "1.0"
+
+
+def test_what_is_no_folder_of_wheels_is_refused_before_anything_is_made(checkout, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "WHEELS is a folder without wheels" in one_error_line(checkout.set_up(WHEELS=str(tmp_path / "empty")))
+    assert "WHEELS is not a folder" in one_error_line(checkout.set_up(WHEELS=str(tmp_path / "nowhere")))
+    assert not (checkout.root / ".venv").exists()
 
 
 def test_a_full_disk_is_one_line(tmp_path):
@@ -394,26 +548,55 @@ def test_a_python_without_torchaudio_lacks_it_and_no_more_is_said(finished, chec
     assert len(done.stderr.splitlines()) == 1
 
 
-def fake_python(folder: Path, version: tuple[int, int], has_venv: bool = True) -> Path:
+def fake_python(folder: Path, version: tuple[int, ...], otherwise: str = "") -> Path:
     """A folder for PATH whose python3 answers the set-up's questions as another Python would."""
     folder.mkdir()
     path = folder / "python3"
-    code = f"import sys; sys.version_info = {(*version, 0, 'final', 0)}; "
-    code += "" if has_venv else "sys.modules['ensurepip'] = None; "
+    numbers = (*version, 0, 0)[:3]
+    code = f"import os, sys, types; sys.version_info = {(*numbers, 'final', 0)}; {otherwise}"
     path.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" -I -c "{code}$1"\n')
     path.chmod(0o755)
     return folder
 
 
 @pytest.mark.parametrize(
-    ("version", "has_venv", "expected"),
-    [((3, 9), True, "python3 is 3.9"), ((3, 15), True, "python3 is 3.15"), ((3, 12), False, "python3-venv")],
+    ("version", "otherwise", "expected"),
+    [
+        ((3, 9), "", "python3 is 3.9"),
+        ((3, 15), "", "python3 is 3.15"),
+        ((3, 14, 1), "", "python3 is 3.14.1, which NetworkX refuses"),
+        ((3, 12), "sys.modules['ensurepip'] = None", "python3-venv"),
+        ((3, 11), "sys.implementation = types.SimpleNamespace(name='pypy')", "python3 is pypy of Python 3.11"),
+        ((3, 13), "sys.abiflags = 't'", "python3 is a free-threaded 3.13"),
+        ((3, 13), "sys.maxsize = 2**31 - 1", "python3 is a 32-bit 3.13"),
+        ((3, 12), "os.confstr = lambda name: 'glibc 2.17'", "C library (glibc 2.17)"),
+        ((3, 12), "os.confstr = lambda name: None", "C library (another than glibc)"),
+    ],
 )
-def test_a_python_that_will_not_do_is_named_with_the_remedy(checkout, tmp_path, version, has_venv, expected):
-    tools = fake_python(tmp_path / "bin", version, has_venv)
+def test_a_python_that_will_not_do_is_named_with_the_remedy(checkout, tmp_path, version, otherwise, expected):
+    tools = fake_python(tmp_path / "bin", version, otherwise)
     for tool in ["sh", "dirname", "cmp", "env"]:
         (tools / tool).symlink_to(shutil.which(tool) or tool)
     assert expected in one_error_line(checkout.set_up(PATH=str(tools)))
+    assert not (checkout.root / ".venv").exists()
+
+
+@pytest.mark.parametrize("system", ["Darwin arm64", "MINGW64_NT-10.0-19045 x86_64", "Linux riscv64", "Linux i686"])
+def test_another_system_is_sent_to_a_container_and_only_warned_of_with_a_python_of_the_users(
+    finished, checkout, tmp_path, system
+):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "uname").write_text(f"#!/bin/sh\necho '{system}'\n")
+    (tmp_path / "bin" / "uname").chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{SETTINGS['PATH']}"
+    line = one_error_line(checkout.set_up(PATH=path))
+    assert f"this is {system}" in line
+    assert "container" in line and "WSL2" in line and "docs/setup.md" in line
+    assert not (checkout.root / ".venv").exists()
+    done = checkout.set_up(PATH=path, PYTHON=finished.python)
+    assert (done.returncode, done.stdout) == (0, finished.python + "\n")
+    assert done.stderr.startswith(f"set-up: warning: this is {system}, ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_no_python_at_all(checkout, tmp_path):
@@ -425,3 +608,58 @@ def test_no_python_at_all(checkout, tmp_path):
 
 def test_an_unknown_argument_is_refused(checkout):
     assert "unknown argument 'tset'" in one_error_line(checkout.set_up("tset"))
+
+
+@pytest.fixture
+def index(checkout):
+    """Checks the locks of the small checkout against a package index that has its wheels, as a folder of pages."""
+    if not (Path(sys.executable).parent / "uv").exists():
+        pytest.skip("uv is not installed")
+
+    def check(address: str | None = None) -> subprocess.CompletedProcess:
+        pages = checkout.root.parent / "index"
+        for wheel in checkout.wheels.glob("*.whl"):
+            page = pages / wheel.name.partition("-")[0].replace("_", "-") / "index.html"
+            page.parent.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+            page.write_text(f'<a href="{wheel.as_uri()}#sha256={digest}">{wheel.name}</a>\n')
+        return subprocess.run(
+            [sys.executable, "-m", "script.check_locks"], cwd=checkout.root, capture_output=True, text=True, timeout=120,
+            env=SETTINGS | {"PIP_INDEX_URL": address or pages.as_uri(), "UV_CACHE_DIR": str(pages / "cache"), "HOME": str(pages)},
+        )  # fmt: skip
+
+    return check
+
+
+def test_the_locks_are_checked_for_every_platform_without_installing(index, checkout):
+    lock, tests = checkout.root / "requirements.lock", checkout.root / "requirements-test.lock"
+    lock.write_text(lock.read_text()[:-8] + "0000000\n")
+    name = "tiny_test-1.0-{}.whl"
+    (checkout.wheels / name.format("py3-none-any")).rename(
+        checkout.wheels / name.format("cp312-cp312-manylinux_2_17_x86_64")
+    )
+    # A marker is asked about the platform in question, not about this machine.
+    tests.write_text(tests.read_text().replace("tiny_test==1.0", "tiny_test==1.0 ; platform_machine == 'x86_64'"))
+    done = index()
+    assert done.returncode == 1, done.stderr
+    lines = iter(done.stdout.splitlines())
+    for machine, python in itertools.product(["x86_64", "aarch64"], ["3.11", "3.12", "3.13", "3.14"]):
+        line = next(lines)
+        assert line.startswith(
+            f"requirements.lock, Linux {machine}, Python {python}: the lock has the hash of no wheel of tiny=="
+        )
+    for machine, python in itertools.product(["x86_64", "aarch64"], ["3.11", "3.12", "3.13", "3.14"]):
+        place, line = next(lines).split(": ", 1)
+        assert place == f"requirements-test.lock, Linux {machine}, Python {python}"
+        if machine == "aarch64":
+            assert line == "1 wheels"
+        else:
+            assert line == "2 wheels" if python == "3.12" else "==1.0 has no wheels with" in line, line
+    assert not (checkout.root / ".venv").exists(), "nothing is installed"
+
+
+def test_locks_that_cannot_be_checked_are_one_line(index):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    line = one_error_line(index(f"http://127.0.0.1:{closed}/simple"))
+    assert "the package index does not answer" in line and "PIP_INDEX_URL" in line

@@ -1,0 +1,108 @@
+"""Whether each pin of the lock files has a wheel, with its hash in the lock, on every platform that docs/setup.md states.
+
+    python -m script.check_locks
+
+Nothing is installed and no wheel is downloaded. uv, by which script/lock.sh makes the lock files, asks the package index
+which files there are, and says for a named platform which of them it would install (as PEP 751's pylock.toml). pip's
+dry run downloads every wheel whose hash it is to check, gigabytes for each platform, and takes the lock's markers to be
+about the machine that it runs on.
+
+The package index is pip's (PIP_INDEX_URL, or index-url in pip's settings), unless uv has one of its own
+(UV_DEFAULT_INDEX). Exit status: 0 every pin has its wheel, 1 one has not, 2 it could not be found out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+
+from datasets.errors import DID_NOT_HOLD, HELD, UserError, run_door
+from script.pip_install import ROOT, RUNTIME_LOCK, TEST_LOCK
+
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+MACHINES = ("x86_64", "aarch64")
+LIBRARY = "manylinux_2_28"
+"""The oldest C library that the wheels must do with: PyTorch's are made for glibc 2.28."""
+
+
+def main() -> int:
+    """Check both lock files for each machine and Python; print what was found."""
+    environment = os.environ | {"UV_SYSTEM_CERTS": "1", "UV_NO_PROGRESS": "1", "UV_HTTP_RETRIES": "1"}
+    if index := _index_of_pip():
+        environment.setdefault("UV_DEFAULT_INDEX", index)
+    cases = list(itertools.product((RUNTIME_LOCK, TEST_LOCK), MACHINES, PYTHONS))
+    status = HELD
+    # The time goes by in waiting for the index.
+    pool = ThreadPoolExecutor(max_workers=4)
+    try:
+        results = pool.map(lambda case: check(case[0], case[1], case[2], environment), cases)
+        for (lock, machine, python), (wrong, count) in zip(cases, results, strict=True):
+            print(f"{lock}, Linux {machine}, Python {python}: {'; '.join(wrong) or f'{count} wheels'}", flush=True)
+            if wrong:
+                status = DID_NOT_HOLD
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return status
+
+
+def check(lock: str, machine: str, python: str, environment: dict[str, str]) -> tuple[list[str], int]:
+    """What is wrong with the lock file on one platform, and how many wheels it has there. Raises UserError without an index."""
+    hashes = locked_hashes((ROOT / lock).read_text(encoding="utf-8"))
+    done = subprocess.run(
+        [_uv(), "pip", "compile", "--quiet", "--no-deps", "--only-binary", ":all:", "--format", "pylock.toml",
+         "--no-header", "--no-annotate", "--python", sys.executable, "--python-version", python,
+         "--python-platform", f"{machine}-{LIBRARY}", str(ROOT / lock)],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    said = " ".join(done.stderr.split())
+    if done.returncode == 1 and "No solution found" in said:
+        return [re.split(r" and you require |, we can conclude", re.sub(r"^.*cause: (Because )?", "", said))[0]], 0
+    if done.returncode:
+        fetching = re.search(r"Failed to fetch: \S+", said)
+        raise UserError(
+            f"the package index does not answer ({fetching[0] if fetching else said.removeprefix('error: ')[:200]})",
+            where=lock,
+            remedy="check the network, or name an index that can be reached in PIP_INDEX_URL",
+        )
+    packages = tomllib.loads(done.stdout).get("packages", [])
+    wrong = [
+        f"the lock has the hash of no wheel of {pin}"
+        for pin, wheels in ((f"{p['name']}=={p['version']}", p.get("wheels", [])) for p in packages)
+        if not any(wheel["hashes"]["sha256"] in hashes.get(pin, set()) for wheel in wheels)
+    ]
+    return wrong, len(packages)
+
+
+def locked_hashes(text: str) -> dict[str, set[str]]:
+    """The hashes of each pin (`name==version`) of a lock file."""
+    found: dict[str, set[str]] = {}
+    for pin in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]:
+        name, version = re.split(r"==|[\s;\\]", pin, maxsplit=2)[:2]
+        name = re.sub(r"[-_.]+", "-", name).lower()
+        found[f"{name}=={version}"] = set(re.findall(r"--hash=sha256:(\w+)", pin))
+    return found
+
+
+def _uv() -> str:
+    beside = os.path.dirname(sys.executable)
+    found = shutil.which("uv", path=os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]))
+    if found is None:
+        raise UserError("uv is not there", remedy="start this with the Python that `sh script/setup.sh test` prints")
+    return found
+
+
+def _index_of_pip() -> str | None:
+    if index := os.environ.get("PIP_INDEX_URL"):
+        return index
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))
