@@ -1,8 +1,12 @@
-"""A bare Debian in a folder, for what must hold on a machine on which nothing has been set up yet."""
+"""A bare Debian or Ubuntu in a folder, for what must hold on a machine on which nothing has been set up yet.
+
+DEBOOTSTRAP_OPTIONS adds to debootstrap's options: a distribution other than the machine's own may need `--keyring=FILE`.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,10 +25,21 @@ def needs(*tools: str) -> None:
         pytest.skip("needs root, for debootstrap and chroot")
 
 
-def make_root(folder: Path, *packages: str) -> Path:
-    """Debian 12 in `folder`: its smallest form and `packages`."""
-    include = [f"--include={','.join(packages)}"] if packages else []
-    command = ["debootstrap", "--variant=minbase", *include, "bookworm", str(folder)]
+DEBIAN, UBUNTU = "Debian 12", "Ubuntu 24.04"
+_WHERE = {
+    DEBIAN: ["bookworm"],
+    # debootstrap's script of that name makes every Ubuntu since; an older debootstrap has none named after this one.
+    UBUNTU: ["noble", "http://archive.ubuntu.com/ubuntu", "/usr/share/debootstrap/scripts/gutsy"],
+}
+
+
+def make_root(folder: Path, *packages: str, distribution: str = DEBIAN) -> Path:
+    """The distribution in `folder`: its smallest form and `packages`."""
+    release, *source = _WHERE[distribution]
+    options = [f"--include={','.join(packages)}"] if packages else []
+    options += ["--components=main,universe"] if distribution == UBUNTU else []
+    options += shlex.split(os.environ.get("DEBOOTSTRAP_OPTIONS", ""))
+    command = ["debootstrap", "--variant=minbase", *options, release, str(folder), *source]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder

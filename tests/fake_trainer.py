@@ -112,8 +112,8 @@ def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> 
     if epoch != plan["at"]:
         return
     fault = plan["fault"]
-    if "RANK" in os.environ and fault in ("crash", "sigkill") and os.environ["RANK"] != "1":
-        time.sleep(600)  # as in a collective operation that another process never joins
+    if "RANK" in os.environ and fault in ("crash", "sigkill"):
+        meet(args.run_dir / "there")
     if fault == "crash":
         raise RuntimeError("the fake trainer broke")
     if fault == "sigkill":
@@ -136,6 +136,15 @@ def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> 
         orphan = subprocess.Popen(child, start_new_session=True)
         with open(plan["pids"], "a") as file:
             file.write(f"{orphan.pid}\n")
+
+
+def meet(there: Path) -> None:
+    """As in a collective operation: process 1 goes on, to its end, once the other is there; that one waits for it."""
+    if os.environ["RANK"] != "1":
+        there.touch()
+        time.sleep(600)
+    while not there.exists():
+        time.sleep(0.01)
 
 
 def hang(plan: dict, with_orphans: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +24,8 @@ from datasets.digest import digest_tree
 from datasets.manifest import Manifest, Utterance, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
-WAIT_S = 60.0
+WAIT_S = 200.0
+"""Longer than anything takes on a busy machine, shorter than pytest's own limit."""
 
 EPOCH = ["epoch_start", "epoch_stop", "tracked_stats", "eval_start", "eval_accuracy", "eval_stop"]
 """The keys of one epoch in a log."""
@@ -81,8 +81,7 @@ class Bench:
 
     def start(self, *arguments: str, plan: dict | None = None, **options) -> subprocess.Popen[bytes]:
         """Start the door; `plan` is the fake trainer's. Options go to Popen; `env` adds to the environment."""
-        own = {name: value for name, value in os.environ.items() if name not in ("VARIANT", "SEED", "NPROC", "RUNS")}
-        environment = own | self.environment | {"FAKE_TRAINER": json.dumps(plan or {})} | options.pop("env", {})
+        environment = os.environ | self.environment | {"FAKE_TRAINER": json.dumps(plan or {})} | options.pop("env", {})
         if not arguments:
             arguments = ("--params", str(self.params))
         command = [sys.executable, "-m", "benchmark", "run", *arguments, "--trainer-module", "tests.fake_trainer"]
@@ -102,7 +101,8 @@ class Bench:
         self.pids.unlink(missing_ok=True)
         plan = {"fault": fault, "at": at, "pids": str(self.pids), "ready": str(ready)}
         process = self.start(plan=plan, **options)
-        wait_for(ready.exists)
+        wait_for(lambda: ready.exists() or process.poll() is not None)
+        assert ready.exists(), process.communicate()
         return process
 
     def folders(self) -> list[Path]:
@@ -160,13 +160,26 @@ def alive(pid: int) -> bool:
         return False
 
 
+def members(group: int) -> list[int]:
+    """The processes of a process group that still run: a container's first process may never collect its zombies."""
+    return [pid for pid in psutil.pids() if alive(pid) and _group_of(pid) == group]
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[None]:
-    """A file system of its own, of `size`; needs root."""
+    """A file system of its own, of `size`, for a test that is marked `root`; skips where even root may not mount."""
     path.mkdir()
-    mounted = os.geteuid() == 0 and shutil.which("mount")
-    if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path]).returncode:
-        pytest.skip("cannot mount a small file system here")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True)
+    if mounted.returncode:
+        reason = mounted.stderr.decode(errors="replace").partition("\n")[0]
+        pytest.skip(f"needs the right to mount a file system: {reason}")
     try:
         yield
     finally:

@@ -12,8 +12,9 @@ import numpy as np
 import soundfile
 
 from datasets.archives import PUBLISHED, Archive
+from tests.conftest import DATA
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "librispeech-dev-clean-text"
+TRANSCRIPTS = sorted((DATA / "librispeech-dev-clean-text").glob("dev-clean/*/*/*.trans.txt"))
 SPLITS = {archive.name: archive.split for archive in PUBLISHED}
 
 
@@ -27,19 +28,11 @@ def flac_bytes(samples: int, seed: int) -> bytes:
 
 
 def real_chapters(count: int, offset: int = 0) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(SPEAKER-CHAPTER, [(utterance id, words)]) of some real chapters; a few invented ones where the text is absent."""
-    files = sorted(REAL.glob("dev-clean/*/*/*.trans.txt"))[offset : offset + count]
-    if files:
-        return [
-            (f.name.removesuffix(".trans.txt"), [tuple(x.split(" ", 1)) for x in f.read_text().splitlines()])
-            for f in files
-        ]
+    """(SPEAKER-CHAPTER, [(utterance id, words)]) of some real chapters."""
+    files = TRANSCRIPTS[offset : offset + count]
+    assert len(files) == count
     return [
-        (
-            f"{offset + n + 1}-{n + 7}",
-            [(f"{offset + n + 1}-{n + 7}-{u:04d}", f"WORDS {'MORE ' * u}END") for u in range(4)],
-        )
-        for n in range(count)
+        (f.name.removesuffix(".trans.txt"), [tuple(x.split(" ", 1)) for x in f.read_text().splitlines()]) for f in files
     ]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,35 +11,31 @@ from compliance.__main__ import main
 from compliance.check import check_paths
 from compliance.official import ruleset_for, rulesets, rulesets_of
 from datasets.errors import UserError
-from tests.conftest import shared_data
+from tests.conftest import DATA
+from tests.mlperf_round import EXTRACT, ROUND, WHOLE, PublishedRound
 
 
-def round_folder():
-    folder = shared_data() / "mlperf" / "training_results_v1.1"
-    if not folder.is_dir():
-        pytest.skip("needs the published round")
-    return folder
-
-
-def test_every_file_of_a_published_round_has_the_official_verdict(capsys):
-    folder = round_folder()
-    main([str(folder), "--json"])
+@pytest.mark.parametrize("where", [EXTRACT, WHOLE])
+def test_every_file_of_a_published_round_has_the_official_verdict(where, capsys):
+    published = PublishedRound(where)
+    main([*map(str, published.results()), "--json"])
     answer = json.loads(capsys.readouterr().out)
     verdicts = {checked["file"]: checked["compliant"] for checked in answer["checked"] if checked["kind"] == "log"}
-    with open(folder.parent / "expected_files.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(verdicts) == len(rows) == 180
-    for row in rows:
-        path = folder / row["org"] / "results" / row["system"] / row["benchmark"] / row["file"]
+    assert len(verdicts) == len(published.files)
+    for row in published.files:
+        path = published.folder / published.path(row)
         assert verdicts[str(path)] == (row["compliance"] == "pass"), path
     (finding,) = [finding for finding in answer["findings"] if finding["severity"] == "error"]
     assert finding["rule"] == "official-verdict" and finding["file"].endswith("XE8545x4A100-SXM-40GB/rnnt/result_9.txt")
-    line = (folder / finding["file"]).read_text().splitlines()[finding["line"] - 1]
+    line = Path(finding["file"]).read_text().splitlines()[finding["line"] - 1]
     assert '"eval_accuracy"' in line
 
 
+NVIDIA_LOG = DATA / ROUND / "NVIDIA/results/dgxa100_n16_ngc21.09_pytorch/rnnt/result_0.txt"
+
+
 def a_log():
-    return next(round_folder().glob("GIGABYTE/results/*/rnnt/result_0.txt")).read_text()
+    return NVIDIA_LOG.read_text()
 
 
 @pytest.mark.parametrize(
@@ -79,11 +75,10 @@ def test_the_rule_set_comes_from_the_user_the_folder_or_the_benchmark(tmp_path):
 
 def test_nothing_is_written_anywhere(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = next(round_folder().glob("GIGABYTE/results/*/rnnt/result_0.txt"))
-    before = sorted(p.name for p in path.parent.iterdir())
-    assert main([str(path)]) == 0
+    before = sorted(path.name for path in NVIDIA_LOG.parent.iterdir())
+    assert main([str(NVIDIA_LOG)]) == 0
     assert capsys.readouterr().err == ""
-    assert list(tmp_path.iterdir()) == [] and sorted(p.name for p in path.parent.iterdir()) == before
+    assert list(tmp_path.iterdir()) == [] and sorted(path.name for path in NVIDIA_LOG.parent.iterdir()) == before
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "../training_5.1.0/closed_bert", "a\0b", ""])

@@ -5,11 +5,10 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
 import soundfile
 import yaml
 from http_server import serve
-from libri_archives import REAL, build, real_chapters, write_table
+from libri_archives import build, real_chapters, write_table
 
 from benchmark.mllog import read_log
 from datasets import voices
@@ -18,7 +17,6 @@ from datasets.audio import to_16k
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real transcripts are not here")
 def test_from_download_to_a_timed_run(tmp_path: Path):
     with voices.Synthesiser(voices.draw_speaker("1", "story"), 1) as synthesiser:
 

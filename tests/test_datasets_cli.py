@@ -20,6 +20,7 @@ from datasets import cli, progress
 from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, from_os_error, one_line, run_door
 from datasets.meter import Meter
 from datasets.progress import Progress, clock
+from tests.harness import members, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,14 +100,7 @@ def test_ctrl_c_ends_the_whole_group_with_one_line(tmp_path):
     said = process.communicate()[1]
     assert process.returncode == COULD_NOT and said == "error: interrupted\n"
     assert not (tmp_path / "synthetic-1h").exists()
-    with pytest.raises(ProcessLookupError):
-        _wait_until_gone(process.pid)
-
-
-def _wait_until_gone(group):
-    for _ in range(500):
-        os.killpg(group, 0)
-        time.sleep(0.01)
+    wait_for(lambda: not members(process.pid))
 
 
 # Errors.

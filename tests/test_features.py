@@ -10,7 +10,7 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
-from conftest import shared_data
+from conftest import DATA
 
 from benchmark.params import load_variant
 from reference_model.features import Features, normalise
@@ -61,12 +61,12 @@ def test_padding_never_leaks_into_an_utterance(noises, filler):
 
 
 def test_real_recordings_equal_librosa():
-    files = sorted((shared_data() / "fsdd" / "recordings").glob("*.wav"))[::97]
+    files = sorted((DATA / "fsdd" / "recordings").glob("*.wav"))[::2]
     waveforms = [
         librosa.resample(soundfile.read(file, dtype="float32")[0], orig_sr=8000, target_sr=16000) for file in files
     ]
     values, frames = Features(PARAMS)(*batch_of(waveforms, 0.0))
-    assert len(waveforms) > 20
+    assert len(waveforms) == 30
     for row, count, waveform in zip(values, frames, waveforms, strict=True):
         np.testing.assert_allclose(row[:, :count].numpy(), oracle(waveform), atol=1e-4)
 

@@ -25,7 +25,7 @@ MODULES = [
 
 def shown(command: list[str], cwd: Path = ROOT, **variables: str) -> str:
     environment = os.environ | {"COLUMNS": "80"} | variables
-    done = subprocess.run([*command, "--help"], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "--help"], cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import shared_data
+from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -424,13 +424,13 @@ def test_the_door_says_what_was_left_out(corpus):
 
 
 def test_real_recordings_come_in(tmp_path):
-    recordings = shared_data() / "fsdd" / "recordings"
+    recordings = DATA / "fsdd" / "recordings"
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    for split, indices in (("train", range(5, 8)), ("val", range(2))):
+    for split, speakers in (("train", ("george", "jackson", "lucas", "nicolas")), ("val", ("theo", "yweweler"))):
         rows = []
         for path in sorted(recordings.glob("*.wav")):
-            digit, _, index = path.stem.split("_")
-            if int(index) in indices:
+            digit, speaker, _ = path.stem.split("_")
+            if speaker in speakers:
                 text = tmp_path / f"{path.stem}.txt"
                 text.write_text(words[int(digit)])
                 rows.append(f"{path},{text}\n")
@@ -438,7 +438,7 @@ def test_real_recordings_come_in(tmp_path):
     csvs = {split: tmp_path / f"{split}.csv" for split in ("train", "val")}
     dataset = import_corpus(csvs, tmp_path / "digits", skip_bad=True)
     left_out = left_out_path(tmp_path / "digits").read_text().splitlines()
-    assert len(dataset.manifest("train")) + len(dataset.manifest("val")) + len(left_out) == 6 * 10 * 5
+    assert len(dataset.manifest("train")) + len(dataset.manifest("val")) + len(left_out) == 6 * 10
     # Single digits are short: all that is left out is so for its length.
-    assert len(dataset.manifest("train")) > 60
+    assert len(dataset.manifest("train")) > 20
     assert all("too short" in line or "cannot be said" in line for line in left_out)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, shared_data
+from conftest import ROOT, whole_data
 
 from tests.corpus import changed_params
 
@@ -49,7 +49,7 @@ def connect_digits(recordings: Path, folder: Path, split: str, rounds: int, rng:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_main_door_learns_connected_digits_of_real_speakers(tmp_path):
-    recordings = shared_data() / "fsdd" / "recordings"
+    recordings = whole_data("fsdd/recordings")
     rng = np.random.default_rng(0)
     raw = tmp_path / "raw"
     raw.mkdir()

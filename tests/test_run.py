@@ -275,7 +275,7 @@ def test_the_script_needs_no_particular_working_directory(bench):
     environment = os.environ | bench.environment | {"PYTHON": sys.executable, "FAKE_TRAINER": "{}"}
     environment.pop("PYTHONPATH")
     command = ["sh", str(ROOT / "run_and_time.sh"), "--params", "tiny.yaml", "--trainer-module", "tests.fake_trainer"]
-    done = subprocess.run(command, cwd=bench.folder, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=bench.folder, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert keys(done.stdout)[0] == "submission_benchmark"
 

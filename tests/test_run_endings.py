@@ -77,7 +77,7 @@ def test_a_reader_of_stdout_that_goes_away_costs_nothing(bench):
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     assert keys(bench.log())[-1] in ("run_stop", "telemetry_summary")
     record = bench.record()
@@ -107,7 +107,7 @@ def test_a_run_loses_nothing_but_its_display_with_stderr(bench):
     process = bench.start(plan={"epoch_s": 0.3})
     process.stderr.close()
     process.stderr = None
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate(timeout=200)
     assert process.returncode == 0
     assert stdout.decode() == bench.log()
     assert any("stderr" in note for note in bench.record().notes)
@@ -117,13 +117,14 @@ def test_a_run_loses_nothing_but_its_display_with_stderr(bench):
 def test_streams_that_were_closed_from_the_start(bench, closed):
     command = f"exec {sys.executable} -m benchmark run --params tiny.yaml --trainer-module tests.fake_trainer {closed}"
     environment = os.environ | bench.environment | {"FAKE_TRAINER": "{}"}
-    done = subprocess.run(["sh", "-c", command], env=environment, cwd=bench.folder, capture_output=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], env=environment, cwd=bench.folder, capture_output=True, timeout=200)
     assert done.returncode == 0
     keys(done.stdout.decode())
     assert keys(bench.log())[0] == "submission_benchmark"
     assert bench.record().status == "success"
 
 
+@pytest.mark.root("mount a small file system")
 def test_a_disk_that_fills_up_in_mid_run(bench):
     with small_disk(bench.folder / "runs", "2m"):
         done = bench.run(plan={"fault": "fill the disk", "epoch_s": 0.1})
@@ -135,6 +136,7 @@ def test_a_disk_that_fills_up_in_mid_run(bench):
         assert done.stdout == bench.log(), "not a line is lost"
 
 
+@pytest.mark.root("mount a small file system")
 def test_a_disk_that_is_full_from_the_start(bench):
     with small_disk(bench.folder / "runs", "64k"):
         done = bench.run()

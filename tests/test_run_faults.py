@@ -44,17 +44,18 @@ def little_memory() -> Iterator[Path]:
     try:
         group.mkdir()
     except OSError as error:
-        pytest.skip(f"no control group can be made here ({error})")
+        pytest.skip(f"needs the right to make a control group ({error})")
     try:
         try:
             (group / limit).write_text(str(256 << 20))
         except OSError as error:
-            pytest.skip(f"memory cannot be limited here ({error})")
+            pytest.skip(f"needs the right to limit a control group's memory ({error})")
         yield group
     finally:
         group.rmdir()
 
 
+@pytest.mark.root("limit the memory of a control group")
 def test_a_trainer_that_the_system_kills_for_memory(bench, little_memory):
     done = bench.run(plan={"fault": "out of memory", "cgroup": str(little_memory)})
     assert done.status == 2

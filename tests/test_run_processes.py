@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
 
@@ -64,7 +65,10 @@ def test_no_process_of_several_outlives_the_harness(bench, number):
 @pytest.mark.parametrize(("wers", "status", "outcome"), [([20.0], 0, "success"), ([60.0], 1, "aborted")])
 def test_a_machine_that_does_not_lead_prints_no_log_but_ends_alike(bench, wers, status, outcome):
     """Machine 1 of 2 (here: of one, under another's name) leaves the log to machine 0."""
-    two, plan = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671"}, {"wers": wers, "epoch_s": 0}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    two, plan = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}, {"wers": wers, "epoch_s": 0}
     first, second = (bench.start(env=two | {"NODE_RANK": rank}, plan=plan) for rank in "01")
     leader, follower = finish(first), finish(second)
     assert (leader.status, follower.status) == (status, status), leader.stderr + follower.stderr

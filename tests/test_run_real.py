@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -56,7 +57,7 @@ def folder_and_record(results: Path) -> tuple[Path, RunRecord]:
 
 def test_killed_with_its_harness_and_resumed_a_run_ends_as_if_nothing_had_happened(place, tmp_path):
     whole = start(place, tmp_path / "whole")
-    stdout, stderr = whole.communicate(timeout=120)
+    stdout, stderr = whole.communicate(timeout=200)
     assert whole.returncode == 1, stderr.decode()
     assert all(line.startswith(b":::MLLOG ") for line in stdout.splitlines())
     whole_folder, whole_record = folder_and_record(tmp_path / "whole")
@@ -67,18 +68,16 @@ def test_killed_with_its_harness_and_resumed_a_run_ends_as_if_nothing_had_happen
     for line in killed.stdout:
         event = parse_line(line)
         if event.key == "accelerators":
-            (trainer,) = (
-                int(pid) for pid in Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
-            )
+            (trainer,) = (child.pid for child in psutil.Process(killed.pid).children())
         if event.key == "epoch_start" and event.epoch_num == 3:
             killed.send_signal(signal.SIGKILL)
             break
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=200)
     folder, record = folder_and_record(tmp_path / "killed")
     assert record.status == "unfinished"
 
     resumed = start(place, tmp_path / "killed", "--resume", str(folder))
-    stdout, stderr = resumed.communicate(timeout=120)
+    stdout, stderr = resumed.communicate(timeout=200)
     assert resumed.returncode == 1, stderr.decode()
     assert not alive(trainer)
     folder, record = folder_and_record(tmp_path / "killed")
@@ -106,7 +105,7 @@ def at(process: subprocess.Popen[bytes], key: str, epoch: int, strike: Callable[
         if event.key == key and event.epoch_num == epoch:
             strike()
             break
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=200)
     return process.returncode, stderr.decode().splitlines()[-1]
 
 
@@ -122,6 +121,7 @@ def test_a_data_set_that_changes_under_a_run_ends_it_and_the_file_is_named(place
     assert (record.status, record.run.epochs) == ("failed", 1)
 
 
+@pytest.mark.root("mount a small file system")
 def test_a_disk_that_is_full_when_a_checkpoint_is_due_costs_that_epoch_alone(place, tmp_path):
     results = tmp_path / "runs"
     with small_disk(results, "2m"):
@@ -138,6 +138,6 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due_costs_that_epoch_alone(pla
 
         (results / "filler").unlink()
         resumed = start(place, results, "--resume", str(folder))
-        _, stderr = resumed.communicate(timeout=120)
+        _, stderr = resumed.communicate(timeout=200)
         assert resumed.returncode == 1, stderr.decode()
         assert folder_and_record(results)[1].run.epochs == 3

@@ -85,7 +85,7 @@ def run_on_gpu(bench, driver, *arguments, **plan) -> subprocess.CompletedProcess
         cwd=bench.folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
     )
 
 
@@ -143,7 +143,7 @@ def test_a_run_with_the_count_is_checked_and_compared_like_one_without(shared, t
     )
     assert found == before
     compare = [sys.executable, "-m", "results", "compare", str(folder), str(older)]
-    done = subprocess.run(compare, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(compare, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
 
 
