@@ -12,13 +12,12 @@ import numpy as np
 from benchmark.telemetry import Telemetry
 from datasets.dataset import Dataset, is_prepared, read_dataset, write_description
 from datasets.pack import open_packed, pack
-from reference_model.data import Order, Recordings, evaluation_order
+from reference_model.data import Order, Recordings, default_workers, evaluation_order
 from reference_model.data import loader as make_loader
 from reference_model.distributed import World
 from reference_model.evaluate import evaluate
 from reference_model.precision import set_precision
 from reference_model.step import TrainState, received_from, train_epoch
-from reference_model.train import default_workers
 
 from .gpu_bench import Bench
 from .gpu_step import closed, data_of

@@ -185,8 +185,8 @@ def _take_until_large(batches: Iterator[list[Member]]) -> Iterator[list[Member]]
 
 
 def _executor(processes: int, small: bool) -> Executor:
-    """Processes, because much of the work on small files is Python's own; threads where starting them costs more."""
-    if processes == 1 or small:
+    """Processes, because much of the work on small files is Python's own; threads where starting them costs more, or cannot be."""
+    if processes == 1 or small or not limits.has_semaphores():
         return ThreadPoolExecutor(processes)
     from concurrent.futures import ProcessPoolExecutor  # Importing this takes as long as reading a small data set.
     from multiprocessing import get_context

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
@@ -224,6 +224,10 @@ def _convert(rows: list[Row], tree: Path, faults: Faults, processes: int) -> dic
 def _in_processes(
     function: Callable[[Row], int | UserError], rows: list[Row], processes: int
 ) -> Iterator[int | UserError]:
+    if not limits.has_semaphores():
+        with ThreadPoolExecutor(processes) as threads:
+            yield from threads.map(function, rows)
+        return
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     # Ctrl-C reaches the whole group: the parent alone answers it.

@@ -8,6 +8,7 @@ memory.* of the first version). Nothing here needs root or asks a container engi
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import re
 from collections.abc import Iterator
@@ -68,6 +69,15 @@ def workers(each_bytes: int = WORKER_BYTES) -> int:
     """How many processes that need `each_bytes` of memory work well side by side: one a core, while memory lasts; at least 1."""
     free = available_bytes()
     return cores() if free is None else max(1, min(cores(), free // each_bytes))
+
+
+def has_semaphores() -> bool:
+    """Whether processes can share semaphores, without which there are no pools of them: the system keeps them in /dev/shm."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError:
+        return False
+    return True
 
 
 def check_processes(chosen: int | None) -> None:

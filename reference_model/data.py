@@ -7,6 +7,7 @@ seed, the epoch and its number alone. Batches hold waveforms; features are compu
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,6 +295,19 @@ def worker_bytes(recordings: Recordings, *shares: int) -> int:
     """
     pieces = sum(max(rows, TOGETHER) for rows in shares)
     return len(shares) * limits.WORKER_BYTES + (PREFETCHED + 2) * pieces * 4 * recordings.longest_altered
+
+
+def default_workers(device: torch.device, each_bytes: int = limits.WORKER_BYTES) -> int:
+    """Loader processes, of `each_bytes` of memory, per trainer process: on a CPU the training itself needs the cores."""
+    if device.type == "cpu":
+        return 0
+    if not limits.has_semaphores():
+        print(
+            "warning: no loader processes: /dev/shm cannot be written - see `python -m benchmark doctor`",
+            file=sys.stderr,
+        )
+        return 0
+    return max(1, min(16, limits.workers(each_bytes) // max(1, torch.cuda.device_count()) - 1))
 
 
 def loader(recordings: Recordings, order: Order, workers: int, pin: bool) -> Batches:

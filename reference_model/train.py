@@ -34,7 +34,7 @@ from datasets.usage import Filled
 from . import distributed
 from .alphabet import ctc_frames_needed, encode
 from .checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from .data import Order, Recordings, evaluation_order, loader, training_order, worker_bytes
+from .data import Order, Recordings, default_workers, evaluation_order, loader, training_order, worker_bytes
 from .evaluate import evaluate
 from .features import Features
 from .gru import gru_dtype
@@ -279,13 +279,6 @@ def default_threads(params: Params) -> int:
     operations then waits for a thread that is not running. A benchmark's time should not hang on that.
     """
     return 1 if params.model.rnn_hidden <= SMALL_HIDDEN else limits.cores()
-
-
-def default_workers(device: torch.device, each_bytes: int = limits.WORKER_BYTES) -> int:
-    """Loader processes, of `each_bytes` of memory, per trainer process: on a CPU the training itself needs the cores."""
-    if device.type == "cpu":
-        return 0
-    return max(1, min(16, limits.workers(each_bytes) // max(1, torch.cuda.device_count()) - 1))
 
 
 def log_parameters(

@@ -11,7 +11,7 @@ import torch
 
 from datasets import limits
 from datasets.errors import UserError
-from reference_model import process, train
+from reference_model import data, process
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 1 << 30
@@ -194,11 +194,17 @@ def test_no_more_workers_start_than_memory_holds(small_container):
 def test_a_gpus_trainer_starts_no_more_loaders_than_memory_holds(small_container):
     gpu = torch.device("cuda")
     small_container.write("cgroup2/memory.max", "max")
-    assert train.default_workers(gpu) == 16
+    assert data.default_workers(gpu) == 16
     small_container.write("cgroup2/memory.max", 4 * GIB)
-    assert train.default_workers(gpu, 512 << 20) == 4
-    assert train.default_workers(gpu, 8 * GIB) == 1
-    assert train.default_workers(torch.device("cpu")) == 0
+    assert data.default_workers(gpu, 512 << 20) == 4
+    assert data.default_workers(gpu, 8 * GIB) == 1
+    assert data.default_workers(torch.device("cpu")) == 0
+
+
+def test_without_shared_memory_a_gpus_trainer_loads_by_itself_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(limits, "has_semaphores", lambda: False)
+    assert data.default_workers(torch.device("cuda")) == 0
+    assert "/dev/shm cannot be written" in capsys.readouterr().err
 
 
 def test_threads_keep_to_the_quota(machine, monkeypatch):
@@ -274,3 +280,46 @@ def test_a_limit_that_the_kernel_enforces(controller, files, expected):
         for folder in (group / "inner", group):
             if folder.exists():
                 folder.rmdir()
+
+
+WITHOUT_SEMAPHORES = """
+import sys
+from pathlib import Path
+import numpy, soundfile
+from datasets import limits
+from datasets.digest import digest_tree
+from datasets.errors import run_door
+from datasets.imported import import_corpus
+
+def main():
+    assert not limits.has_semaphores()
+    folder = Path(sys.argv[1])
+    for number in range(3000):
+        (folder / f"tree/{number}").write_bytes(bytes(number))
+    one, many = digest_tree(folder / "tree", 1), digest_tree(folder / "tree", 2)
+    assert one == many and one.files == 3000
+    for split in ("train", "val"):
+        soundfile.write(folder / f"{split}.wav", numpy.random.default_rng(0).normal(0, 0.1, 16000), 16000)
+        (folder / f"{split}.txt").write_text("HELLO")
+        (folder / f"{split}.csv").write_text(f"{split}.wav,{split}.txt")
+    csvs = {split: folder / f"{split}.csv" for split in ("train", "val")}
+    print(import_corpus(csvs, folder / "data" / "mine", processes=2).splits["train"].utterances)
+    return 0
+
+if __name__ == "__main__":
+    sys.exit(run_door(main))
+"""
+
+
+def test_checksums_and_imports_need_no_shared_memory(tmp_path):
+    """A container may have no /dev/shm, or a read-only one: then processes can share no semaphores."""
+    assert limits.has_semaphores()
+    own_mounts = ["unshare", "-rm", "--propagation", "private"]
+    if subprocess.run([*own_mounts, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a user namespace, to take /dev/shm away")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "main.py").write_text(WITHOUT_SEMAPHORES)
+    hide = 'mount -t tmpfs -o ro none /dev/shm && exec "$@"'
+    command = [*own_mounts, "sh", "-c", hide, "sh", sys.executable, tmp_path / "main.py", tmp_path]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
