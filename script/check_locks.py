@@ -7,8 +7,8 @@ which files there are, and says for a named platform which of them it would inst
 dry run downloads every wheel whose hash it is to check, gigabytes for each platform, and takes the lock's markers to be
 about the machine that it runs on.
 
-The package index is pip's (PIP_INDEX_URL, or index-url in pip's settings), unless uv has one of its own
-(UV_DEFAULT_INDEX). Exit status: 0 every pin has its wheel, 1 one has not, 2 it could not be found out.
+The package index and its certificates are pip's (PIP_INDEX_URL, PIP_CERT, or index-url and cert in pip's settings), unless uv has
+some of its own (UV_DEFAULT_INDEX, SSL_CERT_FILE). Exit status: 0 every pin has its wheel, 1 one has not, 2 it could not be found out.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ LIBRARY = "manylinux_2_28"
 def main() -> int:
     """Check both lock files for each machine and Python; print what was found."""
     environment = os.environ | {"UV_SYSTEM_CERTS": "1", "UV_NO_PROGRESS": "1", "UV_HTTP_RETRIES": "1"}
-    if index := _index_of_pip():
-        environment.setdefault("UV_DEFAULT_INDEX", index)
+    for name, setting in {"UV_DEFAULT_INDEX": "index-url", "SSL_CERT_FILE": "cert"}.items():
+        if value := _setting_of_pip(setting):
+            environment.setdefault(name, value)
     cases = list(itertools.product((RUNTIME_LOCK, TEST_LOCK), MACHINES, PYTHONS))
     status = HELD
     # The time goes by in waiting for the index.
@@ -97,10 +98,10 @@ def _uv() -> str:
     return found
 
 
-def _index_of_pip() -> str | None:
-    if index := os.environ.get("PIP_INDEX_URL"):
-        return index
-    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+def _setting_of_pip(name: str) -> str | None:
+    if value := os.environ.get(f"PIP_{name.upper().replace('-', '_')}"):
+        return value
+    command = [sys.executable, "-m", "pip", "config", "get", f"global.{name}"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
