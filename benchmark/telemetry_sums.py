@@ -8,6 +8,7 @@ timed region is as sharp as the sampling itself.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -116,7 +117,7 @@ class Integrals:
             self._start_s[kept], self._end_s[kept] = self._start_s[block], self._end_s[last]
             self._samples[kept] = self._samples[block : last + 1].sum()
             self._sums[:2, kept] = self._sums[:2, block : last + 1].sum(axis=1)
-            self._sums[2, kept] = np.fmax.reduce(self._sums[2, block : last + 1])
+            self._sums[2, kept] = np.fmax(self._sums[2, block], self._sums[2, last])
             kept += 1
             block = last + 1
         self._blocks = kept
@@ -131,7 +132,7 @@ class Integrals:
         # A block's peak was read at its end, so a block that ends after the region has its peak outside it.
         inside = (share > 0) & (end_s <= to_s)
         peaks = self._sums[2, : self._blocks][inside if inside.any() else share > 0]
-        peak = np.fmax.reduce(peaks) if len(peaks) else np.full(len(self.names), np.nan)
+        peak = functools.reduce(np.fmax, peaks) if len(peaks) else np.full(len(self.names), np.nan)
         integral, known_s = (share[:, None] * self._sums[:2, : self._blocks]).sum(axis=1)
         totals = {
             name: Totals(float(integral[i]), float(known_s[i]), None if np.isnan(peak[i]) else float(peak[i]))

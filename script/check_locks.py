@@ -7,8 +7,9 @@ which files there are, and says for a named platform which of them it would inst
 dry run downloads every wheel whose hash it is to check, gigabytes for each platform, and takes the lock's markers to be
 about the machine that it runs on.
 
-The package index and its certificates are pip's (PIP_INDEX_URL, PIP_CERT, or index-url and cert in pip's settings), unless uv has
-some of its own (UV_DEFAULT_INDEX, SSL_CERT_FILE). Exit status: 0 every pin has its wheel, 1 one has not, 2 it could not be found out.
+The package index and its certificates are pip's (PIP_INDEX_URL, PIP_CERT, or index-url and cert in pip's settings), unless
+uv has some of its own (UV_DEFAULT_INDEX, SSL_CERT_FILE). Exit status: 0 every pin has its wheel, 1 one has not, 2 it could
+not be found out.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ LIBRARY = "manylinux_2_28"
 def main() -> int:
     """Check both lock files for each machine and Python; print what was found."""
     environment = os.environ | {"UV_SYSTEM_CERTS": "1", "UV_NO_PROGRESS": "1", "UV_HTTP_RETRIES": "1"}
+    settings = _settings_of_pip()
     for name, setting in {"UV_DEFAULT_INDEX": "index-url", "SSL_CERT_FILE": "cert"}.items():
-        if value := _setting_of_pip(setting):
-            environment.setdefault(name, value)
+        if setting in settings:
+            environment.setdefault(name, settings[setting])
     cases = list(itertools.product((RUNTIME_LOCK, TEST_LOCK), MACHINES, PYTHONS))
     status = HELD
     # The time goes by in waiting for the index.
@@ -98,11 +100,12 @@ def _uv() -> str:
     return found
 
 
-def _setting_of_pip(name: str) -> str | None:
-    if value := os.environ.get(f"PIP_{name.upper().replace('-', '_')}"):
-        return value
-    command = [sys.executable, "-m", "pip", "config", "get", f"global.{name}"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+def _settings_of_pip() -> dict[str, str]:
+    """What pip's variables and files set, by name (`index-url`); variables go first. `pip config get` finds less than `list`."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True).stdout
+    found = re.findall(r"^(global|install|:env:)\.([\w-]+)='(.*)'$", listed, re.MULTILINE)
+    return {name: value for where in ("global", "install", ":env:") for place, name, value in found if place == where}
 
 
 if __name__ == "__main__":
