@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -228,16 +230,21 @@ def test_the_installer_refuses_what_it_does_not_know(tmp_path):
         assert done.stderr.count("\n") == 1
 
 
+@pytest.fixture
+def gpg_home() -> Iterator[str]:
+    """A folder whose path is short: that of the agent's socket in it may take 107 characters (unix(7))."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
 @needs_dpkg
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg")
-def test_the_installer_refuses_another_key(tmp_path):
+def test_the_installer_refuses_another_key(tmp_path, gpg_home):
     """The step that fetches a key, with the commands that would change the machine taken away."""
     script = (ROOT / "docker" / "install_cuda_docker.sh").read_text()
     functions = script[script.index("fail() {") : script.index("dry_run=''")]
     functions += script[script.index("run() {") : script.index('[ -r "${OS_RELEASE')]
-    home = tmp_path / "gpg"
-    home.mkdir(mode=0o700)
-    gpg = ["gpg", "--homedir", str(home), "--batch"]
+    gpg = ["gpg", "--homedir", gpg_home, "--batch"]
     making = [*gpg, "--passphrase", "", "--quick-generate-key", "somebody else", "ed25519", "sign"]
     subprocess.run(making, check=True, capture_output=True)
     key = subprocess.run([*gpg, "--armor", "--export"], check=True, capture_output=True).stdout
