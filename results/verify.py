@@ -43,6 +43,8 @@ The cksum line is what this prints in the folder that holds the data set's folde
 
   tar --sort=name --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X -cf - NAME | cksum
 
+with GNU tar up to 1.34 (later ones leave two fields empty and give other sums).
+
 Exit status: 0 passed; 1 failed: what is missing, extra or changed is named; 2 it could not be done."""
 
 

@@ -14,29 +14,7 @@ from datasets import digest, tarball
 from datasets.cksum import combine, crc_of, file_cksum
 from datasets.digest import derive_digest, digest_tree, sum_of, sum_tree
 from datasets.errors import UserError
-
-TAR = [
-    "tar",
-    "--sort=name",
-    "--format=ustar",
-    "--mtime=@0",
-    "--owner=0",
-    "--group=0",
-    "--numeric-owner",
-    "--mode=u=rw,go=r,a+X",
-    "-cf",
-    "-",
-]
-
-
-def gnu_tar(folder: Path) -> bytes:
-    return subprocess.run([*TAR, folder.name], cwd=folder.parent, check=True, capture_output=True).stdout
-
-
-def gnu_cksum(folder: Path) -> tuple[int, int]:
-    done = subprocess.run(["cksum"], input=gnu_tar(folder), check=True, capture_output=True)
-    crc, length = done.stdout.split()
-    return int(crc), int(length)
+from tests.gnu_tar import TAR, gnu_cksum, gnu_tar
 
 
 def coreutils_tree_sha256(folder: Path) -> str:
