@@ -12,8 +12,14 @@ ZEROS = b"0000000\0"
 
 
 def gnu_tar(folder: Path) -> bytes:
-    """The tar of `folder` by this machine's GNU tar, with the fields filled that 1.35 and later leave empty."""
-    made = subprocess.run([*TAR, folder.name], cwd=folder.parent, check=True, capture_output=True).stdout
+    """The tar of `folder` by this machine's GNU tar."""
+    return as_before_1_35(
+        subprocess.run([*TAR, folder.name], cwd=folder.parent, check=True, capture_output=True).stdout
+    )
+
+
+def as_before_1_35(made: bytes) -> bytes:
+    """A tar with the fields filled that GNU tar 1.35 and later leave empty."""
     tar, place = bytearray(made), 0
     while any(tar[place : place + BLOCK]):
         header = tar[place : place + BLOCK]

@@ -14,7 +14,7 @@ from datasets import digest, tarball
 from datasets.cksum import combine, crc_of, file_cksum
 from datasets.digest import derive_digest, digest_tree, sum_of, sum_tree
 from datasets.errors import UserError
-from tests.gnu_tar import TAR, gnu_cksum, gnu_tar
+from tests.gnu_tar import TAR, as_before_1_35, gnu_cksum, gnu_tar
 
 
 def coreutils_tree_sha256(folder: Path) -> str:
@@ -102,7 +102,7 @@ def test_long_names_are_split_as_gnu_tar_splits_them(tmp_path: Path):
             (where / ("e" * last)).mkdir()
             done = subprocess.run([*TAR, "set"], cwd=tmp_path, capture_output=True)
             if done.returncode == 0:
-                assert b"".join(map(bytes, tarball.stream(folder))) == done.stdout
+                assert b"".join(map(bytes, tarball.stream(folder))) == as_before_1_35(done.stdout)
                 made += 1
             else:
                 with pytest.raises(UserError, match="does not fit into a ustar tar"):
