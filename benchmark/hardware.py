@@ -15,16 +15,10 @@ from pathlib import Path
 
 import psutil
 
+from datasets.limits import read_text
+
 SYS = Path("/sys")
 PROC = Path("/proc")
-
-
-def read_text(path: Path) -> str | None:
-    """A small system file's text without blank ends; None where it cannot be read or is empty."""
-    try:
-        return path.read_text(errors="replace").strip() or None
-    except OSError:
-        return None
 
 
 def _number(path: Path) -> int | None:

@@ -80,7 +80,7 @@ class _Times:
     @classmethod
     def now(cls) -> _Times:
         wanted = {f"cpu{number}" for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
-        lines = [line.split() for line in (hardware.read_text(hardware.PROC / "stat") or "").splitlines()]
+        lines = [line.split() for line in (limits.read_text(hardware.PROC / "stat") or "").splitlines()]
         single = [fields for fields in lines if fields and fields[0].startswith("cpu") and fields[0] != "cpu"]
         # A container may number its processors anew.
         counted = [fields for fields in single if fields[0] in wanted] or single

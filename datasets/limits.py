@@ -8,7 +8,6 @@ memory.* of the first version). Nothing here needs root or asks a container engi
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import re
 from collections.abc import Iterator
@@ -73,8 +72,10 @@ def workers(each_bytes: int = WORKER_BYTES) -> int:
 
 def has_semaphores() -> bool:
     """Whether processes can share semaphores, without which there are no pools of them: the system keeps them in /dev/shm."""
+    from multiprocessing import get_context  # Importing this takes longer than all the rest here.
+
     try:
-        multiprocessing.get_context("fork").Lock()
+        get_context("fork").Lock()
     except OSError:
         return False
     return True
@@ -99,8 +100,8 @@ def quotas() -> list[Quota]:
     """The processor quotas of this process's control groups, from its own upwards; none where it has none."""
     found = []
     for group in _groups("cpu"):
-        second = (_text(group / "cpu.max") or "").split()
-        first = [_text(group / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
+        second = (read_text(group / "cpu.max") or "").split()
+        first = [read_text(group / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
         quota, period = second if len(second) == 2 else first
         if quota.isdigit() and period.isdigit() and int(quota) > 0 and int(period) > 0:
             found.append(Quota(int(quota) / int(period), _used_s(group)))
@@ -157,7 +158,7 @@ def _groups(controller: str) -> Iterator[Path]:
 
 def _own_groups(controller: str) -> Iterator[tuple[str, str]]:
     """(controllers, path) of this process in each hierarchy that counts; no controllers: the second version's."""
-    for line in (_text(PROC / "self/cgroup") or "").splitlines():
+    for line in (read_text(PROC / "self/cgroup") or "").splitlines():
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if not names or controller in names.split(","):
@@ -166,7 +167,7 @@ def _own_groups(controller: str) -> Iterator[tuple[str, str]]:
 
 def _mounts(controller: str | None) -> Iterator[tuple[Path, str]]:
     """(mount point, which group is mounted there) of the hierarchy of a controller; None: of the second version's."""
-    for line in (_text(PROC / "self/mountinfo") or "").splitlines():
+    for line in (read_text(PROC / "self/mountinfo") or "").splitlines():
         place, _, source = line.partition(" - ")
         fields, of = place.split(), source.split()
         if len(fields) < 5 or len(of) < 3:
@@ -193,7 +194,7 @@ def _below(own: str, root: str) -> PurePosixPath:
 
 
 def _meminfo(name: str) -> int | None:
-    found = re.search(rf"^{name}:\s*(\d+) kB", _text(PROC / "meminfo") or "", re.MULTILINE)
+    found = re.search(rf"^{name}:\s*(\d+) kB", read_text(PROC / "meminfo") or "", re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 
@@ -210,17 +211,18 @@ def _known(value: int | None) -> list[int]:
 
 def _table(path: Path) -> dict[str, int]:
     """A file of lines `name number`."""
-    pairs = (line.split() for line in (_text(path) or "").splitlines())
+    pairs = (line.split() for line in (read_text(path) or "").splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path)
+    text = read_text(path)
     return int(text) if text and text.isdigit() else None
 
 
-def _text(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """A small system file's text without blank ends; None where it cannot be read or is empty."""
     try:
-        return path.read_text(errors="replace").strip()
+        return path.read_text(errors="replace").strip() or None
     except OSError:
         return None
