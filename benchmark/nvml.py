@@ -1,6 +1,7 @@
 """The only gate to NVML, NVIDIA's management library: which GPUs are here, and what each of them reads now.
 
-Any call can fail alone (not supported on this chip, hidden by a container or by MIG): its value is None, and the rest goes on.
+What is read stands in `readings`; how, here. Any call can fail alone (not supported on this chip, hidden by a container or by MIG):
+its value is None, and the rest goes on.
 Call names and units: the NVML API reference, as bound by nvidia-ml-py (pynvml), whose versions have different names: one that
 lacks a name is no worse than a chip that lacks the value. Devices are told apart by UUID: CUDA's order and NVML's differ.
 """
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pynvml
+
+from .readings import GPU_READINGS, Reading
 
 GPM_MIN_INTERVAL_S = 0.1
 """Two samples of the GPU's performance monitors must lie further apart than this (NVML's own rule)."""
@@ -71,84 +74,6 @@ class GpuLost(Exception):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One value that a GPU can tell: its name with the unit, and the calls that give it, best first.
-
-    Each call takes a device handle and returns the value in NVML's unit, which `divisor` turns into the name's unit.
-    """
-
-    name: str
-    calls: tuple[Callable[[Any], float], ...]
-    divisor: float = 1.0
-
-
-def _field(name: str) -> Callable[[Any], float]:
-    def read(handle: Any) -> float:
-        value = _nv.nvmlDeviceGetFieldValues(handle, [getattr(_nv, name)])[0]
-        if value.nvmlReturn != _nv.NVML_SUCCESS:
-            raise _nv.NVMLError(value.nvmlReturn)
-        return {
-            _nv.NVML_VALUE_TYPE_DOUBLE: value.value.dVal,
-            _nv.NVML_VALUE_TYPE_UNSIGNED_INT: value.value.uiVal,
-        }.get(value.valueType, value.value.ullVal)
-
-    return read
-
-
-READINGS: tuple[Reading, ...] = (
-    # The share of time with at least one kernel running: one busy SM can read 100 %. GPM below tells the truth.
-    Reading("utilization_pct", (lambda h: _nv.nvmlDeviceGetUtilizationRates(h).gpu,)),
-    Reading(
-        "memory_used_bytes",
-        (
-            lambda h: _nv.nvmlDeviceGetMemoryInfo(h, version=_nv.nvmlMemory_v2).used,
-            lambda h: _nv.nvmlDeviceGetMemoryInfo(h).used,
-        ),
-    ),
-    # Field 185 is the mean of the last second, which suits sampling; field 186 is the power at this instant.
-    Reading("power_w", (_field("NVML_FI_DEV_POWER_AVERAGE"), lambda h: _nv.nvmlDeviceGetPowerUsage(h)), 1e3),
-    Reading("power_instant_w", (_field("NVML_FI_DEV_POWER_INSTANT"),), 1e3),
-    Reading("energy_counter_j", (lambda h: _nv.nvmlDeviceGetTotalEnergyConsumption(h),), 1e3),
-    Reading(
-        "temperature_c",
-        (
-            lambda h: _nv.nvmlDeviceGetTemperatureV(h, _nv.NVML_TEMPERATURE_GPU),
-            lambda h: _nv.nvmlDeviceGetTemperature(h, _nv.NVML_TEMPERATURE_GPU),
-        ),
-    ),
-    Reading("sm_clock_mhz", (lambda h: _nv.nvmlDeviceGetClockInfo(h, _nv.NVML_CLOCK_SM),)),
-    Reading("memory_clock_mhz", (lambda h: _nv.nvmlDeviceGetClockInfo(h, _nv.NVML_CLOCK_MEM),)),
-    Reading(
-        "event_reasons_bits",
-        # The older name is what drivers before 535 export, and what CUDA 14 drops.
-        (
-            lambda h: _nv.nvmlDeviceGetCurrentClocksEventReasons(h),
-            lambda h: _nv.nvmlDeviceGetCurrentClocksThrottleReasons(h),
-        ),
-    ),
-)
-
-_MIB, _KIB = 1 / 1024**2, 1 / 1024
-GPM_READINGS: tuple[tuple[str, str, float], ...] = (
-    ("NVML_GPM_METRIC_SM_UTIL", "sm_active_pct", 1.0),
-    ("NVML_GPM_METRIC_SM_OCCUPANCY", "sm_occupancy_pct", 1.0),
-    ("NVML_GPM_METRIC_ANY_TENSOR_UTIL", "tensor_active_pct", 1.0),
-    ("NVML_GPM_METRIC_DRAM_BW_UTIL", "dram_active_pct", 1.0),
-    ("NVML_GPM_METRIC_PCIE_TX_PER_SEC", "pcie_tx_bytes_per_s", _MIB),
-    ("NVML_GPM_METRIC_PCIE_RX_PER_SEC", "pcie_rx_bytes_per_s", _MIB),
-)
-"""NVML's name, our name with unit, divisor of each GPM metric; each is a mean over the time between two samples."""
-
-PCIE_READINGS: tuple[Reading, ...] = (
-    Reading("pcie_tx_bytes_per_s", (lambda h: _nv.nvmlDeviceGetPcieThroughput(h, _nv.NVML_PCIE_UTIL_TX_BYTES),), _KIB),
-    Reading("pcie_rx_bytes_per_s", (lambda h: _nv.nvmlDeviceGetPcieThroughput(h, _nv.NVML_PCIE_UTIL_RX_BYTES),), _KIB),
-)
-"""PCIe traffic for chips without GPM; NVML waits 20 ms in each call."""
-
-READING_NAMES: tuple[str, ...] = (*(r.name for r in READINGS), *(name for _, name, _ in GPM_READINGS))
-
-
-@dataclass(frozen=True)
 class GpuInfo:
     """What does not change about a GPU (or one MIG slice of it); None where NVML could not tell.
 
@@ -186,22 +111,19 @@ class Gpu:
         self.info = _gpu_info(handle, index, parent_uuid, self._gpm is not None)
 
     def read(self, now_s: float) -> dict[str, float | None]:
-        """Every reading of READING_NAMES by name; None where it could not be had. `now_s` is a monotonic clock's time."""
-        values: dict[str, float | None] = dict.fromkeys(READING_NAMES)
+        """Every reading of GPU_READINGS by name; None where it could not be had. `now_s` is a monotonic clock's time."""
+        nothing: dict[str, float | None] = dict.fromkeys(reading.name for reading in GPU_READINGS)
         if self.lost:
-            return values
+            return nothing
         try:
-            for reading in READINGS:
-                values[reading.name] = self._read_one(reading)
+            asked = [reading for reading in GPU_READINGS if self._gpm is None or reading.gpm is None]
+            values = nothing | {reading.name: self._read_one(reading) for reading in asked}
             if self._gpm is not None:
-                values.update(self._gpm.read(now_s))
-            else:
-                for reading in PCIE_READINGS:
-                    values[reading.name] = self._read_one(reading)
+                values |= self._gpm.read(now_s)
         except GpuLost:
             # What was read a moment before the loss is dropped too: a row is measured whole, or marked as lost.
             self.lost = True
-            return dict.fromkeys(READING_NAMES)
+            return nothing
         return values
 
     def _read_one(self, reading: Reading) -> float | None:
@@ -209,7 +131,7 @@ class Gpu:
             if (reading.name, place) in self._dead_calls:
                 continue
             try:
-                return call(self._handle) / reading.divisor
+                return call(_nv, self._handle) / reading.divisor
             except _FAILURES as error:
                 _raise_if_lost(error)
                 if getattr(error, "value", None) in _NEVER:
@@ -238,7 +160,7 @@ class _Gpm:
 
     def __init__(self, take_sample: Callable[[Any], object]) -> None:
         self._take_sample = take_sample
-        self._readings = [(known, *others) for name, *others in GPM_READINGS for known in _known(name)]
+        self._readings = [(number, each) for each in GPU_READINGS if each.gpm for number in _known(each.gpm)]
         self._query = _nv.c_nvmlGpmMetricsGet_t()
         self._query.version = _nv.NVML_GPM_METRICS_GET_VERSION
         self._before, self._after = _nv.nvmlGpmSampleAlloc(), _nv.nvmlGpmSampleAlloc()
@@ -275,15 +197,15 @@ class _Gpm:
         query = self._query
         query.numMetrics = len(self._readings)
         query.sample1, query.sample2 = self._before, self._after
-        for place, (number, _, _) in enumerate(self._readings):
+        for place, (number, _) in enumerate(self._readings):
             query.metrics[place].metricId = number
         _nv.nvmlGpmMetricsGet(query)
         values = {}
-        for place, (_, name, divisor) in enumerate(self._readings):
+        for place, (_, reading) in enumerate(self._readings):
             metric = query.metrics[place]
             # A chip without a metric answers with an error, or with a value that is not a number.
             if metric.nvmlReturn == _nv.NVML_SUCCESS and metric.value == metric.value:
-                values[name] = metric.value / divisor
+                values[reading.name] = metric.value / reading.gpm_divisor
         return values
 
     def close(self) -> None:

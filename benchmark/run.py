@@ -255,7 +255,7 @@ def _finish(record: RunRecord, job: Job, out: _Outlets, status: Status, reason: 
 
     timing, epochs_done = timing_of(out.log.events), epochs_of(out.log.events)
     wers = [epoch.wer for epoch in epochs_done]
-    peak = summary.trainer.rss_bytes.max if summary and summary.trainer.rss_bytes else None
+    peak = summary.trainer_peak_bytes if summary else None
     record = replace(
         record,
         status=status,

@@ -20,42 +20,16 @@ import psutil
 from datasets.errors import one_line
 
 from . import clock
-from .nvml import READING_NAMES, Gpu, Nvml, NvmlUnavailable, plain_uuid
+from .nvml import Gpu, Nvml, NvmlUnavailable, plain_uuid
+from .readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
 from .telemetry_csv import CsvFile
 from .telemetry_host import Host, ProcessTree, other_processes
-from .telemetry_sums import (
-    EVENT_REASONS,
-    GpuSummary,
-    HostSummary,
-    Integrals,
-    Kind,
-    Peak,
-    Summary,
-    TrainerSummary,
-    event_reason_names,
-    stats,
-    whole,
-)
+from .telemetry_sums import GpuSummary, Integrals, Peak, Summary, figures, whole
 
 STOP_TIMEOUT_S = 10.0
 """A driver that hangs is waited for no longer than this."""
 MARK_AGE_S = 60.0
 """An event that was logged longer ago than this when it is heard of has a stamp by another clock."""
-
-_GPU_KINDS: dict[str, Kind] = dict.fromkeys(READING_NAMES, "level")
-del _GPU_KINDS["event_reasons_bits"]
-_GPU_KINDS |= {"energy_counter_j": "counter", "utilization_pct": "rate"}
-_GPU_KINDS |= {name: "rate" for name in READING_NAMES if name.endswith(("_active_pct", "_occupancy_pct", "_per_s"))}
-_GPU_KINDS |= {name: "rate" for name in EVENT_REASONS.values()}
-_HOST_KINDS: dict[str, Kind] = {
-    "cpu_pct": "rate",
-    "memory_used_bytes": "level",
-    "disk_read_bytes": "counter",
-    "disk_write_bytes": "counter",
-}
-_TREE_KINDS: dict[str, Kind] = {"cpu_pct": "rate", "rss_bytes": "level", "processes": "level"}
-
-_STAT_NAMES = [name for name in READING_NAMES if name not in ("event_reasons_bits", "energy_counter_j")]
 
 
 def _say_on_stderr(text: str) -> None:
@@ -81,9 +55,9 @@ class Telemetry:
         self._csv = CsvFile(csv_path, self._notice) if csv_path else None
         self._nvml: Nvml | None = None
         self._devices: list[_GpuSeries] = []
-        self._host, self._host_sums = Host(), Integrals(_HOST_KINDS)
+        self._host, self._host_sums = Host(), Integrals(HOST_READINGS)
         self._tree: ProcessTree | None = None
-        self._tree_sums = Integrals(_TREE_KINDS)
+        self._tree_sums = Integrals(TRAINER_READINGS)
         self._ranks: Counter[str] = Counter()
         self._others_asked = False
         self._marks: dict[float, float] = {}
@@ -172,40 +146,32 @@ class Telemetry:
         with self._lock:
             start_s, end_s = (self._marks.get(time_s, self._monotonic(time_s)) for time_s in (from_s, to_s))
             region_s = max(0.0, end_s - start_s)
-            host, samples = self._host_sums.over(start_s, end_s)
-            tree, _ = self._tree_sums.over(start_s, end_s)
-            processes = tree["processes"].peak
-            moved = [whole(host[name], region_s, self.interval_s) for name in ("disk_read_bytes", "disk_write_bytes")]
-            read_bytes, write_bytes = (None if amount is None else round(amount) for amount in moved)
+            host_totals, samples = self._host_sums.over(start_s, end_s)
+            tree_totals, _ = self._tree_sums.over(start_s, end_s)
+            host = figures(HOST_READINGS, host_totals, region_s, self.interval_s)
+            trainer = figures(TRAINER_READINGS, tree_totals, region_s, self.interval_s)
+            processes = tree_totals["processes"].peak
             return Summary(
                 interval_s=self.interval_s,
                 samples=samples,
                 skipped=self.skipped,
                 region_s=region_s,
                 gpus=tuple(self._gpu_summary(device, start_s, end_s) for device in self._devices),
-                host=HostSummary(
-                    **stats(host, ("cpu_pct", "memory_used_bytes")),
-                    disk_read_bytes=read_bytes,
-                    disk_write_bytes=write_bytes,
-                ),
-                trainer=TrainerSummary(
-                    **stats(tree, ("cpu_pct", "rss_bytes")),
-                    processes=None if processes is None else Peak(int(processes)),
-                ),
+                # The host counts whole things: the fractions come from the edges between two samples.
+                host={name: round(figure) if isinstance(figure, float) else figure for name, figure in host.items()},
+                trainer=trainer | {"processes": None if processes is None else Peak(int(processes))},
                 notices=tuple(self.notices),
             )
 
     def _gpu_summary(self, device: _GpuSeries, start_s: float, end_s: float) -> GpuSummary:
         info, (totals, _) = device.gpu.info, device.sums.over(start_s, end_s)
         region_s = max(0.0, end_s - start_s)
-        reasons = None
-        if any(totals[name].known_s > 0 for name in EVENT_REASONS.values()):
-            shares = {name: totals[name].integral / totals[name].known_s for name in EVENT_REASONS.values()}
-            reasons = {name: share for name, share in shares.items() if share > 0}
+        readings = figures(GPU_READINGS, totals, region_s, self.interval_s)
+        source: Literal["counter", "integrated_power"] = "counter"
         # The counter misses nothing between samples; a chip without one gets its power integrated instead.
-        has_counter = totals["energy_counter_j"].known_s > 0
-        energy_j = whole(totals["energy_counter_j" if has_counter else "power_w"], region_s, self.interval_s)
-        source: Literal["counter", "integrated_power"] = "counter" if has_counter else "integrated_power"
+        if not totals["energy_counter_j"].known_s > 0:
+            source = "integrated_power"
+            readings["energy_j"] = whole(totals["power_w"], region_s, self.interval_s)
         lost = device.lost_s is not None and device.lost_s <= end_s
         return GpuSummary(
             index=info.index,
@@ -213,13 +179,11 @@ class Telemetry:
             name=info.name,
             used=self._ranks_on(device) > 0,
             other_processes=device.others,
+            readings=readings,
             memory_total_bytes=info.memory_total_bytes,
             power_limit_w=info.power_limit_w,
-            energy_j=energy_j,
-            energy_source=None if energy_j is None else source,
-            event_reasons=reasons,
+            energy_source=None if readings["energy_j"] is None else source,
             lost_at_s=(device.lost_s or 0.0) - start_s if lost else None,
-            **stats(totals, _STAT_NAMES),  # type: ignore[arg-type]
         )
 
     def _run(self) -> None:
@@ -252,15 +216,13 @@ class Telemetry:
             self._host_sums.add(now_s, host)
             self._tree_sums.add(now_s, tree)
             for device, read_s, values in readings:
-                reasons = device.add(read_s, values)
+                device.sums.add(read_s, values)
                 if device.gpu.lost and device.lost_s is None:
                     device.lost_s = read_s
                     self._notice(
                         f"{device.name} ({device.gpu.info.uuid}) was lost {read_s - self._start_s:.1f} s after start"
                     )
-                rows.append(
-                    self._row(wall_s, read_s, device.name, device.gpu.info.uuid, event_reasons=reasons, **values)
-                )
+                rows.append(self._row(wall_s, read_s, device.name, device.gpu.info.uuid, **_with_flag_names(values)))
             self._write(rows)
 
     def _count_others(self, tree: ProcessTree | None) -> None:
@@ -319,16 +281,15 @@ class _GpuSeries:
 
     def __init__(self, gpu: Gpu, name: str) -> None:
         self.gpu, self.name = gpu, name
-        self.sums = Integrals(_GPU_KINDS)
+        self.sums = Integrals(GPU_READINGS)
         self.lost_s: float | None = None
         self.others: int | None = None
 
-    def add(self, now_s: float, values: dict[str, float | None]) -> str | None:
-        """Fold one reading into the sums; return the event reasons as the file has them."""
-        names = event_reason_names(values["event_reasons_bits"])
-        flags = {} if names is None else {name: float(name in names) for name in EVENT_REASONS.values()}
-        self.sums.add(now_s, values | flags)
-        return None if names is None else "|".join(names)
+
+def _with_flag_names(values: dict[str, float | None]) -> dict[str, object]:
+    """A GPU's readings as the file has them: flags by their names."""
+    names = {each.name: each.flag_names(values[each.name]) for each in GPU_READINGS if each.kind == "flags"}
+    return values | {name: None if flags is None else "|".join(flags) for name, flags in names.items()}
 
 
 def _named(gpus: list[Gpu]) -> list[tuple[Gpu, str]]:

@@ -9,31 +9,39 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from .nvml import READING_NAMES
-from .telemetry_host import HOST_NAMES, TREE_NAMES
+from .readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
 
-CSV_COLUMNS = (
-    ["time_unix_s", "elapsed_s", "device", "uuid", "mark"]
-    + list(dict.fromkeys((*HOST_NAMES, *TREE_NAMES)))
-    + [name for name in READING_NAMES if name not in HOST_NAMES and name != "event_reasons_bits"]
-    + ["event_reasons"]
+PLACE_COLUMNS = ["time_unix_s", "elapsed_s", "device", "uuid", "mark"]
+"""When and where a row was read; `device` is host, trainer, gpu0, gpu1 ... or mark."""
+CSV_COLUMNS = PLACE_COLUMNS + list(
+    dict.fromkeys(reading.name for reading in (*HOST_READINGS, *TRAINER_READINGS, *GPU_READINGS))
 )
-"""`device` is host, trainer, gpu0, gpu1 ... or mark; `event_reasons` holds names joined by `|`. Disk bytes and the energy
-counter count up from the machine's (the driver's) start. Empty where not measured or where the column does not apply."""
+"""Flags are written as their names, joined by `|`; a counter counts up from the machine's (the driver's) start. Empty where
+not measured or where the column does not apply."""
+HEADER_BYTES = 1 << 16
+"""No file's first line is longer than this."""
 
 
 class CsvFile:
-    """Appends whole samples, one system call each, so that a killed run leaves whole lines; gives up on the first error."""
+    """Appends whole samples, one system call each, so that a killed run leaves whole lines; gives up on the first error.
+
+    A file that is there already keeps the columns that its first line names: another version may have begun it.
+    """
 
     def __init__(self, path: Path, notice: Callable[[str], None]) -> None:
         self._path, self._notice = path, notice
+        self._columns = CSV_COLUMNS
         self._file: int | None = None
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             size = os.fstat(self._file).st_size
             if size == 0:
-                self._append(_csv_lines([{name: name for name in CSV_COLUMNS}]))
-            elif os.pread(self._file, 1, size - 1) != b"\n":
+                self.write([{name: name for name in CSV_COLUMNS}])
+                return
+            header = os.pread(self._file, HEADER_BYTES, 0).decode("utf-8", "replace").partition("\n")[0].split(",")
+            if header[: len(PLACE_COLUMNS)] == PLACE_COLUMNS:
+                self._columns = header
+            if os.pread(self._file, 1, size - 1) != b"\n":
                 self._append(b"\n")
         except OSError as error:
             self._give_up(error)
@@ -43,7 +51,7 @@ class CsvFile:
         if self._file is None:
             return
         try:
-            self._append(_csv_lines(rows))
+            self._append(_csv_lines(rows, self._columns))
         except OSError as error:
             self._give_up(error)
 
@@ -71,7 +79,7 @@ class CsvFile:
             self._file = None
 
 
-def _csv_lines(rows: list[dict[str, object]]) -> bytes:
+def _csv_lines(rows: list[dict[str, object]], columns: list[str]) -> bytes:
     text = io.StringIO()
-    csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n").writerows(rows)
+    csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
     return text.getvalue().encode()

@@ -1,4 +1,4 @@
-"""What the host and the trainer's processes use: CPU, memory and disk, read through psutil and /proc."""
+"""What the host and the trainer's processes use (see `readings`): CPU, memory and disk, read through psutil and /proc."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import psutil
 
-HOST_NAMES = ("cpu_pct", "memory_used_bytes", "disk_read_bytes", "disk_write_bytes")
-TREE_NAMES = ("cpu_pct", "rss_bytes", "processes")
+from .readings import TRAINER_READINGS
 
 
 class Host:
@@ -87,7 +86,7 @@ class ProcessTree:
         self._processes = {pid: process for pid, process in self._processes.items() if pid in seen}
         if self._root not in seen:
             self._last_s = None
-            return dict.fromkeys(TREE_NAMES)
+            return dict.fromkeys(reading.name for reading in TRAINER_READINGS)
         cpu_pct = None
         if before_s is not None and now_s > before_s:
             # A process that is new, or whose number was taken over by another one, brings all its time with it.

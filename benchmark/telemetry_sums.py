@@ -15,34 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["level", "rate", "counter"]
-"""How a series fills the time between two samples: a `level` is read at an instant (trapezoids), a `rate` is a mean over
-the time since the sample before (rectangles), a `counter` counts up and only its differences mean anything."""
+from .readings import Kind, Reading
 
 MAX_BLOCKS = 2048
 MAX_MARKS = 256
-
-EVENT_REASONS: dict[int, str] = {
-    0x001: "gpu_idle",
-    0x002: "application_clocks",
-    0x004: "sw_power_cap",
-    0x008: "hw_slowdown",
-    0x010: "sync_boost",
-    0x020: "sw_thermal_slowdown",
-    0x040: "hw_thermal_slowdown",
-    0x080: "hw_power_brake",
-    0x100: "display_clocks",
-    0x200: "board_limit",
-    0x400: "reliability",
-}
-"""Why a GPU's clocks are not higher: NVML's bits and our names for them."""
-
-
-def event_reason_names(bits: float | None) -> list[str] | None:
-    """The names of the clock event reasons that are set in `bits`; None where the bits could not be read."""
-    if bits is None:
-        return None
-    return [name for bit, name in EVENT_REASONS.items() if int(bits) & bit]
 
 
 @dataclass(frozen=True)
@@ -55,12 +31,19 @@ class Totals:
 
 
 class Integrals:
-    """Running time integrals of several series that are sampled together; see Kind. Times are monotonic seconds."""
+    """Running time integrals of readings that are sampled together; see Kind. Times are monotonic seconds.
 
-    def __init__(self, kinds: Mapping[str, Kind], max_blocks: int = MAX_BLOCKS) -> None:
+    A reading is one series of its name; one of flags is a series for each flag (see `flag_series`), 1 where it is set.
+    """
+
+    def __init__(self, readings: Sequence[Reading], max_blocks: int = MAX_BLOCKS) -> None:
+        self._flagged = [reading for reading in readings if reading.kind == "flags"]
+        kinds: dict[str, Kind] = {}
+        for reading in readings:
+            kinds |= dict.fromkeys(flag_series(reading).values(), "mean") or {reading.name: reading.kind}
         self.names = tuple(kinds)
         self._counter = np.array([kind == "counter" for kind in kinds.values()])
-        self._level = np.array([kind == "level" for kind in kinds.values()])
+        self._gauge = np.array([kind == "gauge" for kind in kinds.values()])
         self._start_s = np.empty(max_blocks)
         self._end_s = np.empty(max_blocks)
         self._samples = np.empty(max_blocks)
@@ -74,7 +57,13 @@ class Integrals:
         self._known_s = np.full(len(kinds), np.nan)
 
     def add(self, time_s: float, values: Mapping[str, float | None]) -> None:
-        """One sample of all series at `time_s`; a series that is None or absent was not measured."""
+        """One sample of all readings at `time_s`; one that is None or absent was not measured."""
+        values = dict(values)
+        for reading in self._flagged:
+            flags = reading.flag_names(values.get(reading.name))
+            values |= {
+                series: None if flags is None else flag in flags for flag, series in flag_series(reading).items()
+            }
         now = np.array([np.nan if (value := values.get(name)) is None else value for name in self.names], float)
         if self._last is not None and time_s > self._last_s:
             self._add_block(time_s, now)
@@ -93,7 +82,7 @@ class Integrals:
             self._merge_blocks()
         assert self._last is not None
         seconds = time_s - self._last_s
-        before = np.where(self._level & ~np.isnan(self._last), self._last, now)
+        before = np.where(self._gauge & ~np.isnan(self._last), self._last, now)
         integral = (now + before) / 2 * seconds
         known_s = np.where(np.isnan(now), 0.0, seconds)
         # A counter that was unreadable for a while catches up; one that falls was reset, and that stretch is unknown.
@@ -150,13 +139,25 @@ class Stat:
 
 
 @dataclass(frozen=True)
+class Peak:
+    """The peak of a count."""
+
+    max: int
+
+
+Figure = Stat | Peak | float | dict[str, float] | None
+"""What the summary has of one reading: of a gauge or a mean its Stat (of a count its Peak), of a counter its growth, of flags the
+share of the time (0..1) of each that was ever set; None where not measured."""
+
+
+@dataclass(frozen=True)
 class GpuSummary:
     """One GPU over the region; None where not measured.
 
     `used` says whether the run used this GPU. `other_processes` counts those besides the run's own that computed on it when
-    the clock started. `energy_source` is `counter` (the GPU's own) or `integrated_power`.
-    `event_reasons` gives, for each reason that held the clocks down, its share of the time (0..1). `lost_at_s` counts
-    seconds from the region's start to the moment the GPU was found to be lost.
+    the clock started. `readings` has the figure of each of GPU_READINGS, by its name in the summary. `energy_source` is
+    `counter` (the GPU's own) or `integrated_power`. `lost_at_s` counts seconds from the region's start to the moment the GPU
+    was found to be lost.
     """
 
     index: int
@@ -164,70 +165,56 @@ class GpuSummary:
     name: str | None
     used: bool
     other_processes: int | None
-    utilization_pct: Stat | None
-    memory_used_bytes: Stat | None
+    readings: dict[str, Figure]
     memory_total_bytes: int | None
-    power_w: Stat | None
-    power_instant_w: Stat | None
     power_limit_w: float | None
-    energy_j: float | None
     energy_source: Literal["counter", "integrated_power"] | None
-    temperature_c: Stat | None
-    sm_clock_mhz: Stat | None
-    memory_clock_mhz: Stat | None
-    sm_active_pct: Stat | None
-    sm_occupancy_pct: Stat | None
-    tensor_active_pct: Stat | None
-    dram_active_pct: Stat | None
-    pcie_tx_bytes_per_s: Stat | None
-    pcie_rx_bytes_per_s: Stat | None
-    event_reasons: dict[str, float] | None
     lost_at_s: float | None
 
-
-@dataclass(frozen=True)
-class HostSummary:
-    """The whole machine over the region: CPU in percent of all cores, memory in use, bytes moved by its disks."""
-
-    cpu_pct: Stat | None
-    memory_used_bytes: Stat | None
-    disk_read_bytes: int | None
-    disk_write_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Peak:
-    """The peak of a count."""
-
-    max: int
+    def as_dict(self) -> dict[str, Any]:
+        """The summary as it stands in the record: readings beside the rest, each followed by what belongs to it."""
+        tree = dataclasses.asdict(self)
+        lost_at_s = tree.pop("lost_at_s")
+        behind = {name: {own: tree.pop(own)} for name, own in _BELONGS_TO.items()}
+        for name, figure in tree.pop("readings").items():
+            tree |= {name: figure} | behind.get(name, {})
+        return tree | {"lost_at_s": lost_at_s}
 
 
-@dataclass(frozen=True)
-class TrainerSummary:
-    """The trainer's process tree over the region: CPU in percent of one core, memory summed over its processes."""
-
-    cpu_pct: Stat | None
-    rss_bytes: Stat | None
-    processes: Peak | None
+_BELONGS_TO = {
+    "memory_used_bytes": "memory_total_bytes",
+    "power_instant_w": "power_limit_w",
+    "energy_j": "energy_source",
+}
+"""For some readings, the field of GpuSummary that follows it in the record."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Telemetry over a region of `region_s` seconds; `skipped` counts the samples that came too late to be taken."""
+    """Telemetry over a region of `region_s` seconds; `skipped` counts the samples that came too late to be taken.
+
+    `host` and `trainer` have the figure of each of HOST_READINGS and TRAINER_READINGS.
+    """
 
     interval_s: float
     samples: int
     skipped: int
     region_s: float
     gpus: tuple[GpuSummary, ...]
-    host: HostSummary
-    trainer: TrainerSummary
+    host: dict[str, Figure]
+    trainer: dict[str, Figure]
     notices: tuple[str, ...]
+
+    @property
+    def trainer_peak_bytes(self) -> float | None:
+        """The most memory that the trainer's processes held together; None where not measured."""
+        rss_bytes = self.trainer["rss_bytes"]
+        return rss_bytes.max if isinstance(rss_bytes, Stat) else None
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as it stands in the record and in the log: plain dicts and lists, null where not measured."""
         tree = dataclasses.asdict(self)
-        return tree | {"gpus": list(tree["gpus"]), "notices": list(tree["notices"])}
+        return tree | {"gpus": [gpu.as_dict() for gpu in self.gpus], "notices": list(tree["notices"])}
 
 
 def stat(totals: Totals) -> Stat | None:
@@ -235,11 +222,6 @@ def stat(totals: Totals) -> Stat | None:
     if totals.known_s <= 0 or totals.peak is None:
         return None
     return Stat(min(totals.integral / totals.known_s, totals.peak), totals.peak)
-
-
-def stats(totals: Mapping[str, Totals], names: Sequence[str]) -> dict[str, Stat | None]:
-    """The Stat of each named series."""
-    return {name: stat(totals[name]) for name in names}
 
 
 def whole(totals: Totals, region_s: float, interval_s: float) -> float | None:
@@ -250,3 +232,28 @@ def whole(totals: Totals, region_s: float, interval_s: float) -> float | None:
     if totals.known_s <= 0 or region_s - totals.known_s > max(interval_s, region_s / 100):
         return None
     return totals.integral
+
+
+def flag_series(reading: Reading) -> dict[str, str]:
+    """For each flag of a reading, the name of its series: two readings may have a flag of the same name."""
+    return {flag: f"{reading.name}: {flag}" for flag in reading.flags.values()}
+
+
+def figures(
+    readings: Sequence[Reading], totals: Mapping[str, Totals], region_s: float, interval_s: float
+) -> dict[str, Figure]:
+    """What the summary has of each reading, by its name there, from its series' totals over a region of `region_s` seconds."""
+    found: dict[str, Figure] = {}
+    for reading in readings:
+        if reading.kind == "flags":
+            found[reading.summary_name] = _shares({flag: totals[name] for flag, name in flag_series(reading).items()})
+        elif reading.kind == "counter":
+            found[reading.summary_name] = whole(totals[reading.name], region_s, interval_s)
+        else:
+            found[reading.summary_name] = stat(totals[reading.name])
+    return found
+
+
+def _shares(flags: Mapping[str, Totals]) -> dict[str, float] | None:
+    known = {flag: totals.integral / totals.known_s for flag, totals in flags.items() if totals.known_s > 0}
+    return {flag: share for flag, share in known.items() if share > 0} if known else None

@@ -93,7 +93,7 @@ def build_report(
         "utterances_per_s": utterances / outcome.wall_s,
         "audio_s_per_s": clip_s / outcome.wall_s,
         "real_time_factor": outcome.wall_s / clip_s,
-        "telemetry": dataclasses.asdict(telemetry) if telemetry else None,
+        "telemetry": telemetry.as_dict() if telemetry else None,
     }
 
 

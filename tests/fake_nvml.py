@@ -9,6 +9,8 @@ from tests import fake_library
 
 HERE = Path(__file__).parent
 UUIDS = [f"GPU-00000000-0000-0000-0000-00000000000{index}" for index in range(2)]
+REFUSED_BY_GPU_1 = {"temperature_c", "tensor_active_pct"}
+"""The readings that GPU 1 answers with "not supported"."""
 
 
 def build(folder: Path, *flags: str) -> Path:

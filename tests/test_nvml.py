@@ -6,10 +6,14 @@ import re
 from functools import cache
 from pathlib import Path
 
+import pynvml
 import pytest
-from fake_nvml import UUIDS, build, run_python
+from fake_nvml import REFUSED_BY_GPU_1, UUIDS, build, run_python
 
-from benchmark import nvml
+from benchmark import nvml, readings
+
+ONLY_MONITORS = {each.name for each in readings.GPU_READINGS if each.gpm and not each.calls}
+"""The readings that a chip without performance monitors does not have."""
 
 READ_TWICE = """
 import json, time
@@ -55,7 +59,7 @@ def test_every_reading_arrives_in_its_unit(driver):
         "temperature_c": 55,
         "sm_clock_mhz": 1755,
         "memory_clock_mhz": 3201,
-        "event_reasons_bits": 4,
+        "event_reasons": 4,
         "sm_active_pct": 40,
         "sm_occupancy_pct": 25,
         "tensor_active_pct": 30,
@@ -64,6 +68,7 @@ def test_every_reading_arrives_in_its_unit(driver):
         "pcie_rx_bytes_per_s": 200 * 1024**2,
     }
     assert first[0]["sm_active_pct"] is None, "the monitors need two samples"
+    assert first[0]["pcie_tx_bytes_per_s"] is None, "the call that waits for 20 ms is left to chips without monitors"
     assert [info["uuid"] for info in infos] == UUIDS
     assert infos[0]["memory_total_bytes"] == 140 * 1024**3
     assert infos[0]["compute_capability"] == "9.0"
@@ -74,24 +79,17 @@ def test_every_reading_arrives_in_its_unit(driver):
 
 def test_an_unsupported_value_is_missing_alone(driver):
     _, (_, gpu), *_ = read_twice(driver)
-    assert [name for name, value in gpu.items() if value is None] == ["temperature_c", "tensor_active_pct"]
+    assert {name for name, value in gpu.items() if value is None} == REFUSED_BY_GPU_1
 
 
 def test_an_old_driver_is_read_by_its_old_names(old_driver):
     _, (gpu, _), infos, *_ = read_twice(old_driver)
-    assert gpu["event_reasons_bits"] == 4
+    assert gpu["event_reasons"] == 4
     assert gpu["memory_used_bytes"] == 11 * 1024**3
     assert gpu["power_w"] == 300
     assert gpu["pcie_tx_bytes_per_s"] == 1024**2
     missing = {name for name, value in gpu.items() if value is None}
-    assert missing == {
-        "power_instant_w",
-        "energy_counter_j",
-        "sm_active_pct",
-        "sm_occupancy_pct",
-        "tensor_active_pct",
-        "dram_active_pct",
-    }
+    assert missing == {"power_instant_w", "energy_counter_j", *ONLY_MONITORS}
     assert infos[0]["gpm_supported"] is False
 
 
@@ -181,15 +179,17 @@ with Nvml() as nvml:
 
 
 def names_of_pynvml() -> list[str]:
-    """Every name of pynvml's that benchmark/nvml.py uses, as an attribute of its gate or as a text."""
+    """Every name of pynvml's that telemetry uses, as an attribute of the gate (or of what it hands on) or as a text."""
     found = set()
-    for node in ast.walk(ast.parse(Path(nvml.__file__).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert node.value.id != "pynvml", f"line {node.lineno}: a name is looked up past the gate"
-            if node.value.id == "_nv":
+    for module, gate in ((nvml, "_nv"), (readings, "nv")):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == gate:
                 found.add(node.attr)
-        elif isinstance(node, ast.Constant) and re.fullmatch(r"(nvml|NVML|c_nvml)\w+", str(node.value)):
-            found.add(node.value)
+            elif isinstance(node, ast.Attribute):
+                past = hasattr(pynvml, node.attr) and node.attr.startswith(("nvml", "NVML", "c_nvml"))
+                assert not past, f"{module.__name__}:{node.lineno}: {node.attr} is looked up past the gate"
+            elif isinstance(node, ast.Constant) and re.fullmatch(r"(nvml|NVML|c_nvml)\w+", str(node.value)):
+                found.add(node.value)
     return sorted(found)
 
 
@@ -198,6 +198,7 @@ NAMES = names_of_pynvml()
 WITHOUT_EACH = """
 import importlib.util, json, sys, time, types
 import pynvml
+from benchmark.readings import GPU_READINGS
 whole = vars(pynvml)
 
 def without(name):
@@ -220,9 +221,10 @@ for name, module in modules.items():
 for wait_s in (0.15, 0.0):
     for name, nvml in opened.items():
         for gpu in nvml.gpus:
-            told[name][gpu.info.index] = values = gpu.read(time.monotonic())
-            # These two differ from one reading to the next.
-            del values["energy_counter_j"], values["utilization_pct"]
+            values = gpu.read(time.monotonic())
+            # These differ from one reading to the next.
+            changing = {"utilization_pct", *(each.name for each in GPU_READINGS if each.kind == "counter")}
+            told[name][gpu.info.index] = {each: value for each, value in values.items() if each not in changing}
     time.sleep(wait_s)
 for name, nvml in opened.items():
     told[name] |= {"info": [vars(gpu.info) for gpu in nvml.gpus], "processes": [gpu.process_ids() for gpu in nvml.gpus]}
@@ -263,11 +265,11 @@ MISSING = {
     "NVML_FI_DEV_POWER_INSTANT": {"power_instant_w"},
     "NVML_GPM_METRIC_ANY_TENSOR_UTIL": {"tensor_active_pct"},
     "NVML_GPM_METRIC_SM_UTIL": {"sm_active_pct"},
-    "c_nvmlGpmMetricsGet_t": {"sm_active_pct", "sm_occupancy_pct", "tensor_active_pct", "dram_active_pct"},
+    "c_nvmlGpmMetricsGet_t": ONLY_MONITORS,
     "nvmlDeviceGetClockInfo": {"sm_clock_mhz", "memory_clock_mhz"},
     "nvmlDeviceGetCurrentClocksThrottleReasons": set(),
     "nvmlDeviceGetTemperatureV": set(),
-    "nvmlGpmQueryDeviceSupport": {"sm_active_pct", "sm_occupancy_pct", "tensor_active_pct", "dram_active_pct"},
+    "nvmlGpmQueryDeviceSupport": ONLY_MONITORS,
     "NVML_ERROR_FUNCTION_NOT_FOUND": set(),
     "NVMLError": set(),
 }
@@ -292,7 +294,7 @@ def test_a_name_that_pynvml_lacks_costs_its_own_values_alone(name, without_each)
 
 
 def test_the_names_are_found_and_what_can_be_asked_otherwise_is(without_each):
-    assert len(NAMES) > 50
+    assert len(NAMES) > 60
     assert set(NAMES) >= {"nvmlInit", "NVMLError", "NVML_ERROR_GPU_IS_LOST", "NVML_FI_DEV_POWER_AVERAGE", *MISSING}
     assert without_each["None"]["processes"] == [[1 << 22, (1 << 22) + 1]] * 2
     assert without_each["nvmlDeviceGetComputeRunningProcesses_v2"]["processes"] == without_each["None"]["processes"]

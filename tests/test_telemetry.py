@@ -3,18 +3,21 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_nvml import UUIDS, build, environment, run_python
+from fake_nvml import REFUSED_BY_GPU_1, UUIDS, build, environment, run_python
 
 from benchmark import telemetry as module
+from benchmark.readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
 from benchmark.telemetry import Telemetry
-from benchmark.telemetry_csv import CSV_COLUMNS
+from benchmark.telemetry_csv import CSV_COLUMNS, PLACE_COLUMNS
 from benchmark.telemetry_host import Host, ProcessTree, other_processes
 
 RUN = """
@@ -40,8 +43,8 @@ def driver(tmp_path_factory):
     return build(tmp_path_factory.mktemp("nvml"))
 
 
-def run_beside(driver, csv_path, **settings):
-    code = RUN.format(uuid=UUIDS[1].removeprefix("GPU-").upper())
+def run_beside(driver, csv_path, first="", **settings):
+    code = first + RUN.format(uuid=UUIDS[1].removeprefix("GPU-").upper())
     code = code.replace("sys.argv[1]", repr(str(csv_path))).replace("if len(sys.argv) > 1 else None", "")
     done = run_python(code, driver, **settings)
     return json.loads(done.stdout), done.stderr
@@ -76,11 +79,8 @@ def test_two_gpus_are_summed_up_rightly(healthy):
 
 def test_an_unsupported_value_is_null_alone(healthy):
     first, second = healthy[0]["gpus"]
-    assert second["temperature_c"] is None
-    assert second["tensor_active_pct"] is None
     assert {name for name in second if second[name] is None} == {
-        "temperature_c",
-        "tensor_active_pct",
+        *REFUSED_BY_GPU_1,
         "lost_at_s",
         "other_processes",  # nobody asked for them
     }
@@ -138,6 +138,112 @@ def test_without_a_gpu_there_are_host_figures_and_one_remark(driver, tmp_path):
     assert stderr.count("\n") == 1
     assert "host figures only" in stderr
 
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tables of readings, and what follows from them
+
+ADDED = """
+from benchmark import readings
+from benchmark.readings import Reading
+
+def ramp(nv, gpu):
+    return nv.nvmlDeviceGetTotalEnergyConsumption(gpu) - 1e9
+
+def celsius(nv, gpu):
+    return nv.nvmlDeviceGetTemperature(gpu, nv.NVML_TEMPERATURE_GPU)
+
+readings.GPU_READINGS += (
+    Reading("added_w", "gauge", (ramp,), divisor=1e3),
+    Reading("added_pct", "mean", (ramp,), divisor=1e3),
+    Reading("added_counter_j", "counter", (ramp,), divisor=1e3, growth="added_j"),
+    Reading("added_flags", "flags", (lambda nv, gpu: ramp(nv, gpu) // 60e3,), flags={1: "odd", 2: "gpu_idle", 64: "never"}),
+    Reading("added_c", "gauge", (lambda nv, gpu: nv.nvmlDeviceHasNoSuchCall(gpu), celsius)),
+    Reading("added_active_pct", "mean", gpm="NVML_GPM_METRIC_ANY_TENSOR_UTIL", gpm_divisor=2),
+)
+"""
+"""Readings of each kind. The posing GPUs' energy is a ramp that any sampling sees: 300 J a second on GPU 0, 200 on GPU 1."""
+
+
+def expected_figures(table):
+    """What the summary must have of ADDED on GPU 0, between the file's two marks, from the file's own samples."""
+    begin, end = table[table.device == "mark"].elapsed_s
+    samples = table[table.device == "gpu0"]
+    sums = dict.fromkeys(("gauge", "mean", "growth", "odd", "gpu_idle"), 0.0)
+    for (_, before), (_, after) in zip(samples.iterrows(), list(samples.iterrows())[1:], strict=False):
+        inside_s = max(0.0, min(end, after.elapsed_s) - max(begin, before.elapsed_s))
+        flags = after.added_flags.split("|") if isinstance(after.added_flags, str) else []
+        sums["gauge"] += inside_s * (before.added_w + after.added_w) / 2
+        sums["mean"] += inside_s * after.added_pct
+        grown = after.added_counter_j - before.added_counter_j
+        sums["growth"] += grown * inside_s / (after.elapsed_s - before.elapsed_s)
+        for flag in ("odd", "gpu_idle"):
+            sums[flag] += inside_s * (flag in flags)
+    return {name: value if name == "growth" else value / (end - begin) for name, value in sums.items()}
+
+
+def test_one_entry_in_the_table_of_gpus_is_read_written_and_summed_up_for_its_kind(driver, healthy, tmp_path):
+    summary, stderr = run_beside(driver, tmp_path / "t.csv", ADDED)
+    assert stderr == ""
+    table = pd.read_csv(tmp_path / "t.csv")
+    added = ["added_w", "added_pct", "added_counter_j", "added_flags", "added_c", "added_active_pct"]
+    assert list(table.columns) == [*CSV_COLUMNS, *added]
+    first, second = summary["gpus"]
+    names = [name.replace("counter_", "") for name in added]
+    assert list(first) == [*list(healthy[0]["gpus"][0])[:-1], *names, "lost_at_s"]
+    expected = expected_figures(table)
+    assert first["added_w"]["mean"] == pytest.approx(expected["gauge"], rel=0.01)
+    assert first["added_pct"]["mean"] == pytest.approx(expected["mean"], rel=0.01)
+    assert expected["mean"] > 1.02 * expected["gauge"], "the two kinds cannot be mistaken for each other"
+    assert first["added_j"] == pytest.approx(expected["growth"], rel=0.01)
+    flags = {flag: expected[flag] for flag in ("odd", "gpu_idle") if expected[flag] > 0}
+    assert first["added_flags"] == pytest.approx(flags, rel=0.05)
+    assert first["event_reasons"] == {"sw_power_cap": pytest.approx(1)}, "a flag of the same name is another's"
+    assert first["added_c"] == {"mean": 55, "max": 55}
+    assert first["added_active_pct"] == {"mean": 15, "max": 15}
+    assert (second["added_c"], second["added_active_pct"]) == (None, None), "this GPU refuses them"
+    assert second["added_w"]["max"] > 0
+
+
+def test_an_added_reading_is_lost_with_its_gpu(driver, tmp_path):
+    summary, _ = run_beside(driver, tmp_path / "t.csv", ADDED, lost_after=5)
+    table = pd.read_csv(tmp_path / "t.csv")
+    last = table[table.device == "gpu1"].iloc[-1]
+    added = [name for name in table.columns if name.startswith("added_")]
+    assert len(added) == 6 and last[added].isna().all()
+    lost = summary["gpus"][1]
+    assert lost["lost_at_s"] > 0
+    assert lost["added_w"]["max"] > 0, "what was measured before the loss is kept"
+    assert lost["added_j"] is None, "half a run's growth is not the run's"
+
+
+def test_the_tables_are_sound():
+    for readings in (GPU_READINGS, HOST_READINGS, TRAINER_READINGS):
+        for names in ([each.name for each in readings], [each.summary_name for each in readings]):
+            assert len({*names, *PLACE_COLUMNS}) == len(names) + len(PLACE_COLUMNS)
+        assert all(bool(each.flags) == (each.kind == "flags") for each in readings)
+        assert all(each.kind == "counter" for each in readings if each.growth)
+    assert all(each.calls or each.gpm for each in GPU_READINGS)
+
+
+def test_host_and_trainer_tell_what_their_tables_have():
+    assert list(Host().read()) == [each.name for each in HOST_READINGS]
+    tree = ProcessTree(os.getpid())
+    assert list(tree.read(time.monotonic())) == [each.name for each in TRAINER_READINGS]
+
+
+def test_the_documentation_has_every_reading_with_its_kind():
+    text = (Path(__file__).parents[1] / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    documented = {}
+    for cells in re.findall(r"^\| (host |trainer |)(`.+`) \| (\w+) \|", text, re.MULTILINE):
+        documented |= {(cells[0].strip() or "gpu", name): cells[2] for name in re.findall(r"`(\w+)`", cells[1])}
+    tables = {"gpu": GPU_READINGS, "host": HOST_READINGS, "trainer": TRAINER_READINGS}
+    assert documented == {
+        (device, each.summary_name): each.kind for device, readings in tables.items() for each in readings
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other processes on the run's GPUs
 
 OTHERS = """
 import json, subprocess, sys, time
@@ -345,7 +451,7 @@ def test_a_disk_that_fills_in_mid_run_costs_the_file_only(driver, tmp_path):
 def test_a_file_that_cannot_be_opened_is_said_once(tmp_path):
     telemetry, said, begin, end = run_here(tmp_path / "absent" / "t.csv")
     assert sum("sampling goes on in memory" in line for line in said) == 1
-    assert telemetry.summary(begin, end).host.memory_used_bytes is not None
+    assert telemetry.summary(begin, end).host["memory_used_bytes"] is not None
 
 
 def test_a_resumed_run_appends_below_one_header(tmp_path):
@@ -357,6 +463,17 @@ def test_a_resumed_run_appends_below_one_header(tmp_path):
     table = pd.read_csv(path)
     assert list(table.mark.dropna()) == ["begin", "end"] * 2
     assert path.read_text().count("time_unix_s") == 1
+
+
+def test_a_file_that_another_version_began_keeps_its_columns(tmp_path):
+    path = tmp_path / "t.csv"
+    older = [name for name in CSV_COLUMNS if name != "cpu_pct"] + ["gone_w"]
+    path.write_text(",".join(older) + "\n")
+    run_here(path)
+    table = pd.read_csv(path)
+    assert list(table.columns) == older
+    assert table.gone_w.isna().all()
+    assert (table[table.device == "host"].memory_used_bytes > 1e6).all(), "not what belongs to the column before it"
 
 
 def test_a_clock_that_jumps_spoils_no_region(tmp_path, monkeypatch):
@@ -385,7 +502,7 @@ def test_a_mark_from_before_the_beginning_has_a_stamp_by_another_clock(tmp_path)
     telemetry.mark("end", begin + 1)
     telemetry.stop()
     summary = telemetry.summary(begin, begin + 1)
-    assert summary.samples >= 3 and summary.host.cpu_pct is not None
+    assert summary.samples >= 3 and summary.host["cpu_pct"] is not None
 
 
 def test_late_samples_are_counted_and_the_grid_is_kept(monkeypatch):
