@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark import mllog
-from benchmark.mllog import read_log
-from compliance.corpora import MAX_TARGET_WER
+from benchmark.log_summary import summarise
+from benchmark.mllog import read_lines
+from benchmark.submission import LOG_FILE, MAX_TARGET_WER
 from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
 from datasets.usage import Filled
@@ -50,42 +51,41 @@ class Curve:
 
 def curve_of(log: Path) -> Curve | None:
     """The curve of a run's log; None where no epoch was evaluated."""
-    events = read_log(log)[0]
-    value = {event.key: event.value for event in events}
-    flat = value.get(mllog.HYPERPARAMETERS)
+    with open(log, "rb") as file:
+        said = summarise(read_lines(file))
+    flat = said.value(mllog.HYPERPARAMETERS)
     if not isinstance(flat, dict):
         raise UserError("the log has no hyperparameters", where=log)
-    if lacking := [key for key in (mllog.TRAIN_SAMPLES, mllog.SEED) if key not in value]:
+    if lacking := [key for key in (mllog.TRAIN_SAMPLES, mllog.SEED) if key not in said.first]:
         raise UserError(f"the log has no {lacking[0]}", where=log)
-    mistake = value.get(MISTAKE) or ""
-    status = next((event.metadata.get("status") for event in events if event.key == mllog.RUN_STOP), "unfinished")
-    stats = {event.epoch_num: event.value for event in events if event.key == mllog.TRACKED_STATS}
-    steps = -(-value[mllog.TRAIN_SAMPLES] // flat["train.batch_size"])
-    rows = []
-    for event in events:
-        if event.key != mllog.EVAL_ACCURACY:
-            continue
-        rows.append(
-            {
-                "hidden": flat["model.rnn_hidden"],
-                "learning_rate": flat["optimizer.learning_rate"],
-                "precision": flat["train.precision"],
-                "batch": flat["train.batch_size"],
-                "seed": value[mllog.SEED],
-                "mistake": mistake,
-                "epoch": event.epoch_num,
-                "steps": steps * event.epoch_num,
-                "wer": round(event.value, 3),
-                "cer": round(event.metadata["cer"], 3),
-                "train_loss": round(stats[event.epoch_num]["train_loss"], 3),
-                "status": status,
-            }
-        )
+    mistake = said.value(MISTAKE) or ""
+    steps = -(-said.value(mllog.TRAIN_SAMPLES) // flat["train.batch_size"])
+    rows = [
+        {
+            "hidden": flat["model.rnn_hidden"],
+            "learning_rate": flat["optimizer.learning_rate"],
+            "precision": flat["train.precision"],
+            "batch": flat["train.batch_size"],
+            "seed": said.value(mllog.SEED),
+            "mistake": mistake,
+            "epoch": epoch.epoch_num,
+            "steps": steps * epoch.epoch_num,
+            "wer": round(epoch.wer, 3),
+            "cer": _rounded(epoch.cer),
+            "train_loss": _rounded(epoch.train_loss),
+            "status": said.status or "unfinished",
+        }
+        for epoch in said.epochs
+    ]
     if not rows:
         return None
     width, precision = flat["model.rnn_hidden"], flat["train.precision"]
     name = f"width {width}" + (f", {precision}" if precision != "fp32" else "") + (", a mistake" if mistake else "")
     return Curve(name, bool(mistake), tuple(rows))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def table(curves: Sequence[Curve]) -> str:
@@ -134,7 +134,7 @@ def picture(curves: Sequence[Curve]) -> str:
 
 def logs_below(paths: Sequence[Path]) -> list[Path]:
     """The logs (`result.txt`) of the runs at or below `paths`, and the files among these; UserError where there are none."""
-    found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("result.txt")))]
+    found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob(LOG_FILE)))]
     if not found:
         raise UserError("no run lies here", where=", ".join(map(str, paths)))
     return found

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from datasets.geometry import output_frames
 from reference_model.data import Batch
-from reference_model.model import output_frames
 from reference_model.precision import set_precision
 from reference_model.step import TrainStep
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmark.params import Params, load_variant
 from benchmark.record import read_record
+from benchmark.submission import RECORD_FILE
 from datasets import limits, plans
 from reference_model.checkpoint_file import checkpoint_path
 from reference_model.latency import WHOLE
@@ -164,7 +165,7 @@ def _run(bench: Bench, place: Path, variant: str, corpus: str, epochs: int | Non
             _end(process)
     if status not in (0, 1):
         raise RuntimeError((said.read_text(errors="replace").strip().splitlines() or ["the run said nothing"])[-1])
-    (folder,) = (path.parent for path in runs.rglob("record.json"))
+    (folder,) = (path.parent for path in runs.rglob(RECORD_FILE))
     return folder, params
 
 
@@ -184,7 +185,7 @@ def inference(bench: Bench) -> None:
     """
     variant = _served(bench)
     place = bench.kept / variant
-    folders = [path.parent for path in (place / "runs").rglob("record.json")]
+    folders = [path.parent for path in (place / "runs").rglob(RECORD_FILE)]
     if not folders:
         raise RuntimeError(f"the section {variant} has left no run to take a checkpoint from")
     record = read_record(folders[0])

@@ -16,11 +16,13 @@ import numpy as np
 
 from benchmark.params import load_variant
 from datasets import plans
+from datasets.corpora import SIZES
+from datasets.dataset import LIBRISPEECH
 from reference_model.data import training_order
 
 from .line import Line, report
 
-UTTERANCES = 281_241
+UTTERANCES = SIZES[LIBRISPEECH].train
 GOAL_SORTED, GOAL_BUCKETS = 0.03, 0.05
 
 

@@ -32,7 +32,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.record import FILE_NAME, HASHED_FILES, RunRecord, hash_files, read_record
+from benchmark.record import RunRecord, hash_files, read_record
+from benchmark.submission import LOG_FILE, RECORD_FILE, SEALED_FILES, UNFINISHED
 from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
 from datasets.usage import Filled
@@ -205,7 +206,7 @@ def read_archive(archive: Path) -> list[TimedRun]:
     if not found:
         raise _refused(archive, "it is empty")
     # The rest of a run folder (a profile) is nothing that the record vouches for.
-    kept = (FILE_NAME, *HASHED_FILES)
+    kept = (RECORD_FILE, *SEALED_FILES)
     return [
         TimedRun(variant, name, {file: files[file] for file in kept if file in files}, f"{archive}: {variant}/{name}")
         for (variant, name), files in found.items()
@@ -250,7 +251,7 @@ def _check_run(run: TimedRun, table: Table) -> None:
         except UserError as error:
             raise UserError(error.what, where=str(error.where).replace(str(folder), run.where)) from None
         _check_record(run, record, hash_files(folder))
-        read = read_run(Source(folder / "result.txt", folder / FILE_NAME))
+        read = read_run(Source(folder / LOG_FILE, folder / RECORD_FILE))
     card = read.accelerator if read.accelerators else None
     if card != (None if _on_cpu(table) else table.device):
         raise UserError(f"its log says that it ran on {card or 'a CPU'}, not on {table.device}", where=run.where)
@@ -264,17 +265,17 @@ def _check_record(run: TimedRun, record: RunRecord, hashes: dict[str, str]) -> N
             where=run.where,
             remedy="get it again from the machine that made it; an edited run is no result",
         )
-    if "result.txt" not in record.files or record.status in ("unfinished", "interrupted"):
+    if LOG_FILE not in record.files or record.status in UNFINISHED:
         raise UserError(f"the run did not come to its end (status {record.status})", where=run.where)
     if record.variant != run.variant:
         raise UserError(f"the record is of the variant {record.variant}", where=run.where)
     # The harness writes variables' names for folders (benchmark/job.py), so that there is nothing to be replaced here.
     paths = [part for part in record.command if part.startswith("/")]
-    paths += _MACHINE_PATH.findall(run.files[FILE_NAME].decode())
+    paths += _MACHINE_PATH.findall(run.files[RECORD_FILE].decode())
     if paths:
         raise UserError(
             f"the record names a folder of the machine: {paths[0]}",
-            where=f"{run.where}/{FILE_NAME}",
+            where=f"{run.where}/{RECORD_FILE}",
             remedy="make the run with this version, whose records name DATA_DIR and RESULTS_DIR instead",
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets import limits, tarball
-from datasets.dataset import Dataset, Stamp, is_prepared, read_dataset, read_stamp
+from datasets.dataset import LIBRISPEECH, Dataset, Stamp, is_prepared, read_dataset, read_stamp
 from datasets.errors import COULD_NOT, UserError
 from datasets.locks import FileLock
 from datasets.plans import is_synthesised, synthesis_arguments, version_of
@@ -19,8 +19,6 @@ from .device import Usable, usable_gpus
 from .expected import SYNTHESIS_CORE_MIN, expected_minutes, gpu_bytes
 from .params import Params, load_params, load_variant
 from .settings import Settings
-
-LIBRISPEECH_FOLDER = "LibriSpeech_dataset"
 
 
 class TreeSize(NamedTuple):
@@ -42,7 +40,7 @@ def choose_params(settings: Settings, say: Callable[[str], None], usable: Usable
         return load_params(settings.params_file)
     if settings.variant:
         return load_variant(settings.variant)
-    folder = settings.data_dir / LIBRISPEECH_FOLDER
+    folder = settings.data_dir / LIBRISPEECH
     if is_prepared(folder):
         say(f"variant librispeech: VARIANT is not set, and a prepared LibriSpeech lies in {folder}")
         return load_variant("librispeech")
@@ -156,7 +154,7 @@ def _read(folder: Path) -> Dataset:
 def _remedy(folder: Path) -> str:
     if is_synthesised(folder.name):
         return f"remove {folder} and start again: it is made anew"
-    if folder.name == LIBRISPEECH_FOLDER:
+    if folder.name == LIBRISPEECH:
         return "`sh script/download_dataset.sh all` fetches and prepares what is missing; DATA_DIR says where"
     return "`python -m datasets import --help` tells how to bring a corpus in; DATA_DIR says where it is looked for"
 

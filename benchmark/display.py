@@ -7,15 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 
-import orjson
-
 from datasets.errors import one_line
 from datasets.progress import Progress, clock
 
 from .record import EpochFacts
-
-PROGRESS_TOKEN = b":::PROGRESS "
-"""Starts the trainer's lines about its progress: `{"phase", "epoch", "done", "total", "unit", "note"}`."""
+from .trainer_contract import ProgressLine, read_progress
 
 MAKE_WAY_S = 0.2
 """How long after a log line no new bar is drawn: it would stand where `tee` is about to write."""
@@ -29,7 +25,7 @@ class Display:
     def __init__(self) -> None:
         self.lost = False
         self._bar: Progress | None = None
-        self._key: tuple[object, object] | None = None
+        self._key: tuple[str, int] | None = None
         self._free_until_s = 0.0
 
     def say(self, text: str) -> None:
@@ -49,14 +45,10 @@ class Display:
 
     def progress(self, raw: bytes) -> bool:
         """Show one progress line of the trainer; False if it is none."""
-        try:
-            fields = orjson.loads(raw.removeprefix(PROGRESS_TOKEN))
-            key = (fields["phase"], fields["epoch"])
-            done, total = int(fields["done"]), int(fields["total"])
-            self._draw(key, done, total, str(fields.get("unit", "")), one_line(str(fields.get("note", ""))))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return False
-        return True
+        line = read_progress(raw)
+        if line is not None:
+            self._draw(line)
+        return line is not None
 
     def epoch(self, facts: EpochFacts, max_epochs: int, since_start_s: float) -> None:
         """Show how an epoch went; `since_start_s` is the time on the run's clock."""
@@ -81,17 +73,17 @@ class Display:
             except OSError:
                 self._lose()
 
-    def _draw(self, key: tuple[object, object], done: int, total: int, unit: str, note: str) -> None:
+    def _draw(self, line: ProgressLine) -> None:
+        key = (line.phase, line.epoch)
         try:
             if key != self._key:
                 self.close()
                 if time.monotonic() < self._free_until_s:
                     return
-                phase, epoch = key
-                label = _PHASES.get(str(phase), one_line(str(phase))) + (f", epoch {epoch}" if epoch else "")
-                self._bar, self._key = Progress(label, total, unit).__enter__(), key
+                label = _PHASES.get(line.phase, line.phase) + (f", epoch {line.epoch}" if line.epoch else "")
+                self._bar, self._key = Progress(label, line.total, one_line(line.unit)).__enter__(), key
             assert self._bar is not None
-            self._bar.update(done, note)
+            self._bar.update(line.done, one_line(line.note))
         except OSError:
             self._lose()
 

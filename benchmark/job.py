@@ -19,6 +19,7 @@ from .display import Display
 from .params import Params
 from .record import CodeVersion, DatasetFacts, RunFacts, RunRecord
 from .settings import ROOT, Settings
+from .submission import PARAMS_FILE
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _new_folder(settings: Settings, params: Params, seed: int, gpus: tuple[str, 
             folder.mkdir()
         except FileExistsError:
             continue
-        write_atomically(folder / "params.yaml", params.dump().encode())
+        write_atomically(folder / PARAMS_FILE, params.dump().encode())
         return folder
     raise UserError("a thousand runs began here in this second", where=parent)
 
@@ -95,7 +96,7 @@ def trainer_command(job: Job) -> list[str]:
     """The command line that does the job's training."""
     return launch.trainer_command(
         job.settings,
-        params_file=job.run_dir / "params.yaml",
+        params_file=job.run_dir / PARAMS_FILE,
         data=job.dataset.folder,
         run_dir=job.run_dir,
         seed=job.seed,

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from . import clock
-from .settings import ROOT, Settings
+from . import trainer_contract
+from .settings import Settings
 
 GRACE_S = 10.0
 """How long a process may take to end after SIGTERM, before SIGKILL."""
@@ -77,11 +77,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
 def child_environment() -> dict[str, str]:
     """The environment for a Python child that finds our packages whatever its working directory is."""
-    environment = dict(os.environ)
-    paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-    environment.update(PYTHONPATH=os.pathsep.join(paths), PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1")
-    environment[clock.VARIABLE] = repr(clock.OFFSET_S)
-    return environment
+    return os.environ | trainer_contract.variables(os.environ)
 
 
 def trainer_command(
@@ -96,9 +92,10 @@ def trainer_command(
             command += ["--master-addr", str(settings.master_addr), "--master-port", str(settings.master_port)]
         else:
             command += ["--standalone"]
-    command += ["-m", settings.trainer_module, "--params", str(params_file), "--data", str(data)]
-    command += ["--run-dir", str(run_dir), "--seed", str(seed), "--device", settings.device, "--progress", "events"]
-    return command + (["--resume", str(resume)] if resume else [])
+    options = trainer_contract.command_line(
+        params=params_file, data=data, run_dir=run_dir, seed=seed, device=settings.device, resume=resume
+    )
+    return [*command, "-m", settings.trainer_module, *options]
 
 
 def start(

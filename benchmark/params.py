@@ -1,7 +1,11 @@
 """A variant's parameters: one complete YAML file, read into frozen dataclasses that check every value.
 
-There is no inheritance and no default: a key that is missing, unknown or out of range is an error that names it. The
-whole set goes into the log, the checkpoint and the run's record; `Params.sha256` names it in one value.
+There is no inheritance: a key that is missing, unknown or out of range is an error that names it. The whole set goes into
+the log, the checkpoint and the run's record; `Params.sha256` names it in one value.
+
+A parameter that was added after results were published has a default, and that is always the value at which it changes
+nothing. There it is left out of the hash and of all that is written, so that files, logs, records and checkpoints from
+before it mean what they always meant.
 """
 
 from __future__ import annotations
@@ -9,9 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,9 @@ from typing import Literal
 import yaml
 
 from datasets.errors import UserError
+from datasets.formats import decode
 
+from .submission import Division
 from .yaml_text import Plain, read_yaml
 
 VARIANTS_DIR = Path(__file__).parent / "variants"
@@ -193,7 +197,7 @@ class Params:
     """Everything that decides a run's mathematics, except the seed and the number of processes."""
 
     variant: str
-    division: Literal["closed", "open"]
+    division: Division
     data: DataParams
     features: FeatureParams
     augment: AugmentParams
@@ -202,18 +206,12 @@ class Params:
     train: TrainParams
 
     def as_dict(self) -> dict[str, object]:
-        """Nested plain values, as in the YAML file."""
-        return dataclasses.asdict(self)
+        """Nested plain values, as in the YAML file, without what stands at the value that changes nothing."""
+        return plain(self)
 
     def flat(self) -> dict[str, object]:
         """The same with dotted keys: `{"model.rnn_layers": 3, ...}`, in the order of definition."""
-        flat: dict[str, object] = {}
-        for key, value in self.as_dict().items():
-            if isinstance(value, dict):
-                flat.update({f"{key}.{inner}": v for inner, v in value.items()})
-            else:
-                flat[key] = value
-        return flat
+        return _flat(self.as_dict())
 
     @property
     def sha256(self) -> str:
@@ -223,6 +221,37 @@ class Params:
     def dump(self) -> str:
         """The YAML text that `load_params` reads back to an equal object."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False)
+
+
+def plain(part: typing.Any) -> dict[str, typing.Any]:
+    """Parameters, or one group of them, as plain values, without those that stand at the value that changes nothing."""
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    defaults = {field.name: field.default for field in dataclasses.fields(part)}
+    return {
+        name: plain(value) if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+        if value != defaults[name]
+    }
+
+
+def _flat(tree: dict[str, typing.Any]) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        flat.update(
+            {f"{key}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    return flat
+
+
+def _neutral(cls: typing.Any) -> dict[str, typing.Any]:
+    hints = typing.get_type_hints(cls)
+    groups = {name: _neutral(hint) for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    defaults = {field.name: field.default for field in dataclasses.fields(cls) if field.name not in groups}
+    return groups | {name: value for name, value in defaults.items() if value is not dataclasses.MISSING}
+
+
+NEUTRAL: dict[str, object] = _flat(_neutral(Params))
+"""The value at which each later parameter changes nothing, by dotted key: what it is wherever it is not given."""
 
 
 def variant_names() -> list[str]:
@@ -262,55 +291,22 @@ def params_from_dict(tree: object, source: object) -> Params:
 
 def _params(tree: object, lines: dict[str, int], source: object) -> Params:
     try:
-        return _build(Params, tree, "")
+        return decode(Params, tree, strict=True, leaf=_leaf)
     except UserError as error:
         place = f"{source}:{lines[error.where]}" if error.where in lines else source
-        raise UserError(
-            error.what, where=f"{place}: {error.where}" if error.where else place, remedy=error.remedy
-        ) from None
-
-
-def _build(cls: typing.Any, tree: object, prefix: str) -> typing.Any:
-    hints = typing.get_type_hints(cls)
-    if not isinstance(tree, dict):
-        raise UserError(f"expected the keys {', '.join(hints)}", where=prefix.rstrip(".") or None)
-    unknown = [str(key) for key in tree if key not in hints]
-    if unknown:
-        raise UserError("unknown key", where=prefix + unknown[0], remedy=f"known here: {', '.join(hints)}")
-    missing = [key for key in hints if key not in tree]
-    if missing:
-        raise UserError(
-            "missing key", where=prefix + missing[0], remedy="a parameter file gives every key: there are no defaults"
+        remedy = (
+            "give it: a parameter file gives every key without a default"
+            if error.what == "missing key"
+            else error.remedy
         )
-    return cls(**{key: _check(hint, tree[key], prefix + key) for key, hint in hints.items()})
+        raise UserError(error.what, where=f"{place}: {error.where}" if error.where else place, remedy=remedy) from None
 
 
-def _check(hint: typing.Any, value: object, key: str) -> object:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, key + ".")
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        _require(value in choices, key, f"must be one of {', '.join(map(str, choices))}, not {_shown(value)}")
-        return choices[choices.index(value)]
-    if isinstance(hint, types.UnionType):
-        allowed = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-        return None if value is None else _check(allowed[0], value, key)
-    if isinstance(value, Plain):
-        value = _READ[hint](value, key)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            value = math.inf
-    if value is None and hint is str:
+def _leaf(kind: type, value: object, key: str) -> object:
+    """A single value of a parameter file: texts without quotes become what they stand for."""
+    if value is None and kind is str:
         raise UserError("must be text, not null", where=key, remedy="write it in quotes if null or ~ is the text")
-    _require(type(value) is hint, key, f"must be of type {hint.__name__}, not {_shown(value)}")
-    _require(not isinstance(value, float) or math.isfinite(value), key, f"must be finite, not {value!r}")
-    return value
-
-
-def _shown(value: object) -> str:
-    return "null" if value is None else repr(value)
+    return _READ[kind](value, key) if isinstance(value, Plain) else value
 
 
 # What a scalar without quotes stands for, by the kind of its parameter. Forms that YAML 1.1, YAML 1.2 and a person read

@@ -8,11 +8,13 @@ from pathlib import Path
 from datasets.dataset import Dataset
 from datasets.errors import UserError
 
-from . import mllog, run_log
+from . import mllog
 from .mllog import Event
 from .params import Params, load_params
 from .record import RunRecord, read_record
 from .settings import Settings
+from .submission import LOG_FILE, PARAMS_FILE
+from .trainer_contract import checkpoint_of, checkpoints
 
 FINISHED = {"success": "reached its target", "aborted": "ended at its last epoch without the target"}
 
@@ -40,17 +42,18 @@ def plan(run_dir: Path, settings: Settings) -> Resumption:
         raise UserError(f"this run {FINISHED[record.status]}: there is nothing to go on with", where=run_dir)
     if settings.seed is not None and settings.seed != record.seed:
         raise UserError(f"the run's seed is {record.seed}, not {settings.seed}", where="SEED", remedy="unset SEED")
-    params = load_params(run_dir / "params.yaml")
+    params = load_params(run_dir / PARAMS_FILE)
     if params.sha256 != record.params_sha256:
-        raise UserError("the parameters are not those that the run began with", where=run_dir / "params.yaml")
+        raise UserError("the parameters are not those that the run began with", where=run_dir / PARAMS_FILE)
     epoch, keep_bytes = _last_whole_epoch(run_dir)
-    if epoch == 0:
+    checkpoint = checkpoint_of(run_dir, epoch)
+    if checkpoint is None:
         raise UserError(
             "no epoch was finished and kept, so there is nothing to go on from",
             where=run_dir,
             remedy="start a new run",
         )
-    return Resumption(run_dir, record, params, epoch, _checkpoint(run_dir, epoch), keep_bytes)
+    return Resumption(run_dir, record, params, epoch, checkpoint, keep_bytes)
 
 
 def check_dataset(resumption: Resumption, dataset: Dataset) -> None:
@@ -63,14 +66,11 @@ def check_dataset(resumption: Resumption, dataset: Dataset) -> None:
         )
 
 
-def _checkpoint(run_dir: Path, epoch: int) -> Path:
-    return run_dir / "checkpoints" / f"epoch_{epoch:02d}.pt"
-
-
 def _last_whole_epoch(run_dir: Path) -> tuple[int, int]:
     """The last epoch whose evaluation is logged and whose checkpoint lies there (0: none), and the log's length up to it."""
     epoch = keep_bytes = at = 0
-    path = run_dir / run_log.FILE_NAME
+    kept = checkpoints(run_dir)
+    path = run_dir / LOG_FILE
     try:
         file = open(path, "rb")
     except FileNotFoundError:
@@ -82,6 +82,6 @@ def _last_whole_epoch(run_dir: Path) -> tuple[int, int]:
             if not isinstance(event, Event) or not raw.endswith(b"\n"):
                 continue
             number = event.epoch_num
-            if event.key == mllog.EVAL_STOP and isinstance(number, int) and _checkpoint(run_dir, number).is_file():
+            if event.key == mllog.EVAL_STOP and isinstance(number, int) and number in kept:
                 epoch, keep_bytes = number, at
     return epoch, keep_bytes

@@ -12,22 +12,22 @@ from dataclasses import dataclass, field, replace
 
 from datasets.errors import COULD_NOT, from_os_error, one_line
 
-from . import clock, launch, mllog, run_log
+from . import clock, launch, mllog
 from .caches import drop_caches
-from .display import PROGRESS_TOKEN, Display
+from .display import Display
 from .job import Job, begin_record, decide, trainer_command, utc_now
 from .load import Load, Measurement
+from .log_summary import summarise
 from .mllog import Event, LogWriter
 from .record import (
     RunRecord,
     Status,
-    epochs_of,
     hash_files,
-    timing_of,
     write_record,
 )
 from .run_log import ErrorLog, RunLog
 from .settings import Settings
+from .submission import ERRORS_FILE, LOG_FILE, TELEMETRY_FILE
 from .summary_table import print_summary
 from .telemetry import Telemetry
 from .telemetry_sums import Summary
@@ -107,10 +107,10 @@ def run(settings: Settings) -> int:
 
 def _open(job: Job, display: Display) -> _Outlets:
     run_dir = job.run_dir
-    log = RunLog(run_dir / run_log.FILE_NAME, to_stdout=job.settings.leads)
+    log = RunLog(run_dir / LOG_FILE, to_stdout=job.settings.leads)
     (run_dir / ".reserve").write_bytes(bytes(RESERVE_BYTES))
-    telemetry = Telemetry(run_dir / "telemetry.csv", say=lambda text: display.say(f"telemetry: {text}"))
-    return _Outlets(display, log, LogWriter(log.sink), ErrorLog(run_dir / "trainer.err"), telemetry)
+    telemetry = Telemetry(run_dir / TELEMETRY_FILE, say=lambda text: display.say(f"telemetry: {text}"))
+    return _Outlets(display, log, LogWriter(log.sink), ErrorLog(run_dir / ERRORS_FILE), telemetry)
 
 
 def _clear_caches(settings: Settings, display: Display) -> bool:
@@ -163,7 +163,7 @@ def _train(job: Job, record: RunRecord, out: _Outlets, stop: launch.Stop) -> int
         out.telemetry.start()
 
         def on_output(raw: bytes) -> None:
-            if raw.startswith(PROGRESS_TOKEN) and out.display.progress(raw):
+            if out.display.progress(raw):
                 return
             at = raw.rfind(mllog.TOKEN)
             if not isinstance(mllog.parse_line(raw), Event):
@@ -195,10 +195,10 @@ def _react(event: Event, record: RunRecord, out: _Outlets) -> None:
     if event.key in (mllog.RUN_START, mllog.RESUMED):
         out.telemetry.count_others()
     if event.key == mllog.EVAL_STOP:
-        epochs, run_start = epochs_of(out.log.events), out.log.first(mllog.RUN_START)
-        if epochs and run_start:
-            since_start_s = max(0.0, clock.now_s() - run_start.time_ms / 1000)
-            out.display.epoch(epochs[-1], record.params["train"]["max_epochs"], since_start_s)
+        log = summarise(out.log.events)
+        if log.epochs and log.run_start:
+            since_start_s = max(0.0, clock.now_s() - log.run_start.time_ms / 1000)
+            out.display.epoch(log.epochs[-1], record.params["train"]["max_epochs"], since_start_s)
 
 
 def _uuids(accelerators: Event | None) -> list[str]:
@@ -253,8 +253,7 @@ def _finish(record: RunRecord, job: Job, out: _Outlets, status: Status, reason: 
     if out.log.failure and status in EXIT_STATUS:
         status, reason = "failed", f"{out.log.path}: the log could not be written to its end ({out.log.failure})"
 
-    timing, epochs_done = timing_of(out.log.events), epochs_of(out.log.events)
-    wers = [epoch.wer for epoch in epochs_done]
+    log = summarise(out.log.events)
     peak = summary.trainer_peak_bytes if summary else None
     record = replace(
         record,
@@ -264,15 +263,15 @@ def _finish(record: RunRecord, job: Job, out: _Outlets, status: Status, reason: 
         run=replace(
             record.run,
             device=_device(out.log.last(mllog.ACCELERATORS)) or record.run.device,
-            init_s=timing.init_s,
-            run_s=timing.run_s,
-            minutes=None if timing.run_s is None else timing.run_s / 60,
-            epochs=len(epochs_done),
-            best_wer=min(wers, default=None),
-            final_wer=wers[-1] if wers else None,
+            init_s=log.init_s,
+            run_s=log.run_s,
+            minutes=log.minutes,
+            epochs=len(log.evaluations),
+            best_wer=log.best,
+            final_wer=log.final,
             peak_memory_bytes=None if peak is None else int(peak),
         ),
-        epochs=epochs_done,
+        epochs=log.epochs,
         telemetry=summary.as_dict() if summary else None,
         files=hash_files(job.run_dir),
         notes=record.notes + _notes(out),
@@ -297,11 +296,11 @@ def _device(accelerators: Event | None) -> str | None:
 
 def _telemetry_summary(out: _Outlets) -> Summary | None:
     """What was measured from run_start (or from where the run went on) to run_stop; None if the run never got there."""
-    begin = out.log.last(mllog.RESUMED) or out.log.first(mllog.RUN_START)
-    stop = out.log.last(mllog.RUN_STOP)
-    if not begin or not stop:
+    log = summarise(out.log.events)
+    begin = out.log.last(mllog.RESUMED) or log.run_start
+    if not begin or not log.run_stop:
         return None
-    summary = out.telemetry.summary(begin.time_ms / 1000, stop.time_ms / 1000)
+    summary = out.telemetry.summary(begin.time_ms / 1000, log.run_stop.time_ms / 1000)
     return summary if summary.samples else None
 
 

@@ -12,7 +12,6 @@ from datasets.locks import FileLock
 
 from .mllog import Event, parse_line
 
-FILE_NAME = "result.txt"
 KEPT_ERROR_LINES = 400
 
 

@@ -12,26 +12,28 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from datasets.errors import COULD_NOT, UserError
+from datasets.formats import SERIES
 from datasets.locks import FileLock
 from datasets.manifest import write_atomically
 
-from . import launch, record, system
+from . import launch, system
 from .corpus import choose_params
 from .display import Display
 from .params import Params
-from .record import RunRecord, read_record
+from .record import CodeVersion, RunRecord, read_record
 from .settings import ROOT, Settings
+from .submission import PARAMS_FILE, RECORD_FILE, UNFINISHED
+from .trainer_contract import checkpoints
 
 FOLDER, FILE_NAME = "series", "series.json"
-SCHEMA = 1
 MOST_RUNS = 1000
 POLL_S = 0.2
 
@@ -57,7 +59,7 @@ def run_series(settings: Settings, runs: int) -> int:
     busy = UserError("this series is still going on", where=folder, remedy="let it end, or end it")
     with FileLock(folder / FILE_NAME, busy), launch.stop_on_signals() as stop:
         stop.heeded = True
-        seeds = orjson.loads((folder / FILE_NAME).read_bytes())["seeds"]
+        seeds = read_plan(folder).seeds
         for number, seed in enumerate(seeds, 1):
             found = _state(folder, seed)
             if found is not None and _is_over(found[1]):
@@ -83,55 +85,80 @@ def _refuse_contradictions(settings: Settings) -> None:
 
 def _find_or_begin(settings: Settings, params: Params, runs: int, display: Display) -> Path:
     """The newest unfinished series of these very parameters, device, processes and code, or a new one."""
-    same = _identity(settings, params, runs)
+    seeds: dict[int, None] = {}
+    while len(seeds) < runs:
+        seeds[int.from_bytes(os.urandom(4), "big")] = None
+    new = _plan_of(settings, params, list(seeds))
     parent = settings.results_dir / FOLDER
     for folder in sorted(parent.glob("*/"), reverse=True):
-        plan = _plan(folder)
-        if plan is None:
+        if not (folder / FILE_NAME).exists():
             continue
-        states = [_state(folder, seed) for seed in plan["seeds"]]
+        try:
+            plan = read_plan(folder)
+        except UserError as error:
+            display.say(f"an earlier series is passed over: {error}")
+            continue
+        states = [_state(folder, seed) for seed in plan.seeds]
         over = sum(found is not None and _is_over(found[1]) for found in states)
-        other = [name for name in same if plan.get(name) != same[name]]
+        other = [name for name in _SAME if getattr(plan, name) != getattr(new, name)]
         if over < len(states) and not other:
             display.say(f"going on with the series in {folder}: {over} of {runs} runs are done")
             return folder
         if over < len(states):
             display.say(f"the unfinished series in {folder} is another one (other {', '.join(other)})")
-    now = datetime.now(UTC)
-    folder = parent / f"{params.variant}-{now:%Y%m%dT%H%M%S%fZ}"
+    folder = parent / f"{params.variant}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
     folder.mkdir(parents=True)
-    seeds: dict[int, None] = {}
-    while len(seeds) < runs:
-        seeds[int.from_bytes(os.urandom(4), "big")] = None
-    write_atomically(folder / "params.yaml", params.dump().encode())
-    plan = {"schema": SCHEMA, "started_at": now.isoformat(timespec="seconds"), **same, "seeds": list(seeds)}
-    write_atomically(folder / FILE_NAME, orjson.dumps(plan, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    write_atomically(folder / PARAMS_FILE, params.dump().encode())
+    data = orjson.dumps(SERIES.stamped(asdict(new)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    write_atomically(folder / FILE_NAME, data)
     display.say(f"series folder: {folder}")
     return folder
 
 
-def _identity(settings: Settings, params: Params, runs: int) -> dict[str, Any]:
-    """What must be equal for a run to be of the same series."""
-    return {
-        "runs": runs,
-        "params_sha256": params.sha256,
-        "device": settings.device,
-        "processes": settings.processes,
-        "org": settings.org,
-        "platform": settings.platform,
-        "status": settings.status,
-        "division": settings.division,
-        "code": system.code_version(ROOT),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What series.json holds: the seeds, and all that must be equal for a run to be of the same series."""
+
+    started_at: str
+    seeds: tuple[int, ...]
+    runs: int
+    params_sha256: str
+    device: str
+    processes: int
+    org: str
+    platform: str | None
+    status: str
+    division: str | None
+    code: CodeVersion
 
 
-def _plan(folder: Path) -> dict[str, Any] | None:
-    """A series' plan, None where there is none that this version reads."""
+_SAME = [field.name for field in fields(Plan) if field.name not in ("started_at", "seeds")]
+
+
+def _plan_of(settings: Settings, params: Params, seeds: Sequence[int]) -> Plan:
+    return Plan(
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seeds=tuple(seeds),
+        runs=len(seeds),
+        params_sha256=params.sha256,
+        device=settings.device,
+        processes=settings.processes,
+        org=settings.org,
+        platform=settings.platform,
+        status=settings.status,
+        division=settings.division,
+        code=CodeVersion(**system.code_version(ROOT)),
+    )
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of the series in `folder`, of this or an older version; UserError where it cannot be read."""
+    path = folder / FILE_NAME
     try:
-        plan = orjson.loads((folder / FILE_NAME).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return None
-    return plan if isinstance(plan, dict) and plan.get("schema") == SCHEMA else None
+        tree = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise UserError(f"not a {SERIES.name} ({error})", where=path) from None
+    return SERIES.read(Plan, tree, path)
 
 
 def _state(folder: Path, seed: int) -> tuple[Path, RunRecord] | None:
@@ -140,21 +167,17 @@ def _state(folder: Path, seed: int) -> tuple[Path, RunRecord] | None:
     Runs that ended before their clock started were no runs. One that cannot be resumed, because no epoch of it was
     kept, is made again with its seed; its folder stays and says what it was.
     """
-    for path in sorted(folder.glob(f"*/*-s{seed}*/{record.FILE_NAME}"), reverse=True):
+    for path in sorted(folder.glob(f"*/*-s{seed}*/{RECORD_FILE}"), reverse=True):
         found = read_record(path)
         if found.seed != seed:
             continue
-        if _is_over(found) or (found.status in ("interrupted", "unfinished") and any(_checkpoints(path.parent))):
+        if _is_over(found) or (found.status in UNFINISHED and checkpoints(path.parent)):
             return path.parent, found
     return None
 
 
 def _is_over(found: RunRecord) -> bool:
     return found.status in ("success", "aborted") or (found.status == "failed" and found.run.run_s is not None)
-
-
-def _checkpoints(run_dir: Path) -> list[Path]:
-    return list((run_dir / "checkpoints").glob("epoch_*.pt"))
 
 
 def _one_run(
@@ -164,7 +187,7 @@ def _one_run(
     if stop.reason is not None:
         return COULD_NOT
     command = [sys.executable, "-m", "benchmark", "run", "--trainer-module", settings.trainer_module]
-    command += ["--resume", str(found[0])] if found else ["--params", str(folder / "params.yaml")]
+    command += ["--resume", str(found[0])] if found else ["--params", str(folder / PARAMS_FILE)]
     environment = launch.child_environment() | {"SEED": str(seed), "RESULTS_DIR": str(folder)}
     for name in ("RUNS", "VARIANT"):
         environment.pop(name, None)

@@ -6,15 +6,16 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datasets.errors import UserError
+
+from .submission import DIVISIONS, STATUSES, Division
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: where `data/` and `runs/` lie unless the user says otherwise."""
 
 DEVICES = ("auto", "cuda", "cpu")
-STATUSES = ("onprem", "cloud", "preview", "research")
 SEED_LIMIT = 1 << 32
 TRAINER_MODULE = "reference_model.train"
 
@@ -43,7 +44,7 @@ class Settings:
     org: str = "unspecified"
     platform: str | None = None
     status: str = "research"
-    division: Literal["closed", "open"] | None = None
+    division: Division | None = None
     trainer_module: str = TRAINER_MODULE
 
     @property
@@ -107,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trainer-module",
         metavar="MODULE",
         default=TRAINER_MODULE,
-        help="the Python module that trains, speaking the same contract (default: %(default)s)",
+        help="the Python module that trains, as docs/trainer.md asks (default: %(default)s)",
     )
 
 
@@ -141,7 +142,7 @@ def from_environment(options: argparse.Namespace, environ: Mapping[str, str]) ->
         org=environ.get("SUBMISSION_ORG") or "unspecified",
         platform=environ.get("SUBMISSION_PLATFORM") or None,
         status=_choice(environ, "SUBMISSION_STATUS", STATUSES, "research"),
-        division=_choice(environ, "SUBMISSION_DIVISION", ("closed", "open"), None),
+        division=_choice(environ, "SUBMISSION_DIVISION", DIVISIONS, None),
         trainer_module=options.trainer_module,
     )
 

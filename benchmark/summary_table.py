@@ -11,6 +11,7 @@ from datasets.progress import clock
 
 from .record import EpochFacts, RunRecord
 from .settings import ROOT
+from .submission import ERRORS_FILE
 
 WIDTH = 80
 SCORE_NOTE = "MLPerf-style, unverified"
@@ -156,7 +157,7 @@ def _next_step(record: RunRecord, run_dir: Path) -> str:
         return f"sh run_and_time.sh --resume {_typed(run_dir)} goes on after the last whole epoch"
     if record.status == "interrupted":
         return "start again: no epoch was finished that the run could go on from"
-    return f"mend the cause (see {run_dir / 'trainer.err'}) and start again"
+    return f"mend the cause (see {run_dir / ERRORS_FILE}) and start again"
 
 
 def _typed(path: Path) -> str:

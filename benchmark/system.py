@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import limits
+from datasets.sha256 import sha256_of
 
 from . import hardware
 from .nvml import Gpu, Nvml, NvmlUnavailable
+from .submission import LOCK_FILE
 
 FIELDS = (
     "submitter",
@@ -121,10 +123,18 @@ def code_version(root: Path) -> dict[str, Any]:
     return {"commit": commit.strip(), "clean": not changed}
 
 
-def lock_sha256(root: Path) -> str | None:
-    """The SHA-256 of `root`/requirements.lock, which names every installed file's hash; None where there is none."""
+def lock_sha256(root: Path, commit: str | None = None) -> str | None:
+    """The SHA-256 of `root`/requirements.lock, which names every installed file's hash; None where there is none.
+
+    `commit`: of the file as it was then; None where git does not know the commit.
+    """
+    if commit is not None:
+        # A record is somebody's file: what stands there is no option of git's.
+        known = re.fullmatch("[0-9a-f]{40}", commit)
+        text = _git(root, "show", f"{commit}:./{LOCK_FILE}") if known else None
+        return None if text is None else hashlib.sha256(text.encode()).hexdigest()
     try:
-        return hashlib.sha256((Path(root) / "requirements.lock").read_bytes()).hexdigest()
+        return sha256_of(Path(root) / LOCK_FILE)
     except FileNotFoundError:
         return None
 

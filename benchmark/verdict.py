@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from datasets.errors import DID_NOT_HOLD, HELD
 
-from . import mllog
+from . import mllog, trainer_contract
+from .log_summary import summarise
 from .record import Status
 from .run_log import RunLog
 
 EXIT_STATUS = {"success": HELD, "aborted": DID_NOT_HOLD}
 """The harness's own exit status for each status of a run; every other status is COULD_NOT."""
 
-TARGET_MISSED = "target not reached"
-"""How a line begins that a trainer says on stderr, on every machine but the first, when its run ended without the target."""
-
 _EXCEPTION = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)(?:: .*)?)$")
+_NO_MODULE = re.compile(r".*?: ((?:No module named|Error while finding module specification for) .*)$")
+"""What the interpreter says where it cannot find the module that it was to start."""
 _TORCHRUN_SIGNAL = re.compile(r"Signal \d+ \((SIG\w+)\) received by PID")
 
 
@@ -30,17 +30,22 @@ def verdict(
     `exit_status` is the trainer's, negative for a signal; `errors` its last lines on stderr. `log_decides`: the exit
     status says nothing (torchrun's is 1 whatever its workers' were), so the log alone decides.
     """
-    run_stop, aborted = log.last(mllog.RUN_STOP), log.last(mllog.RUN_ABORTED_REASON)
-    claimed = run_stop.metadata.get(mllog.STATUS) if run_stop else None
-    score = log.last(mllog.EVAL_ACCURACY)
-    wer = score.value if score and isinstance(score.value, int | float) else None
-    if claimed == mllog.SUCCESS and (log_decides or exit_status == HELD):
-        if wer is None or wer > target_wer:
-            return "failed", f"the trainer claims success, but its last WER is {wer}, the target {target_wer:g}"
-        return "success", None
-    if claimed == mllog.ABORTED and aborted is None and (log_decides or exit_status == DID_NOT_HOLD):
-        return "aborted", f"WER {target_wer:g} was not reached in {score.epoch_num if score else 0} epochs"
-    return "failed", _failure(exit_status, errors)
+    lacks, aborted = trainer_contract.lacking(log.events), log.last(mllog.RUN_ABORTED_REASON)
+    said = summarise(log.events)
+    claimed = said.status
+    if not lacks:
+        if claimed == mllog.SUCCESS and (log_decides or exit_status == HELD):
+            if said.reaches(target_wer):
+                return "success", None
+            return "failed", f"the trainer claims success, but its last WER is {said.final}, the target {target_wer:g}"
+        if claimed == mllog.ABORTED and aborted is None and (log_decides or exit_status == DID_NOT_HOLD):
+            return "aborted", f"WER {target_wer:g} was not reached in {len(said.evaluations)} epochs"
+    if aborted:
+        return "failed", _failure(exit_status, errors, f"the trainer ended early: {aborted.value}")
+    if exit_status not in (HELD, DID_NOT_HOLD):
+        return "failed", _failure(exit_status, errors)
+    fault = f"the trainer logged {lacks}" if lacks else f"exit status {exit_status}, but run_stop says {claimed}"
+    return "failed", _failure(exit_status, errors, f"{fault}: see {trainer_contract.PAGE}")
 
 
 def follower_verdict(exit_status: int, errors: Sequence[str]) -> tuple[Status, str | None]:
@@ -48,7 +53,7 @@ def follower_verdict(exit_status: int, errors: Sequence[str]) -> tuple[Status, s
 
     torchrun's exit status is 0 for a target that was missed too, so the trainer says TARGET_MISSED there, on a line of stderr.
     """
-    if exit_status == HELD and any(line.startswith(TARGET_MISSED) for line in errors):
+    if exit_status == HELD and any(line.startswith(trainer_contract.TARGET_MISSED) for line in errors):
         return "aborted", "the target was not reached: see the record of machine 0"
     if exit_status == HELD:
         return "success", None
@@ -57,9 +62,20 @@ def follower_verdict(exit_status: int, errors: Sequence[str]) -> tuple[Status, s
     return "failed", _failure(exit_status, errors)
 
 
-def _failure(exit_status: int, errors: Sequence[str]) -> str:
+def _failure(exit_status: int, errors: Sequence[str], of_log: str | None = None) -> str:
+    """Why the run failed: how the trainer crashed, else what its log shows (`of_log`); its last words where neither says."""
     if exit_status < 0:
         return _killed(signal.Signals(-exit_status).name)
+    # Whatever a trainer with exit status 0 said on the way, it did not crash.
+    if exit_status != HELD and (crash := _crash(errors)):
+        return crash
+    said = next((line.strip() for line in reversed(errors) if line.strip()), None)
+    last_words = f" (its last words on stderr: {said})" if said else ""
+    return (of_log or f"the trainer ended with exit status {exit_status}") + last_words
+
+
+def _crash(errors: Sequence[str]) -> str | None:
+    """What its stderr says of why the trainer could not go on; None where it says nothing of the kind."""
     for line in reversed(errors):
         if line.startswith("error: "):
             return line.removeprefix("error: ")
@@ -71,9 +87,8 @@ def _failure(exit_status: int, errors: Sequence[str]) -> str:
         found = _EXCEPTION.match(line)
         if found and "ChildFailedError" not in line:
             return f"the trainer crashed: {found[1]}"
-    said = next((line.strip() for line in reversed(errors) if line.strip()), None)
-    odd = " although its log has no such result" if exit_status in (HELD, DID_NOT_HOLD) else ""
-    return f"the trainer ended with exit status {exit_status}{odd}" + (f": {said}" if said else "")
+    missing = next((found[1] for line in errors if (found := _NO_MODULE.match(line))), None)
+    return f"the trainer could not be started: {missing} (--trainer-module)" if missing else None
 
 
 def _killed(name: str) -> str:

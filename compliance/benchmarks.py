@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from benchmark import mllog
+from benchmark.submission import TRAINING_RUNS
 
 from . import official
 from .findings import Fault, Rule, shown
@@ -62,9 +63,7 @@ def _known(log: Log) -> Iterator[Fault]:
 
 def _near(name: str) -> str | None:
     """The name that a misspelt one was probably meant to be (DeepSpeech2, deepspeech, resnet50); None without one."""
-    from mlperf_logging.benchmark_meta import get_result_file_counts
-
-    names = [mllog.BENCHMARK, *get_result_file_counts("training")]
+    names = [mllog.BENCHMARK, *TRAINING_RUNS]
     plain = "".join(c for c in name[:64].casefold() if c.isalnum())
     return next(iter(difflib.get_close_matches(plain, names, 1, 0.8)), None)
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from benchmark import mllog
+from benchmark.submission import (
+    LOCK_FILE,
+    LOG_FILE,
+    LOG_SUFFIXES,
+    RECORD_FILE,
+    RESULTS,
+    RUNS,
+    beside,
+    is_result,
+    is_run_folder,
+    is_submitter,
+    locks_of,
+    numbered_logs,
+)
 from datasets.errors import UserError
 
 from . import official
@@ -19,11 +32,10 @@ from .findings import WARNING, Fault, Finding, Rule, Verdict, apply
 from .log import FILE_RULES, Log, read
 from .log_rules import SKELETON_RULES
 from .package_rules import PACKAGE_RULES, Result, read_package
-from .run_rules import RUN_RULES, RUNS, Runs
-from .seals import LOCK_FILE, SEAL_RULES, Sealed
+from .run_rules import RUN_RULES, Runs
+from .seals import SEAL_RULES, Sealed
 
 OURS = [*SKELETON_RULES, *EPOCH_RULES, *ENTRY_RULES]
-RESULT, RECORD = "result.txt", "record.json"
 FORGIVEN = ("run-status", "key-present", "epoch-pairs")
 """What the one failed run of a result may break: it missed the target, or broke off."""
 
@@ -69,7 +81,7 @@ def check_paths(paths: list[Path], ruleset: str | None = None) -> list[Verdict]:
             )
         if path.is_file():
             verdicts.append(_check_log(path, ruleset, singles))
-        elif (path / RESULT).is_file() or (path / RECORD).is_file():
+        elif is_run_folder(path):
             verdicts += _check_run(path, ruleset, singles)
         else:
             verdicts += _check_folder(path, ruleset)
@@ -110,11 +122,11 @@ def _check_log(path: Path, ruleset: str | None, logs: list[Log] | None = None) -
 def _check_run(folder: Path, ruleset: str | None, logs: list[Log]) -> list[Verdict]:
     """A run folder: its log, and its record's seals, unless the log is another benchmark's, which has none."""
     own: list[Log] = []
-    verdicts = [_check_log(folder / RESULT, ruleset, own)]
+    verdicts = [_check_log(folder / LOG_FILE, ruleset, own)]
     logs += own
     if own and not is_another(own[0]):
         lock_file = Path(__file__).parent.parent / LOCK_FILE
-        verdicts.append(_check_record(Sealed(folder / RECORD, own[0], lock_file=lock_file)))
+        verdicts.append(_check_record(Sealed(folder / RECORD_FILE, own[0], lock_file=lock_file)))
     return verdicts
 
 
@@ -145,7 +157,7 @@ def _check_folder(folder: Path, ruleset: str | None) -> list[Verdict]:
     groups: dict[tuple[object, ...], tuple[list[Log], list[Verdict], Path]] = {}
     for path in _logs_in(folder, packages):
         logs: list[Log] = []
-        if path.name == RESULT:
+        if path.name == LOG_FILE:
             found = _check_run(path.parent, ruleset, logs)
             place = path.parent.parent
             # A folder of runs may hold those of several machines and variants: each is a result of its own.
@@ -170,23 +182,19 @@ def _packages(folder: Path) -> list[Path]:
     found: list[Path] = []
     for path in candidates:
         below = any(parent in found for parent in path.parents)
-        if path.is_dir() and not below and (path / "results").is_dir() and _looks_submitted(path):
+        if path.is_dir() and not below and is_submitter(path):
             found.append(path)
     return found
-
-
-def _looks_submitted(path: Path) -> bool:
-    return (path / "systems").is_dir() or (path / "benchmarks").is_dir() or (path / "SHA256SUMS").is_file()
 
 
 def _check_package(org: Path, ruleset: str | None) -> list[Verdict]:
     verdicts: list[Verdict] = []
     results: list[Result] = []
-    for folder in sorted(p for p in (org / "results").glob("*/*") if p.is_dir()):
+    for folder in sorted(p for p in (org / RESULTS).glob("*/*") if p.is_dir()):
         result = Result(folder, folder.parent.name, folder.name)
         own: list[Verdict] = []
-        paths = [p for p in folder.glob("result_*.txt") if re.fullmatch(r"result_\d+\.txt", p.name)]
-        for path in sorted(paths, key=lambda p: int(p.stem.split("_")[1])):
+        paths = numbered_logs(folder)
+        for path in paths:
             own.append(_check_log(path, ruleset, result.logs))
         if not paths:
             own.append(Verdict(str(folder), "folder", None, [FOLDER_LOGS.id], apply([FOLDER_LOGS], folder, folder)))
@@ -202,12 +210,11 @@ def _check_package(org: Path, ruleset: str | None) -> list[Verdict]:
 
 
 def _check_records(org: Path, result: Result) -> Iterator[Verdict]:
-    locks = sorted((org / "benchmarks" / result.benchmark).glob(f"implementations/*/{LOCK_FILE}"))
+    locks = locks_of(org, result.benchmark)
     for log in result.own_logs:
-        number = int(log.path.stem.split("_")[1])
-        path = log.path.with_name(f"record_{number}.json")
-        if path.is_file():
-            yield _check_record(Sealed(path, log, number, locks[0] if locks else None))
+        path = beside(log.path, RECORD_FILE)
+        if path is not None and path.is_file():
+            yield _check_record(Sealed(path, log, locks[0] if locks else None))
 
 
 def _logs_in(folder: Path, packages: list[Path]) -> list[Path]:
@@ -218,11 +225,11 @@ def _logs_in(folder: Path, packages: list[Path]) -> list[Path]:
     named = [
         path
         for path in sorted(folder.rglob("result*.txt"))
-        if re.fullmatch(r"result(_\d+)?\.txt", path.name) and not any(package in path.parents for package in packages)
+        if is_result(path) and not any(package in path.parents for package in packages)
     ]
     if named or packages:
         return named
-    texts = [p for p in sorted(folder.rglob("*")) if p.suffix in (".txt", ".log", ".out") and p.is_file()]
+    texts = [p for p in sorted(folder.rglob("*")) if p.suffix in LOG_SUFFIXES and p.is_file()]
     return [path for path in texts if _has_token(path)]
 
 

@@ -16,17 +16,18 @@ from pathlib import Path
 import orjson
 
 from benchmark import mllog
+from benchmark.submission import dropped_each_side, olympic_mean
 from datasets.errors import UserError
+from datasets.formats import REFERENCE_POINT
+from datasets.values import is_whole
 
 from .findings import WARNING, Fault, Rule
 from .log import Log
-from .log_rules import is_number, is_whole
-from .run_rules import Runs, status_of
+from .run_rules import Runs
 
 RCP_DIR = Path(__file__).parent / "rcp"
 ALPHA = 0.05
-DROPPED = 2
-"""An olympic mean leaves out the fastest and the slowest."""
+DROPPED = 2 * dropped_each_side(mllog.BENCHMARK)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Point:
     @property
     def mean(self) -> float:
         """Olympic mean of the epochs to target."""
-        return olympic_mean(self.epochs)
+        mean = olympic_mean(self.epochs)
+        assert mean is not None, "read_points takes no fewer than three runs"
+        return mean
 
     @property
     def deviation(self) -> float:
@@ -66,12 +69,6 @@ class Reference:
         return critical * self.deviation * math.sqrt(1 / ours + 1 / theirs)
 
 
-def olympic_mean(values: tuple[float, ...] | list[float]) -> float:
-    """Mean without the smallest and the largest value; needs three values."""
-    kept = sorted(values)[1:-1]
-    return sum(kept) / len(kept)
-
-
 def read_points(variant: str, folder: Path = RCP_DIR) -> list[Point]:
     """A variant's reference points by batch size; empty where none were made; UserError for a broken file."""
     path = folder / f"{variant}.json"
@@ -83,7 +80,7 @@ def read_points(variant: str, folder: Path = RCP_DIR) -> list[Point]:
                 tuple(int(epochs) for epochs in entry["Epochs to converge"]),
                 entry["Hyperparams"].get("params_sha256"),
             )
-            for entry in tree.values()
+            for entry in (REFERENCE_POINT.current(each, path) for each in tree.values())
         ]
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -114,11 +111,9 @@ def reference_at(points: list[Point], batch_size: int) -> Reference | None:
 
 def epochs_to_target(log: Log) -> float:
     """Epochs until the first evaluation that passed; infinite where the run failed."""
-    target = log.value(mllog.TARGET_WER)
-    if status_of(log) == mllog.SUCCESS and is_number(target):
-        for event in log.all(mllog.EVAL_ACCURACY):
-            if is_number(event.value) and event.value <= target and is_whole(event.epoch_num, 1):
-                return event.epoch_num  # type: ignore[return-value]
+    passing = log.summary.first_passing
+    if log.summary.status == mllog.SUCCESS and passing and is_whole(passing.event.epoch_num, 1):
+        return passing.event.epoch_num
     return math.inf
 
 
@@ -132,7 +127,8 @@ def rcp_convergence(runs: Runs) -> Iterator[Fault]:
     line = event.line if event else None
     epochs = [epochs_to_target(log) for log in runs.logs]
     # Without the slowest, one failed run still leaves a mean.
-    if len(epochs) <= DROPPED or sum(map(math.isinf, epochs)) > 1 or not is_whole(batch_size, 1):
+    mean = olympic_mean(epochs)
+    if mean is None or not is_whole(batch_size, 1):
         return
     points = read_points(variant)
     hashes = {log.value(mllog.PARAMS_SHA256) for log in runs.logs}
@@ -143,7 +139,7 @@ def rcp_convergence(runs: Runs) -> Iterator[Fault]:
         found = f"no reference points yet for {variant} with these parameters at batch size {batch_size}: not checked"
         yield Fault("reference convergence points", found, remedy, line, WARNING, first.path)
         return
-    mean, margin = olympic_mean(epochs), reference.margin(len(epochs))
+    margin = reference.margin(len(epochs))
     found = f"{mean:.3f} epochs (olympic mean of {len(epochs)} runs)"
     if mean < reference.mean - margin:
         expected = f"at least {reference.mean - margin:.3f} epochs to target ({reference.mean:.3f} in the reference)"

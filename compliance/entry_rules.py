@@ -6,25 +6,17 @@ from collections.abc import Iterator
 from functools import cache
 
 from benchmark import mllog
-from benchmark.params import Params, load_variant, params_from_dict, variant_names
+from benchmark.params import NEUTRAL, Params, load_variant, params_from_dict, variant_names
+from benchmark.submission import MAX_TARGET_WER
+from benchmark.trainer_contract import REPEATED
+from datasets.corpora import SIZES
 from datasets.errors import UserError
 from datasets.plans import SYNTHESISED
+from datasets.references import reference_of
+from datasets.values import is_digest, is_number, is_text, is_whole
 
-from .corpora import CORPORA, MAX_TARGET_WER, reference_digest
 from .findings import WARNING, Fault, Rule, shown
 from .log import Log
-from .log_rules import is_digest, is_number, is_text, is_whole
-
-LOGGED_TWICE = {
-    mllog.GLOBAL_BATCH_SIZE: "train.batch_size",
-    mllog.TARGET_WER: "train.target_wer",
-    "opt_name": "optimizer.name",
-    "opt_base_learning_rate": "optimizer.learning_rate",
-    "opt_weight_decay": "optimizer.weight_decay",
-    "opt_gradient_clip_norm": "optimizer.clip_norm",
-    "opt_learning_rate_warmup_steps": "optimizer.warmup_steps",
-}
-"""Keys that repeat a parameter under the name that MLPerf gives it."""
 
 
 def variant(name: object) -> Params | None:
@@ -94,15 +86,15 @@ def entry_hyperparameters(log: Log) -> Iterator[Fault]:
         return
     known = variant(log.value(mllog.VARIANT))
     if is_closed(log) and known is not None:
-        flat = known.flat()
+        flat, logged = NEUTRAL | known.flat(), NEUTRAL | event.value
         remedy = "run the variant's own parameters, or submit to the open division"
-        for name in [*flat, *(name for name in event.value if name not in flat)]:
+        for name in [*flat, *(name for name in logged if name not in flat)]:
             if name not in flat:
                 yield Fault("the variant's parameters alone", f"also {shown(name)}", remedy, event.line)
-            elif name not in event.value:
+            elif name not in logged:
                 yield Fault(f"{name} = {shown(flat[name])}", "it is missing", remedy, event.line)
-            elif not _same(flat[name], event.value[name]):
-                yield Fault(f"{name} = {shown(flat[name])}", shown(event.value[name]), remedy, event.line)
+            elif not _same(flat[name], logged[name]):
+                yield Fault(f"{name} = {shown(flat[name])}", shown(logged[name]), remedy, event.line)
         return
     try:
         params_from_dict(nested(event.value), "hyperparameters")
@@ -125,7 +117,7 @@ def entry_params_hash(log: Log) -> Iterator[Fault]:
 
 def entry_agreement(log: Log) -> Iterator[Fault]:
     """A value that is logged twice is the same twice."""
-    for key, name in LOGGED_TWICE.items():
+    for key, name in REPEATED.items():
         event, own = log.first(key), log.parameter(name)
         if event is not None and own is not None and event.value != own:
             yield Fault(f"{name} = {shown(own)}", shown(event.value), "log the run's own value", event.line)
@@ -141,12 +133,13 @@ def entry_target(log: Log) -> Iterator[Fault]:
 
 def entry_samples(log: Log) -> Iterator[Fault]:
     """Closed entries train on the whole training set; all entries evaluate on the whole evaluation set."""
-    corpus = CORPORA.get(log.parameter("data.folder") or "") if is_text(log.parameter("data.folder")) else None
-    if corpus is None:
+    folder = log.parameter("data.folder")
+    sizes = SIZES.get(folder) if is_text(folder) else None
+    if sizes is None:
         return
-    wanted = [(mllog.EVAL_SAMPLES, corpus.eval_samples)]
+    wanted = [(mllog.EVAL_SAMPLES, sizes.eval)]
     if is_closed(log):
-        wanted.append((mllog.TRAIN_SAMPLES, corpus.train_samples))
+        wanted.append((mllog.TRAIN_SAMPLES, sizes.train))
     for key, samples in wanted:
         event = log.first(key)
         if event is not None and event.value != samples:
@@ -171,12 +164,12 @@ def entry_dataset(log: Log) -> Iterator[Fault]:
     elif not is_text(verified_at):
         yield Fault("verified_at: a time or null", shown(verified_at), "log what was verified", event.line)
     folder, digest = log.parameter("data.folder"), event.value.get("tree_sha256")
-    reference = reference_digest(folder) if is_text(folder) and is_closed(log) else None
-    if reference is not None and is_digest(digest) and digest != reference:
-        # A processor that rounds otherwise makes other bytes of the same corpus: that alone is no fault.
+    reference = reference_of(folder) if is_text(folder) and is_closed(log) else None
+    if reference is not None and is_digest(digest) and digest != reference.tree_sha256:
+        # Synthesised on the spot: a processor that rounds otherwise makes other bytes of the same corpus, which is no fault.
         mild = WARNING if folder in SYNTHESISED else "error"
         remedy = "run `sh verify_dataset.sh`, which tells a damaged file from another machine's synthesis"
-        yield Fault(f"tree_sha256 {reference}", digest, remedy, event.line, mild)
+        yield Fault(f"tree_sha256 {reference.tree_sha256}", digest, remedy, event.line, mild)
 
 
 def entry_cache_clear(log: Log) -> Iterator[Fault]:
@@ -184,6 +177,7 @@ def entry_cache_clear(log: Log) -> Iterator[Fault]:
     event = log.first(mllog.CACHE_CLEAR)
     if event is None or event.value is not False:
         return
+    # A corpus made just now may stay in the file cache of a machine whose administrator lets nobody empty it.
     mild = not is_closed(log) or log.parameter("data.folder") in SYNTHESISED
     remedy = "run as root outside a container, or empty the caches by hand and say so in the description"
     found = "they were not (cache_clear false)"

@@ -7,19 +7,12 @@ from collections.abc import Iterator
 from benchmark import mllog
 from benchmark.mllog import Event
 from benchmark.params import MAX_EPOCHS_CAP
+from benchmark.trainer_contract import EPOCH_EVENTS
+from datasets.values import is_number, is_whole
 
 from .findings import Fault, Rule, shown
 from .log import Log
-from .log_rules import is_number, is_whole
 
-CYCLE = (
-    mllog.EPOCH_START,
-    mllog.EPOCH_STOP,
-    mllog.TRACKED_STATS,
-    mllog.EVAL_START,
-    mllog.EVAL_ACCURACY,
-    mllog.EVAL_STOP,
-)
 CLOCK_S, CLOCK_SHARE = 0.5, 0.01
 """By so much the system's clock, kept by a time server, may run slower than a stopwatch."""
 THROUGHPUT_SHARE = 0.02
@@ -29,21 +22,7 @@ RATE_TOLERANCE = 1e-6
 
 
 def _cycle_events(log: Log) -> list[Event]:
-    return [event for event in log.events if event.key in CYCLE]
-
-
-def _scores(log: Log) -> list[Event]:
-    return [event for event in log.all(mllog.EVAL_ACCURACY) if is_number(event.value)]
-
-
-def _target(log: Log) -> float | None:
-    target = log.value(mllog.TARGET_WER)
-    return target if is_number(target) else None
-
-
-def _first_passing(log: Log) -> Event | None:
-    target = _target(log)
-    return None if target is None else next((event for event in _scores(log) if event.value <= target), None)
+    return [event for event in log.events if event.key in EPOCH_EVENTS]
 
 
 def epoch_pairs(log: Log) -> Iterator[Fault]:
@@ -51,15 +30,15 @@ def epoch_pairs(log: Log) -> Iterator[Fault]:
     place = 0
     events = _cycle_events(log)
     for event in events:
-        if event.key != CYCLE[place]:
+        if event.key != EPOCH_EVENTS[place]:
             remedy = "log each epoch's six events in order, once each"
-            yield Fault(f"{CYCLE[place]} next", event.key, remedy, event.line)
+            yield Fault(f"{EPOCH_EVENTS[place]} next", event.key, remedy, event.line)
             # Go on from here, so that one missing line is one finding.
-            place = CYCLE.index(event.key)
-        place = (place + 1) % len(CYCLE)
+            place = EPOCH_EVENTS.index(event.key)
+        place = (place + 1) % len(EPOCH_EVENTS)
     if events and place:
         remedy = "the log was cut, or the run broke off in mid-epoch: make the run again"
-        yield Fault(f"{CYCLE[place]} before the end", f"the last is {events[-1].key}", remedy, events[-1].line)
+        yield Fault(f"{EPOCH_EVENTS[place]} before the end", f"the last is {events[-1].key}", remedy, events[-1].line)
 
 
 def epoch_numbers(log: Log) -> Iterator[Fault]:
@@ -121,7 +100,7 @@ def epoch_throughput(log: Log) -> Iterator[Fault]:
 def eval_score(log: Log) -> Iterator[Fault]:
     """The error rates are the ratios of the counts beside them, on the same words and characters each time."""
     sizes: dict[str, int] = {}
-    for event in _scores(log):
+    for event in (each.event for each in log.summary.evaluations):
         for what, rate in (("word", event.value), ("char", event.metadata.get("cer"))):
             edits, now = event.metadata.get(f"{what}_edits"), event.metadata.get(f"{what}s")
             if not is_whole(edits) or not is_whole(now, 1) or not is_number(rate):
@@ -139,12 +118,12 @@ def eval_score(log: Log) -> Iterator[Fault]:
 
 def target_stop(log: Log) -> Iterator[Fault]:
     """Training ends with the first evaluation that passes."""
-    passing = _first_passing(log)
+    passing = log.summary.first_passing
     if passing is None:
         return
     for event in log.all(mllog.EPOCH_START):
-        if event.line > passing.line:
-            found = f"an epoch that starts after {shown(passing.value)} passed in line {passing.line}"
+        if event.line > passing.event.line:
+            found = f"an epoch that starts after {shown(passing.value)} passed in line {passing.event.line}"
             yield Fault("no training after the target", found, "stop at the first passing evaluation", event.line)
 
 
@@ -166,16 +145,15 @@ def run_status(log: Log) -> Iterator[Fault]:
 
 def target_reached(log: Log) -> Iterator[Fault]:
     """What run_stop says agrees with the scores."""
-    stop, target, passing = log.first(mllog.RUN_STOP), _target(log), _first_passing(log)
+    said = log.summary
+    stop, target, passing = said.run_stop, said.target_wer, said.first_passing
     if stop is None or target is None:
         return
-    status = stop.metadata.get(mllog.STATUS)
-    if status == mllog.SUCCESS and passing is None:
-        best = min((event.value for event in _scores(log)), default=None)
-        found = "no evaluation" if best is None else f"{best:.4f} at best"
+    if said.status == mllog.SUCCESS and not said.reaches(target):
+        found = "no evaluation" if said.final is None else f"{said.final:.4f} in the last evaluation"
         yield Fault(f"a word error rate of at most {target:g} %", found, "such a run is aborted", stop.line)
-    if status == mllog.ABORTED and passing is not None:
-        found = f"aborted, though line {passing.line} passed with {passing.value:.4f}"
+    if said.status == mllog.ABORTED and passing is not None:
+        found = f"aborted, though line {passing.event.line} passed with {passing.value:.4f}"
         yield Fault("success where the target was reached", found, "log how the run ended", stop.line)
 
 
@@ -197,7 +175,7 @@ def resumed(log: Log) -> Iterator[Fault]:
     """A resumed run goes on after a whole epoch, and says which."""
     current, whole = 0, True
     for event in log.events:
-        if event.key in CYCLE:
+        if event.key in EPOCH_EVENTS:
             whole = event.key == mllog.EVAL_STOP
             current += whole
         elif event.key == mllog.RESUMED and (event.value != current or not whole):

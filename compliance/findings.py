@@ -16,8 +16,8 @@ from xml.sax.saxutils import quoteattr
 import orjson
 
 from datasets.errors import one_line
+from datasets.formats import COMPLIANCE
 
-SCHEMA_VERSION = 1
 ERROR, WARNING = "error", "warning"
 WIDTH = 80
 _LONGEST = 160
@@ -144,7 +144,6 @@ def as_json(verdicts: list[Verdict]) -> bytes:
     """One JSON object: schema_version, compliant, errors, warnings, checked (one each), findings (all)."""
     errors, warnings = totals(verdicts)
     tree = {
-        "schema_version": SCHEMA_VERSION,
         "compliant": not errors,
         "verified_by_mlcommons": False,
         "errors": errors,
@@ -165,7 +164,7 @@ def as_json(verdicts: list[Verdict]) -> bytes:
             for finding in verdict.findings
         ],
     }
-    return orjson.dumps(tree, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(COMPLIANCE.stamped(tree), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def as_junit(verdicts: list[Verdict]) -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from benchmark import mllog
+from benchmark.log_summary import LogSummary, summarise
 from benchmark.mllog import BadLine, Event
+from benchmark.params import NEUTRAL
 
 from .findings import WARNING, Fault, Rule, shown
 
@@ -57,6 +59,11 @@ class Log:
         event = self.first(key)
         return None if event is None else event.value
 
+    @cached_property
+    def summary(self) -> LogSummary:
+        """What the log says of its run: clock, epochs, outcome."""
+        return summarise(self.events)
+
     @property
     def benchmark(self) -> str | None:
         """The name that submission_benchmark gives, or None."""
@@ -69,9 +76,12 @@ class Log:
         return self.events[-1].line if self.events else None
 
     def parameter(self, name: str) -> Any:
-        """One value of the logged hyperparameters, by its dotted name; None where it is not there."""
+        """One value of the logged hyperparameters, by its dotted name; None where it is not there.
+
+        A later parameter that the log does not give has the value at which it changes nothing.
+        """
         flat = self.value(mllog.HYPERPARAMETERS)
-        return flat.get(name) if isinstance(flat, dict) else None
+        return flat.get(name, NEUTRAL.get(name)) if isinstance(flat, dict) else None
 
 
 def read(path: Path) -> Log:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeGuard
 
 from benchmark import mllog
 from benchmark.mllog import Event
+from benchmark.submission import DIVISIONS, STATUSES
+from benchmark.trainer_contract import ENDS, STARTS
+from datasets.values import is_digest, is_number, is_text, is_whole
 
 from .findings import WARNING, Fault, Rule, shown
 from .log import Log
 
-STATUSES = ("cloud", "onprem", "preview", "research")
 MAX_INIT_S = 30 * 60
 RANK_SKEW_MS = 1000
 """By how much the clocks of a run's several processes may differ; one process's clock may not go back at all."""
@@ -23,26 +22,6 @@ REGION_S, REGION_SHARE = 1.0, 0.01
 """By so much the telemetry's clock may differ from the log's over a run."""
 EARLIEST_MS, LATEST_MS = 1.26e12, 4.1e12
 """2010 and 2099: times outside are not Unix milliseconds (seconds or microseconds, mostly)."""
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number (true and false are none)."""
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def is_whole(value: object, low: int = 0) -> TypeGuard[int]:
-    """Whether a value is a whole number of at least `low`."""
-    return type(value) is int and value >= low  # type: ignore[operator]
-
-
-def is_text(value: object) -> TypeGuard[str]:
-    """Whether a value is text that says something."""
-    return isinstance(value, str) and bool(value.strip())
-
-
-def is_digest(value: object) -> TypeGuard[str]:
-    """Whether a value is a SHA-256 in lower-case hexadecimal."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _is_dataset(value: object) -> bool:
@@ -97,7 +76,7 @@ EDGE = ""
 KEYS = [
     Key(mllog.SUBMISSION_BENCHMARK, HEAD, lambda v: v == mllog.BENCHMARK, mllog.BENCHMARK),
     Key(mllog.SUBMISSION_ORG, HEAD, is_text, "the submitter's name"),
-    Key(mllog.SUBMISSION_DIVISION, HEAD, lambda v: v in ("closed", "open"), "closed or open"),
+    Key(mllog.SUBMISSION_DIVISION, HEAD, lambda v: v in DIVISIONS, " or ".join(DIVISIONS)),
     Key(mllog.SUBMISSION_STATUS, HEAD, lambda v: v in STATUSES, f"one of {', '.join(STATUSES)}"),
     Key(mllog.SUBMISSION_PLATFORM, HEAD, is_text, "the system's name"),
     Key(mllog.VARIANT, HEAD, is_text, "the variant's name"),
@@ -140,9 +119,6 @@ KEYS = [
     Key(mllog.TELEMETRY_SUMMARY, TAIL, _is_telemetry, "an object with interval_s, samples and region_s"),
 ]
 KEY_OF = {key.name: key for key in KEYS}
-ONCE = [key.name for key in KEYS if key.required and not key.each_epoch]
-BEGINS = {mllog.INIT_START, mllog.RUN_START, mllog.EPOCH_START, mllog.EVAL_START}
-ENDS = {mllog.INIT_STOP, mllog.RUN_STOP, mllog.EPOCH_STOP, mllog.EVAL_STOP}
 
 
 def is_ours(key: str) -> bool:
@@ -215,7 +191,7 @@ def event_type(log: Log) -> Iterator[Fault]:
             if not isinstance(event.namespace, str):
                 found = f"namespace {shown(event.namespace)}"
                 yield Fault(f"{event.key}: a namespace that is text", found, "log it by mlperf-logging", event.line)
-            kind = "INTERVAL_START" if event.key in BEGINS else "INTERVAL_END" if event.key in ENDS else "POINT_IN_TIME"
+            kind = "INTERVAL_START" if event.key in STARTS else "INTERVAL_END" if event.key in ENDS else "POINT_IN_TIME"
             if event.event_type != kind:
                 yield Fault(f"{event.key}: {kind}", shown(event.event_type), "log it by mlperf-logging", event.line)
 
@@ -264,7 +240,7 @@ def run_time(log: Log) -> Iterator[Fault]:
 def run_telemetry(log: Log) -> Iterator[Fault]:
     """The telemetry, which has a clock of its own, measured as long as the log says that the run took."""
     begin = (log.all(mllog.RESUMED) or log.all(mllog.RUN_START))[-1:]
-    stop, summary = log.first(mllog.RUN_STOP), log.first(mllog.TELEMETRY_SUMMARY)
+    stop, summary = log.summary.run_stop, log.first(mllog.TELEMETRY_SUMMARY)
     if not begin or stop is None or summary is None or not isinstance(summary.value, dict):
         return
     region_s, logged_s = summary.value.get("region_s"), (stop.time_ms - begin[0].time_ms) / 1000

@@ -14,7 +14,9 @@ from pathlib import Path
 import orjson
 
 from benchmark import mllog
+from benchmark.submission import LOG_FILE
 from datasets.errors import HELD, UserError, run_door
+from datasets.formats import REFERENCE_POINT
 from datasets.manifest import write_atomically
 from datasets.usage import Filled
 
@@ -33,7 +35,7 @@ def make_points(run_dirs: list[Path]) -> dict[str, object]:
     UserError where a run breaks a rule, runs do not belong together, or there are too few.
     """
     logs: dict[int, list[Log]] = {}
-    paths = [path for run in run_dirs for path in (sorted(run.rglob("result.txt")) if run.is_dir() else [run])]
+    paths = [path for run in run_dirs for path in (sorted(run.rglob(LOG_FILE)) if run.is_dir() else [run])]
     if not paths:
         raise UserError("no run lies here", where=", ".join(map(str, run_dirs)))
     for path in paths:
@@ -59,17 +61,19 @@ def make_points(run_dirs: list[Path]) -> dict[str, object]:
         variant, params_sha256 = next(iter(kinds))
         order = sorted(range(len(of_size)), key=lambda index: seeds[index])
         accelerators = of_size[0].value(mllog.ACCELERATORS)
-        tree[f"{mllog.BENCHMARK}_{variant}_bs{batch_size}"] = {
-            "Benchmark": mllog.BENCHMARK,
-            "Variant": variant,
-            "Creator": of_size[0].value(mllog.SUBMISSION_ORG),
-            "Platform": accelerators[0].get("name") if isinstance(accelerators[0], dict) else None,
-            "BS": batch_size,
-            "Hyperparams": {"params_sha256": params_sha256},
-            "Dataset": of_size[0].value(mllog.DATASET)["tree_sha256"],
-            "Epochs to converge": [epochs_to_target(of_size[index]) for index in order],
-            "Seeds": [seeds[index] for index in order],
-        }
+        tree[f"{mllog.BENCHMARK}_{variant}_bs{batch_size}"] = REFERENCE_POINT.stamped(
+            {
+                "Benchmark": mllog.BENCHMARK,
+                "Variant": variant,
+                "Creator": of_size[0].value(mllog.SUBMISSION_ORG),
+                "Platform": accelerators[0].get("name") if isinstance(accelerators[0], dict) else None,
+                "BS": batch_size,
+                "Hyperparams": {"params_sha256": params_sha256},
+                "Dataset": of_size[0].value(mllog.DATASET)["tree_sha256"],
+                "Epochs to converge": [epochs_to_target(of_size[index]) for index in order],
+                "Seeds": [seeds[index] for index in order],
+            }
+        )
     return tree
 
 

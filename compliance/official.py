@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from benchmark.submission import round_of
 from datasets.errors import UserError
 
 from .findings import WARNING, Fault, Rule
@@ -49,10 +50,9 @@ def ruleset_for(path: Path, benchmark: str, chosen: str | None) -> str:
     """The rule set to judge a log by: the one chosen, the round in a folder's name, or the newest with the benchmark."""
     if chosen is not None:
         return chosen
-    for part in reversed(Path(path).absolute().parts):
-        found = re.search(r"training_(?:results|submission)?_?v?(\d+\.\d+)(?:\D|$)", part)
-        if found and f"{found[1]}.0" in rulesets():
-            return f"{found[1]}.0"
+    named = f"{round_of(path)}.0"
+    if named in rulesets():
+        return named
     known = rulesets_of(benchmark)
     return known[-1] if known else rulesets()[-1]
 

@@ -12,16 +12,36 @@ import orjson
 
 from benchmark import mllog
 from benchmark.params import load_params
+from benchmark.submission import (
+    AVAILABILITY,
+    BENCHMARKS,
+    LOCK_FILE,
+    LOG_FILE,
+    PARAMS_FILE,
+    RECORD_FILE,
+    ROOMS,
+    SUMS_FILE,
+    SYSTEM_FILES,
+    TRAINING_RUNS,
+    beside,
+    code_of,
+    description_of,
+    devices_of,
+    is_numbered,
+    locks_of,
+    number_of,
+    numbered,
+    room_of,
+)
 from benchmark.system import FIELDS
 from datasets.errors import UserError
+from datasets.sha256 import sha256_of
+from datasets.values import is_text
 
 from .benchmarks import is_another, judged_as
 from .findings import WARNING, Fault, Rule, shown
 from .log import Log
-from .log_rules import is_text
-from .seals import LOCK_FILE, sha256_of
 
-SUMS = "SHA256SUMS"
 DECISIVE = (
     "submitter",
     "division",
@@ -34,13 +54,6 @@ DECISIVE = (
 )
 """Without these fields nobody knows what was measured."""
 MAY_BE_EMPTY = ("hw_notes", "sw_notes")
-AVAILABILITY = {
-    "onprem": "Available on-premise",
-    "cloud": "Available cloud",
-    "research": "Research, Development, or Internal (RDI)",
-    "preview": "Preview",
-}
-"""What the log's submission_status is called in a system description since MLPerf Training 4.1."""
 
 
 @dataclass
@@ -79,7 +92,7 @@ class Package:
 
     def description_path(self, system: str) -> Path:
         """Where a system's description lies."""
-        return self.org / "systems" / f"{system}.json"
+        return self.org / description_of(system)
 
 
 def read_package(org: Path, results: list[Result]) -> Package:
@@ -102,10 +115,10 @@ def read_package(org: Path, results: list[Result]) -> Package:
 
 def package_tree(package: Package) -> Iterator[Fault]:
     """The package has its three rooms, and each result folder holds result_0.txt and so on, and nothing unknown."""
-    for room in ("systems", "results", "benchmarks"):
+    for room in ROOMS:
         if not (package.org / room).is_dir():
             # Repositories of old rounds are often kept without their code; that is no fault of a result.
-            mild = room == "benchmarks" and not package.ours
+            mild = room == BENCHMARKS and not package.ours
             remedy = "build the package with `python -m results package`"
             yield Fault(f"a folder {room}/", "none", remedy, None, WARNING if mild else "error", package.org / room)
     if not package.results:
@@ -115,21 +128,19 @@ def package_tree(package: Package) -> Iterator[Fault]:
 
 
 def _numbering(result: Result) -> Iterator[Fault]:
-    numbers = {int(found[1]) for log in result.logs if (found := re.search(r"result_(\d+)\.txt$", log.path.name))}
+    numbers = {number_of(log.path) for log in result.logs}
     for number in sorted(set(range(len(numbers))) - numbers):
-        path, remedy = result.folder / f"result_{number}.txt", "number the results from 0 without a gap"
-        yield Fault(f"result_{number}.txt", "none", remedy, file=path)
+        path, remedy = result.folder / numbered(LOG_FILE, number), "number the results from 0 without a gap"
+        yield Fault(path.name, "none", remedy, file=path)
     for path in sorted(result.folder.iterdir()):
-        if not re.fullmatch(r"(result|record|telemetry|params|trainer)_\d+\.(txt|json|csv|yaml|err)", path.name):
+        if not is_numbered(path):
             remedy = "keep only results, records and their files here"
             yield Fault("result_N.txt, record_N.json and the run's files", path.name, remedy, None, WARNING, path)
 
 
 def _count(result: Result) -> Iterator[Fault]:
     """MLPerf's own benchmarks have their own numbers of runs, and number them as they like."""
-    from mlperf_logging.benchmark_meta import get_result_file_counts
-
-    wanted = get_result_file_counts("training").get(result.benchmark)
+    wanted = TRAINING_RUNS.get(result.benchmark)
     if wanted is not None and len(result.logs) != wanted:
         remedy = "submit exactly that many runs"
         yield Fault(f"{wanted} results of {result.benchmark}", str(len(result.logs)), remedy, file=result.folder)
@@ -189,17 +200,15 @@ def _log_agrees(tree: dict[str, Any], log: Log, path: Path) -> Iterator[Fault]:
             AVAILABILITY.get(status) if is_text(status) else status,
         ),
     ]
-    accelerators = log.value(mllog.ACCELERATORS)
-    items = [item for item in accelerators if isinstance(item, dict)] if isinstance(accelerators, list) else []
-    gpus = [item for item in items if not str(item.get("device")).startswith("cpu")]
+    devices, gpus = devices_of(log.value(mllog.ACCELERATORS))
     nodes, per_node = tree.get("number_of_nodes"), tree.get("accelerators_per_node")
-    if gpus and str(nodes).isdigit() and str(per_node).isdigit():
+    if gpus and str(nodes).isdecimal() and str(per_node).isdecimal():
         # A run may use fewer accelerators than the machine has, but the description is of what was measured.
         pairs.append((mllog.ACCELERATORS, "accelerators_per_node", int(nodes) * int(per_node), len(gpus)))  # type: ignore[arg-type]
         pairs.append(
             (mllog.ACCELERATORS, "accelerator_model_name", tree.get("accelerator_model_name"), gpus[0].get("name"))
         )
-    elif items and not gpus and str(per_node).isdigit():
+    elif devices and not gpus and str(per_node).isdecimal():
         pairs.append((mllog.ACCELERATORS, "accelerators_per_node", int(per_node), 0))  # type: ignore[arg-type]
     for key, name, described, logged in pairs:
         if logged is not None and described != logged:
@@ -213,8 +222,8 @@ def package_record(package: Package) -> Iterator[Fault]:
     """Each result has its record beside it."""
     for result in package.results:
         for log in result.own_logs if result.ours else []:
-            path = log.path.with_name(log.path.name.replace("result_", "record_", 1)).with_suffix(".json")
-            if not path.is_file():
+            path = beside(log.path, RECORD_FILE)
+            if path is not None and not path.is_file():
                 yield Fault(
                     f"{path.name} beside {log.path.name}", "no such file", "add the run's record.json", file=path
                 )
@@ -225,18 +234,18 @@ def package_code(package: Package) -> Iterator[Fault]:
     for result in package.results:
         if not result.ours:
             continue
-        room = package.org / "benchmarks" / result.benchmark
-        if not any(path.is_file() for path in room.glob(f"implementations/*/{LOCK_FILE}")):
+        if not locks_of(package.org, result.benchmark):
             remedy = "add the code that ran (`python -m results package` does)"
-            path = room / "implementations"
-            yield Fault(f"implementations/NAME/ with {LOCK_FILE}", "none", remedy, file=path)
-        for name in ("README.md", "run_and_time.sh", "params.yaml"):
-            path = room / result.system / name
+            path = (package.org / code_of("NAME", result.benchmark)).parent
+            yield Fault(f"{path.name}/NAME/ with {LOCK_FILE}", "none", remedy, file=path)
+        room = package.org / room_of(result.system, result.benchmark)
+        for name in SYSTEM_FILES:
+            path = room / name
             if not path.is_file():
                 yield Fault(
                     f"{name} for {result.system}", "no such file", "say how the result is made again", file=path
                 )
-        yield from _params_agree(result, room / result.system / "params.yaml")
+        yield from _params_agree(result, room / PARAMS_FILE)
 
 
 def _params_agree(result: Result, path: Path) -> Iterator[Fault]:
@@ -259,14 +268,14 @@ def package_sums(package: Package) -> Iterator[Fault]:
     """SHA256SUMS seals every file of the package: none missing, none changed, none besides."""
     if not package.ours:
         return
-    path = package.org / SUMS
+    path = package.org / SUMS_FILE
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        yield Fault(SUMS, "no such file", "build the package with `python -m results package`", file=path)
+        yield Fault(SUMS_FILE, "no such file", "build the package with `python -m results package`", file=path)
         return
     except (OSError, UnicodeDecodeError) as error:
-        yield Fault(f"a readable {SUMS}", str(error), "build the package again", file=path)
+        yield Fault(f"a readable {SUMS_FILE}", str(error), "build the package again", file=path)
         return
     listed: dict[str, tuple[str, int]] = {}
     for number, line in enumerate(lines, 1):
@@ -284,7 +293,7 @@ def package_sums(package: Package) -> Iterator[Fault]:
         file = present.get(name)
         if file is None:
             remedy = "restore the file, or build the package again"
-            yield Fault(f"{name}, in line {number} of {SUMS}", "no such file", remedy, file=package.org / name)
+            yield Fault(f"{name}, in line {number} of {SUMS_FILE}", "no such file", remedy, file=package.org / name)
             continue
         try:
             found_sha256 = sha256_of(file)
@@ -296,7 +305,7 @@ def package_sums(package: Package) -> Iterator[Fault]:
             yield Fault(f"{name} with SHA-256 {sha256}", found_sha256, remedy, file=file)
     for name in sorted(present.keys() - listed.keys()):
         remedy = "take the file away, or build the package again"
-        yield Fault(f"only files that {SUMS} lists", name, remedy, file=present[name])
+        yield Fault(f"only files that {SUMS_FILE} lists", name, remedy, file=present[name])
 
 
 def _line(path: Path, name: str) -> int | None:

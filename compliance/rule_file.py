@@ -10,13 +10,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmark.params import load_variant, variant_names
+from benchmark.params import NEUTRAL, load_variant, variant_names
+from datasets.corpora import SIZES
 from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
 from datasets.plans import SYNTHESISED
+from datasets.references import reference_of
 from datasets.usage import Filled
-
-from .corpora import CORPORA, reference_digest
 
 RULE_FILE = Path(__file__).parent / "rules" / "deepspeech2.yaml"
 _BEGIN, _END = "      # closed-begin\n", "      # closed-end\n"
@@ -38,14 +38,14 @@ def _table() -> str:
     lines = ["CLOSED = {"]
     for name in variant_names():
         params = load_variant(name)
-        corpus = CORPORA[params.data.folder]
         if params.division == "closed":
-            synthesised = params.data.folder in SYNTHESISED
-            digest = None if synthesised else reference_digest(params.data.folder)
-            lines.append(f"    {name!r}: ({params.sha256!r}, {corpus.train_samples}, {digest!r}),")
+            folder = params.data.folder
+            reference = None if folder in SYNTHESISED else reference_of(folder)
+            digest = reference.tree_sha256 if reference else None
+            lines.append(f"    {name!r}: ({params.sha256!r}, {SIZES[folder].train}, {digest!r}),")
     lines += ["}", "EVAL_SAMPLES = {"]
-    lines += [f"    {folder!r}: {corpus.eval_samples}," for folder, corpus in CORPORA.items()]
-    lines += ["}"]
+    lines += [f"    {folder!r}: {sizes.eval}," for folder, sizes in SIZES.items()]
+    lines += ["}", f"NEUTRAL = {NEUTRAL!r}"]
     return "".join(f"      {line}\n" for line in lines)
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import orjson
 
 from benchmark import mllog
+from benchmark.params import NEUTRAL
+from benchmark.submission import RUNS
+from datasets.values import is_number
 
 from .findings import WARNING, Fault, Rule, shown
 from .log import Log
-from .log_rules import is_number
-
-RUNS = 10
-"""An MLPerf speech result is ten runs: the fastest and the slowest are left out of the mean."""
 
 
 @dataclass
@@ -35,10 +34,10 @@ def runs_count(runs: Runs) -> Iterator[Fault]:
 
 def runs_aborted(runs: Runs) -> Iterator[Fault]:
     """At most one run may have missed the target: it counts as the slowest."""
-    aborted = [log for log in runs.logs if status_of(log) != mllog.SUCCESS]
+    aborted = [log for log in runs.logs if log.summary.status != mllog.SUCCESS]
     if len(aborted) > 1:
         for log in aborted:
-            stop = log.first(mllog.RUN_STOP)
+            stop = log.summary.run_stop
             found, remedy = f"{len(aborted)} of them", "with two failed runs a result has no score"
             yield Fault("at most one run without success", found, remedy, stop.line if stop else None, file=log.path)
 
@@ -78,8 +77,14 @@ def runs_distinct(runs: Runs) -> Iterator[Fault]:
 
 def runs_parameters(runs: Runs) -> Iterator[Fault]:
     """All runs have the same variant, division and hyperparameters."""
+
+    def complete(log: Log) -> object:
+        value = log.value(mllog.HYPERPARAMETERS)
+        return NEUTRAL | value if isinstance(value, dict) else value
+
     for key in (mllog.VARIANT, mllog.SUBMISSION_DIVISION, mllog.PARAMS_SHA256, mllog.HYPERPARAMETERS):
-        yield from _equal(runs, key, _value_of(key), "the same parameters in all runs")
+        of = complete if key == mllog.HYPERPARAMETERS else _value_of(key)
+        yield from _equal(runs, key, of, "the same parameters in all runs")
 
 
 def runs_dataset(runs: Runs) -> Iterator[Fault]:
@@ -111,7 +116,7 @@ def runs_overlap(runs: Runs) -> Iterator[Fault]:
     spans = []
     for log in runs.logs:
         # The timed part alone is measured; set-up may overlap without harm to the score.
-        start, stop = log.first(mllog.RUN_START), log.first(mllog.RUN_STOP)
+        start, stop = log.summary.run_start, log.summary.run_stop
         if start and stop and is_number(start.time_ms) and is_number(stop.time_ms):
             spans.append((start.time_ms, stop.time_ms, log, start.line))
     spans.sort(key=lambda span: span[:2])
@@ -123,12 +128,6 @@ def runs_overlap(runs: Runs) -> Iterator[Fault]:
             yield Fault("runs that do not overlap in time", found, remedy, span[3], file=span[2].path)
         if latest is None or span[1] > latest[1]:
             latest = span
-
-
-def status_of(log: Log) -> object:
-    """The status that a log's first run_stop gives; None where there is none."""
-    stop = log.first(mllog.RUN_STOP)
-    return stop.metadata.get(mllog.STATUS) if stop else None
 
 
 def _other(other: Log, log: Log) -> Path:

@@ -6,7 +6,6 @@ the log shows.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,26 +13,27 @@ from pathlib import Path
 
 from benchmark import mllog
 from benchmark.params import params_from_dict
-from benchmark.record import RunRecord, epochs_of, read_record, timing_of
+from benchmark.record import RunRecord, read_record
+from benchmark.submission import LOCK_FILE, LOG_FILE, beside, number_of
+from benchmark.system import lock_sha256
 from datasets.errors import UserError
+from datasets.sha256 import sha256_of
+from datasets.values import is_digest
 
 from .findings import WARNING, Fault, Rule, shown
 from .log import Log
-from .log_rules import is_digest
-
-LOCK_FILE = "requirements.lock"
 
 
 @dataclass
 class Sealed:
-    """A run's record beside its files. `number` is N of result_N.txt in a package, None in a run folder.
+    """A run's record beside its log and other files, in a run folder or, numbered, in a package.
 
-    `lock_file` is the lock file that the record's hash is compared with, where there is one.
+    `lock_file` is the lock file that the record's hash is compared with, where there is one: that of the package, or of the
+    checkout that checks, from which git has it as it was when the run was made.
     """
 
     path: Path
     log: Log
-    number: int | None = None
     lock_file: Path | None = None
     record: RunRecord | None = None
     fault: str | None = None
@@ -48,24 +48,12 @@ class Sealed:
 
     def file(self, name: str) -> Path:
         """Where a file of the run lies: by its own name in a run folder, with its run's number in a package."""
-        plain = Path(name)
-        return self.path.parent / (
-            name if self.number is None else f"{_STEMS.get(name, plain.stem)}_{self.number}{plain.suffix}"
-        )
+        return beside(self.log.path, name) or self.path.parent / name
 
     @property
     def in_package(self) -> bool:
         """Whether this is part of a submission package."""
-        return self.number is not None
-
-
-_STEMS = {"result.txt": "result"}
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return number_of(self.log.path) is not None
 
 
 def seal_record(sealed: Sealed) -> Iterator[Fault]:
@@ -78,15 +66,15 @@ def seal_files(sealed: Sealed) -> Iterator[Fault]:
     """The run's files are those that the record sealed."""
     if sealed.record is None:
         return
-    if "result.txt" not in sealed.record.files:
-        yield Fault("the SHA-256 of result.txt", "none", "the run did not end in order: make it again")
+    if LOG_FILE not in sealed.record.files:
+        yield Fault(f"the SHA-256 of {LOG_FILE}", "none", "the run did not end in order: make it again")
     for name, sha256 in sealed.record.files.items():
         path = sealed.file(Path(name).name)
         try:
             found = sha256_of(path)
         except FileNotFoundError:
             # A package may leave out what MLPerf does not ask for; then that one seal cannot be re-checked.
-            mild = sealed.in_package and name != "result.txt"
+            mild = sealed.in_package and name != LOG_FILE
             remedy = "restore the file as the run wrote it"
             yield Fault(f"{path.name}, which the record seals", "no such file", remedy, None, _mild(mild), path)
             continue
@@ -104,10 +92,8 @@ def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
     if record is None or not log.events:
         # That an emptied log shows nothing is one finding, of log-events.
         return
-    timing = timing_of(log.events)
-    scores = [event.value for event in log.all(mllog.EVAL_ACCURACY)]
+    said = log.summary
     dataset = log.value(mllog.DATASET)
-    stop = log.first(mllog.RUN_STOP)
     pairs = [
         ("variant", record.variant, log.value(mllog.VARIANT)),
         ("seed", record.seed, log.value(mllog.SEED)),
@@ -119,17 +105,17 @@ def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
         ),
         ("dataset.train_utterances", record.dataset.train_utterances, log.value(mllog.TRAIN_SAMPLES)),
         ("dataset.eval_utterances", record.dataset.eval_utterances, log.value(mllog.EVAL_SAMPLES)),
-        ("status", _LOGGED_AS.get(record.status), stop.metadata.get(mllog.STATUS) if stop else None),
-        ("run.epochs", record.run.epochs, len(scores)),
-        ("run.final_wer", record.run.final_wer, scores[-1] if scores else None),
-        ("run.best_wer", record.run.best_wer, min(scores) if scores and all(map(_number, scores)) else None),
+        ("status", _LOGGED_AS.get(record.status), said.status),
+        ("run.epochs", record.run.epochs, len(said.evaluations)),
+        ("run.final_wer", record.run.final_wer, said.final),
+        ("run.best_wer", record.run.best_wer, said.best),
         ("run.target_wer", record.run.target_wer, log.value(mllog.TARGET_WER)),
-        ("run.run_s", record.run.run_s, timing.run_s),
-        ("run.minutes", record.run.minutes, None if timing.run_s is None else timing.run_s / 60),
+        ("run.run_s", record.run.run_s, said.run_s),
+        ("run.minutes", record.run.minutes, said.minutes),
     ]
     pairs += [
         (f"epochs[{mine.epoch_num}].wer", mine.wer, theirs.wer)
-        for mine, theirs in zip(record.epochs, epochs_of(log.events), strict=False)
+        for mine, theirs in zip(record.epochs, said.epochs, strict=False)
     ]
     for name, mine, theirs in pairs:
         if not _alike(mine, theirs):
@@ -147,10 +133,6 @@ def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
 
 _LOGGED_AS = {"success": mllog.SUCCESS, "aborted": mllog.ABORTED, "failed": mllog.ABORTED, "interrupted": mllog.ABORTED}
 """What a record's status is called in a log; an unfinished run logged none."""
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float)
 
 
 def _alike(mine: object, theirs: object) -> bool:
@@ -195,7 +177,9 @@ def seal_lock(sealed: Sealed) -> Iterator[Fault]:
         remedy = "run in the environment that script/setup.sh makes"
         yield Fault("lock_sha256: 64 hexadecimal digits", shown(lock), remedy)
     elif sealed.lock_file is not None and sealed.lock_file.is_file():
-        found = sha256_of(sealed.lock_file)
+        commit = None if sealed.in_package else sealed.record.code.commit
+        then = lock_sha256(sealed.lock_file.parent, commit) if commit else None
+        found = then or sha256_of(sealed.lock_file)
         if found != lock:
             remedy = f"compare with the {LOCK_FILE} of the commit that ran"
             severity = _mild(not sealed.in_package)
@@ -224,5 +208,9 @@ SEAL_RULES = [
         "The record names the data set's digest, verified before the run (a warning if not).",
         seal_dataset,
     ),
-    Rule("seal-lock", "The record names the lock file's hash, and the lock file beside it has that hash.", seal_lock),
+    Rule(
+        "seal-lock",
+        "The record names the hash of the lock file, that of the package or of the commit that ran.",
+        seal_lock,
+    ),
 ]

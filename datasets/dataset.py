@@ -18,10 +18,10 @@ from pathlib import Path
 import orjson
 
 from .errors import UserError
+from .formats import DATASET, STAMP
 from .manifest import Manifest, read_jsonl, write_atomically
 from .tarball import absolute, tree_size
 
-FORMAT = 1
 STAMP_ENDING = ".verified.json"
 LIBRISPEECH = "LibriSpeech_dataset"
 """The folder of the one data set whose maker mends what lies there; the others' makers want an empty place."""
@@ -143,9 +143,9 @@ def _remedy(folder: Path) -> str:
 def write_description(dataset: Dataset) -> None:
     """Declare the data set complete. What an earlier verification said of another tree in its place is forgotten."""
     forget_stamp(dataset.folder)
-    tree = dataclasses.asdict(dataset) | {"format": FORMAT}
+    tree = dataclasses.asdict(dataset)
     del tree["folder"]
-    data = orjson.dumps(tree, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    data = orjson.dumps(DATASET.stamped(tree), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     write_atomically(description_path(dataset.folder), data)
 
 
@@ -158,54 +158,19 @@ def read_dataset(folder: Path) -> Dataset:
     remedy = _remedy(folder)
     try:
         tree = orjson.loads(path.read_bytes())
-        if tree["format"] != FORMAT:
-            raise UserError(
-                f"the description has format {tree['format']!r}, not {FORMAT}",
-                where=path,
-                remedy=remedy,
-            )
-        dataset = Dataset(
-            folder=folder,
-            name=tree["name"],
-            layout=tree["layout"],
-            splits={name: _split(split) for name, split in tree["splits"].items()},
-            digest=TreeDigest(**tree["digest"]),
-            provenance=tree["provenance"],
-        )
-        values = (dataset.name, dataset.layout, dataset.provenance, *dataclasses.astuple(dataset.digest))
-        if tuple(map(type, values)) != (str, str, dict, str, int, int, int):
-            raise TypeError("a value is of another kind than it should be")
     except FileNotFoundError:
         raise UserError(
             "the data set is half-made: its description is missing", where=path, remedy="prepare it again"
         ) from None
     except orjson.JSONDecodeError as error:
         raise UserError(f"not a JSON file ({error})", where=path, remedy=remedy) from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"not a data set's description ({error})", where=path, remedy=remedy) from None
-    return dataset
-
-
-def _split(tree: dict) -> Split:
-    """A split as described; TypeError where a value is of another kind than it should be."""
-    split = Split(**tree)
-    kinds: dict[str, tuple[type, ...]] = {
-        "manifest": (str,),
-        "csv": (str,),
-        "utterances": (int,),
-        "duration_s": (float, int),
-        "speakers": (int, type(None)),
-    }
-    for name, allowed in kinds.items():
-        if type(value := getattr(split, name)) not in allowed:
-            raise TypeError(f"a split's {name} is {value!r}")
-    return split
+    return DATASET.read(Dataset, tree | {"folder": folder} if isinstance(tree, dict) else tree, path, remedy)
 
 
 def write_stamp(folder: Path, stamp: Stamp) -> Path:
     """Keep the result of a verification beside the folder, or in the user's state folder; returns the file."""
     path = writable_beside(folder, STAMP_ENDING)
-    write_atomically(path, orjson.dumps(dataclasses.asdict(stamp), option=orjson.OPT_APPEND_NEWLINE))
+    write_atomically(path, orjson.dumps(STAMP.stamped(dataclasses.asdict(stamp)), option=orjson.OPT_APPEND_NEWLINE))
     return path
 
 
@@ -222,8 +187,8 @@ def read_stamp(folder: Path) -> Stamp | None:
 
 def _stamp(path: Path) -> Stamp | None:
     try:
-        return Stamp(**orjson.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return STAMP.read(Stamp, orjson.loads(path.read_bytes()), path)
+    except (OSError, ValueError, UserError):
         return None
 
 

@@ -24,6 +24,7 @@ from .cksum import combine, crc_of, multiply, posix_cksum, power_of_x
 from .dataset import TreeDigest, beside
 from .errors import UserError
 from .manifest import write_atomically
+from .sha256 import sha256_of
 from .tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
 
 BATCH_FILES, BATCH_BYTES = 256, 16 << 20
@@ -229,8 +230,7 @@ def sum_batch(root: str, batch: list[Member], sha256: bool) -> BatchSums:
         if member.size:
             crc, file_sum = _sum_contents(folder, member, buffer, crc, sha256)
         elif member.link is not None and sha256:
-            with open(os.path.join(folder, member.path), "rb") as file:
-                file_sum = hashlib.file_digest(file, "sha256").hexdigest()
+            file_sum = sha256_of(os.path.join(folder, member.path))
         else:
             file_sum = _SHA256_OF_NOTHING
         if sha256 and not member.is_folder:

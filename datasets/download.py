@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 from .archives import MIRRORS, PUBLISHED, SETS, load_table, select
-from .dataset import default_data_dir
 from .errors import HELD, UserError
 from .librispeech import Options, prepare
-from .progress import clock
+from .stats import add_data_dir, report_splits
 from .unpack import LAYOUTS
 from .usage import Filled
 
@@ -41,12 +40,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("set", choices=SETS, metavar="SET", help=", ".join(SETS))
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=default_data_dir(),
-        help="where data sets lie (default: DATA_DIR, else data/ in the checkout)",
-    )
+    add_data_dir(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--from-dir", type=Path, metavar="DIR", help="take the archives from DIR; nothing is fetched")
     source.add_argument(
@@ -90,10 +84,6 @@ def _run(options: argparse.Namespace) -> int:
             delete_archives=options.delete_archives,
         ),
     )
-    for name, split in dataset.splits.items():
-        print(
-            f"{dataset.name} {name}: {split.utterances:,} utterances, {clock(split.duration_s)}, {split.speakers} speakers",
-            file=sys.stderr,
-        )
+    report_splits(dataset)
     print(f"prepared in {dataset.folder}; `sh verify_dataset.sh` checks it against these archives", file=sys.stderr)
     return HELD

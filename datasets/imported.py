@@ -17,7 +17,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from . import audio, limits
 from .dataset import Dataset, Split, is_prepared, write_description
 from .digest import digest_and_keep_sums
 from .errors import HELD, UserError, one_line
+from .geometry import ctc_frames_needed, output_frames
 from .manifest import (
     SAMPLE_RATE_HZ,
     Manifest,
@@ -252,7 +252,7 @@ def _convert_row(tree: Path, row: Row) -> int | UserError:
             raise UserError(f"the audio is too short: {seconds:.2f} s, at least {SHORTEST_S} s needed", where=row.audio)
         if not mono.any():
             raise UserError("the audio is silent", where=row.audio)
-        if least_outputs(row.text) > outputs(len(mono)):
+        if ctc_frames_needed(row.text) > outputs(len(mono)):
             raise UserError(
                 f"{len(row.text)} characters cannot be said in {len(mono) / SAMPLE_RATE_HZ:.2f} s",
                 where=row.audio,
@@ -265,14 +265,8 @@ def _convert_row(tree: Path, row: Row) -> int | UserError:
 
 
 def outputs(samples: int) -> int:
-    """How many outputs the reference's network has for `samples` at 16 kHz (its hop and its two unpadded convolutions)."""
-    frames = 1 + samples // 160
-    return (frames - 11) // 2 + 1 - 10
-
-
-def least_outputs(text: str) -> int:
-    """How many outputs CTC needs at least for `text`: one for each character, and a blank between equal neighbours."""
-    return len(text) + sum(a == b for a, b in pairwise(text))
+    """How many outputs the reference's network has for `samples` at 16 kHz: a feature frame starts every 10 ms."""
+    return output_frames(1 + samples // (SAMPLE_RATE_HZ // 100))
 
 
 def _write_split(

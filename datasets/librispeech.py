@@ -9,7 +9,6 @@ step can be killed anywhere and repeated; before the description stands the set 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sys
@@ -40,6 +39,7 @@ from .locks import FileLock
 from .manifest import Manifest, Utterance, write_atomically, write_csv, write_jsonl
 from .meter import Meter
 from .progress import Progress
+from .sha256 import sha256_of
 from .unpack import DamagedArchive, Part, mark_path, read_part, unpack
 
 NAME = LIBRISPEECH
@@ -167,8 +167,7 @@ def _lies_in(file: FileSum, mistrusted: bool, *folders: Path) -> bool:
             if os.stat(path).st_size == file.size:
                 if not mistrusted:
                     return True
-                with open(path, "rb") as stream:
-                    return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+                return sha256_of(path) == file.sha256
     return False
 
 

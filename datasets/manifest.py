@@ -18,9 +18,11 @@ from pathlib import Path
 import orjson
 
 from .errors import UserError
+from .values import is_number
 
-ALPHABET = frozenset("'ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-"""The characters a transcript may hold: the reference's labels without the CTC blank."""
+CHARACTERS = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ "
+"""The characters a transcript may hold, in the order of the reference's labels: those without the CTC blank."""
+ALPHABET = frozenset(CHARACTERS)
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -142,7 +144,7 @@ def _utterance_of(row: object, where: str) -> Utterance:
     duration_s = row["duration_s"]
     if not all(isinstance(row[key], str) and row[key] for key in ("id", "audio", "text")):
         raise UserError("id, audio and text must be strings that are not empty", where=where)
-    if isinstance(duration_s, bool) or not isinstance(duration_s, int | float) or not 0 < duration_s < math.inf:
+    if not (is_number(duration_s) and duration_s > 0):
         raise UserError("duration_s must be a number of seconds above 0", where=where)
     if "\0" in row["audio"]:
         raise UserError("the audio path holds a NUL character", where=where)

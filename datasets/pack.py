@@ -27,14 +27,15 @@ import orjson
 from . import limits
 from .dataset import Dataset, beside, read_dataset
 from .errors import DID_NOT_HOLD, HELD, UserError
+from .formats import PACKED, decode
 from .manifest import SAMPLE_RATE_HZ, Manifest, write_atomically
 from .progress import Progress
+from .sha256 import sha256_of
 from .staging import staging
 from .stats import FOLDER_HELP, default_folder
 from .usage import Filled
 from .workers import each_in_fresh_process
 
-FORMAT = 1
 SHARD_SAMPLES = 1 << 29
 """Samples of a full shard: 1 GiB, so that LibriSpeech's 960 h become 105 files."""
 SAMPLE = np.dtype("<i2")
@@ -49,6 +50,23 @@ class Shard:
     utterances: int
     samples: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A split's shards, and the SHA-256 of the manifest whose utterances they hold."""
+
+    manifest_sha256: str
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What index.json holds: the digest of the data set that was packed, and its splits by name."""
+
+    tree_sha256: str
+    sample_rate_hz: int
+    splits: dict[str, _Split]
 
 
 @dataclass(frozen=True)
@@ -97,9 +115,9 @@ def open_packed(dataset: Dataset, split: str, manifest: Manifest) -> PackedAudio
     if not packed_path(dataset.folder).exists():
         return None
     index = _read_index(dataset)
-    if split not in index or index[split][0] != _sha256(dataset.folder / dataset.splits[split].manifest):
+    if split not in index or index[split].manifest_sha256 != sha256_of(dataset.folder / dataset.splits[split].manifest):
         raise _stale(dataset, f"the packed audio is of another manifest of {split!r}")
-    shards = index[split][1]
+    shards = index[split].shards
     for shard in shards:
         path = packed_path(dataset.folder) / shard.file
         size = path.stat().st_size if path.is_file() else 0
@@ -139,15 +157,15 @@ def pack(dataset: Dataset, processes: int | None = None, shard_samples: int = SH
             ):
                 packed += count
                 progress.update(packed)
-        index = {
-            split: {
-                "manifest_sha256": _sha256(dataset.folder / dataset.splits[split].manifest),
-                "shards": [asdict(shard) for shard in (_finished(task, done) for task in each) if shard],
-            }
+        splits = {
+            split: _Split(
+                sha256_of(dataset.folder / dataset.splits[split].manifest),
+                tuple(shard for task in each if (shard := _finished(task, done))),
+            )
             for split, each in tasks.items()
         }
-        head = {"format": FORMAT, "tree_sha256": dataset.digest.tree_sha256, "sample_rate_hz": SAMPLE_RATE_HZ}
-        write_atomically(tree / "index.json", orjson.dumps(head | {"splits": index}, option=orjson.OPT_INDENT_2))
+        index = asdict(_Index(dataset.digest.tree_sha256, SAMPLE_RATE_HZ, splits))
+        write_atomically(tree / "index.json", orjson.dumps(PACKED.stamped(index), option=orjson.OPT_INDENT_2))
         os.replace(tree, target)
         shutil.rmtree(part)
     return target
@@ -156,10 +174,10 @@ def pack(dataset: Dataset, processes: int | None = None, shard_samples: int = SH
 def damaged(dataset: Dataset) -> list[Path]:
     """The shards whose contents are not what was packed, by their SHA-256."""
     paths = []
-    for _, shards in _read_index(dataset).values():
-        for shard in shards:
+    for split in _read_index(dataset).values():
+        for shard in split.shards:
             path = packed_path(dataset.folder) / shard.file
-            if not path.is_file() or _sha256(path) != shard.sha256:
+            if not path.is_file() or sha256_of(path) != shard.sha256:
                 paths.append(path)
     return paths
 
@@ -171,7 +189,7 @@ def damaged(dataset: Dataset) -> list[Path]:
 def _take_up(part: Path, dataset: Dataset) -> tuple[Path, Path]:
     """The folders of shards and of notes on finished ones; emptied where an earlier start packed something else."""
     mark, tree, done = part / "tree_sha256", part / "tree", part / "done"
-    wanted = f"{FORMAT} {dataset.digest.tree_sha256}"
+    wanted = f"{PACKED.version} {dataset.digest.tree_sha256}"
     if not (mark.is_file() and mark.read_text() == wanted):
         for folder in (tree, done):
             shutil.rmtree(folder, ignore_errors=True)
@@ -245,7 +263,7 @@ def _finished(task: _Task, done: Path) -> Shard | None:
     note = done / f"{task.path.stem}.json"
     if not note.is_file() or not task.path.is_file():
         return None
-    shard = Shard(**orjson.loads(note.read_bytes()))
+    shard = decode(Shard, orjson.loads(note.read_bytes()))
     same = (shard.first, shard.utterances) == (task.first, len(task.audio))
     return shard if same and task.path.stat().st_size == shard.samples * SAMPLE.itemsize else None
 
@@ -254,23 +272,21 @@ def _finished(task: _Task, done: Path) -> Shard | None:
 # Reading
 
 
-def _read_index(dataset: Dataset) -> dict[str, tuple[str, tuple[Shard, ...]]]:
-    """Each split's manifest hash and shards; UserError where the index is damaged or of other contents."""
+def _read_index(dataset: Dataset) -> dict[str, _Split]:
+    """The packed splits by name; UserError where the index is damaged, of a newer version or of other contents."""
     path = packed_path(dataset.folder) / "index.json"
     try:
         tree = orjson.loads(path.read_bytes())
-        if tree["format"] != FORMAT or tree["sample_rate_hz"] != SAMPLE_RATE_HZ:
-            raise _stale(dataset, "the packed audio has another format")
-        if tree["tree_sha256"] != dataset.digest.tree_sha256:
-            raise _stale(dataset, "the packed audio is not of the data set as it is now")
-        return {
-            split: (each["manifest_sha256"], tuple(Shard(**shard) for shard in each["shards"]))
-            for split, each in tree["splits"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"the index of the packed audio cannot be read ({error})", where=path, remedy=_remedy(dataset)
         ) from None
+    index = PACKED.read(_Index, tree, path, _remedy(dataset))
+    if index.sample_rate_hz != SAMPLE_RATE_HZ:
+        raise _stale(dataset, f"the packed audio has {index.sample_rate_hz} samples a second, not {SAMPLE_RATE_HZ}")
+    if index.tree_sha256 != dataset.digest.tree_sha256:
+        raise _stale(dataset, "the packed audio is not of the data set as it is now")
+    return index.splits
 
 
 def _stale(dataset: Dataset, what: str) -> UserError:
@@ -283,11 +299,6 @@ def _remedy(dataset: Dataset) -> str:
 
 def _samples(duration_s: float) -> int:
     return round(duration_s * SAMPLE_RATE_HZ)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

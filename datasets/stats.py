@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 
 from .dataset import LIBRISPEECH, Dataset, Split, default_data_dir, is_prepared, read_dataset
 from .errors import HELD, UserError
 from .manifest import ALPHABET, Manifest, Utterance
+from .progress import clock
 from .usage import Filled
 
 BIN_S = 2.0
@@ -31,6 +33,25 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("folder", type=Path, nargs="?", help=FOLDER_HELP)
     parser.add_argument("--split", help="this split alone (default: all)")
     parser.set_defaults(run=_run)
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Add `--data-dir`, for the commands that make data sets."""
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=default_data_dir(),
+        help="where data sets lie (default: DATA_DIR, else data/ in the checkout)",
+    )
+
+
+def report_splits(dataset: Dataset) -> None:
+    """Say on stderr what a data set that was just made holds."""
+    for name, split in dataset.splits.items():
+        print(
+            f"{dataset.name} {name}: {split.utterances:,} utterances, {clock(split.duration_s)}, {split.speakers} speakers",
+            file=sys.stderr,
+        )
 
 
 def default_folder() -> Path:

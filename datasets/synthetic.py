@@ -22,7 +22,6 @@ from . import audio, limits, plans
 from .dataset import (
     Dataset,
     Split,
-    default_data_dir,
     is_prepared,
     looks_whole,
     read_dataset,
@@ -34,8 +33,9 @@ from .errors import HELD, UserError
 from .manifest import SAMPLE_RATE_HZ, Manifest, Utterance, write_atomically, write_csv, write_jsonl
 from .noise import add_background
 from .plans import Chapter, Corpus
-from .progress import Progress, clock
+from .progress import Progress
 from .staging import staging
+from .stats import add_data_dir, report_splits
 from .usage import Filled
 from .voices import Synthesiser
 from .workers import each_in_fresh_process
@@ -276,12 +276,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="H",
         help="hours of training speech other than 80; the corpus is then called synthetic-Hh",
     )
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=default_data_dir(),
-        help="where data sets lie (default: DATA_DIR, else data/ in the checkout)",
-    )
+    add_data_dir(parser)
     parser.add_argument("--processes", type=int, metavar="N", help="chapters in work at a time (default: one a core)")
     parser.set_defaults(run=_run)
 
@@ -289,11 +284,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     limits.check_processes(options.processes)
     dataset = synthesise(_corpus(options), options.data_dir, options.processes)
-    for name, split in dataset.splits.items():
-        print(
-            f"{dataset.name} {name}: {split.utterances:,} utterances, {clock(split.duration_s)}, {split.speakers} speakers",
-            file=sys.stderr,
-        )
+    report_splits(dataset)
     return HELD
 
 

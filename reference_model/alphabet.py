@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from datasets.errors import UserError
+from datasets.manifest import CHARACTERS
 
-LABELS = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "
+LABELS = "_" + CHARACTERS
 """Label numbers are positions in this string; `_` is the CTC blank (labels.json of the MLPerf speech reference)."""
 
 BLANK = 0
@@ -25,8 +25,3 @@ def encode(text: str) -> list[int]:
 def decode(numbers: Sequence[int]) -> str:
     """The text of label numbers; none of them may be the blank."""
     return "".join(LABELS[number] for number in numbers)
-
-
-def ctc_frames_needed(numbers: Sequence[int]) -> int:
-    """The fewest output frames that can spell `numbers`: one a label, and a blank between two equal ones (Graves 2006)."""
-    return len(numbers) + sum(a == b for a, b in itertools.pairwise(numbers))

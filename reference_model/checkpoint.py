@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 from benchmark.params import params_from_dict
 from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
+from datasets.sha256 import sha256_of
 from datasets.usage import Filled
 
 from . import checkpoint_file
 from .checkpoint_file import Checkpoint, as_checkpoint, is_ours, read_tree
 from .imported_checkpoint import PLAIN_TYPES, trained_from_package
-from .trained import Trained, from_metadata, sha256_of
+from .trained import Trained, from_metadata
 
 
 def load_trained(path: Path) -> Trained:

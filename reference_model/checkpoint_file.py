@@ -13,14 +13,15 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from benchmark import trainer_contract
 from datasets.errors import UserError
+from datasets.formats import CHECKPOINT, VERSION_KEY
 
-FORMAT = 1
+SUFFIX = ".pt"
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,19 @@ class Checkpoint:
     step: int
     trained_samples: int
     wer: float
-    model: dict[str, Tensor]
+    model: dict
     optimizer: dict
 
 
-_KINDS = {name: get_origin(kind) or kind for name, kind in get_type_hints(Checkpoint).items()}
-"""Each field and the type of its value."""
-
-
 def checkpoint_path(run_dir: Path, epoch: int) -> Path:
-    """Where the checkpoint of `epoch` lies in a run's folder."""
-    return Path(run_dir) / "checkpoints" / f"epoch_{epoch:02d}.pt"
+    """Where this trainer's checkpoint of `epoch` lies in a run's folder."""
+    return trainer_contract.checkpoint_path(run_dir, epoch, SUFFIX)
+
+
+def kept_epochs(*run_dirs: Path) -> str:
+    """The epochs of which these folders hold checkpoints of this trainer, as `01, 02`."""
+    kept = {epoch for run_dir in run_dirs for epoch in trainer_contract.checkpoints(run_dir, SUFFIX)}
+    return ", ".join(f"{epoch:02d}" for epoch in sorted(kept))
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -61,7 +64,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     try:
         with open(part, "wb") as file:
             try:
-                torch.save(tree | {"format": FORMAT}, file)
+                torch.save(CHECKPOINT.stamped(tree), file)
             except RuntimeError as error:
                 # PyTorch's writer reports a full disk as a RuntimeError about its own position in the file.
                 raise UserError(
@@ -87,18 +90,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def as_checkpoint(tree: dict, path: Path) -> Checkpoint:
-    """The checkpoint that a tree of ours (`is_ours`) holds; UserError where one of its values is of another type."""
-    odd = sorted(name for name, kind in _KINDS.items() if not isinstance(tree[name], kind))
-    if odd:
-        raise UserError(
-            f"not a whole checkpoint ({', '.join(odd)})", where=path, remedy="use the one of an earlier epoch"
-        )
-    return Checkpoint(**{name: tree[name] for name in _KINDS})
+    """The checkpoint that a tree of ours (`is_ours`) holds, of this or an older version; UserError naming what is wrong."""
+    return CHECKPOINT.read(Checkpoint, tree, path, "use the one of an earlier epoch")
 
 
 def is_ours(tree: object) -> bool:
-    """Whether what a file holds is a checkpoint of this trainer."""
-    return isinstance(tree, dict) and tree.get("format") == FORMAT and set(tree) >= set(_KINDS)
+    """Whether what a file holds is a checkpoint of this trainer, whole or not, of whatever version."""
+    return isinstance(tree, dict) and not tree.keys().isdisjoint({VERSION_KEY, "format"}) and "params" in tree
 
 
 def read_tree(path: Path, plain_types: Sequence[Any] = ()) -> Any:

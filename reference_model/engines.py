@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from datasets.errors import UserError
+from datasets.geometry import FEWEST_FRAMES, output_frames
 
-from .model import FEWEST_FRAMES, output_frames
 from .precision import set_precision
 from .trained import Trained, from_metadata
 

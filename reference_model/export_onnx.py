@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 from datasets.errors import DID_NOT_HOLD, HELD, UserError, run_door
+from datasets.geometry import FEWEST_FRAMES
 from datasets.usage import Filled
 
 from .checkpoint import load_trained
 from .engines import OnnxEngine, TorchEngine
 from .features import Features
-from .model import FEWEST_FRAMES
 from .onnx_file import OPSET, write
 from .trained import Trained
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from benchmark.ceilings import MEASURED, Work, roofline_audio_s_per_s
 from benchmark.params import Params
+from datasets.geometry import FRAMES_APART, KERNELS, SMALLEST_BINS, bins_between, output_bins
 
 from .alphabet import LABELS
-from .model import KERNELS, SMALLEST_BINS
 
 BACKWARD_TOO = 3
 """Training costs three forward passes: the backward pass takes two products for each one of the forward pass."""
@@ -15,11 +15,11 @@ BACKWARD_TOO = 3
 def work_per_audio_s(params: Params, bins: int) -> Work:
     """The work of `params` on features of `bins` bins; biases, norms and everything point by point are left out."""
     model = params.model
-    frames = 1 / params.features.hop_s / 2
+    frames = 1 / params.features.hop_s / FRAMES_APART
     channels, hidden, directions = model.conv_channels, model.rnn_hidden, 1 + model.bidirectional
     (height_1, width_1), (height_2, width_2) = KERNELS
-    bins_1 = (max(bins, SMALLEST_BINS) - height_1) // 2 + 1
-    bins_2 = (bins_1 - height_2) // 2 + 1
+    bins = max(bins, SMALLEST_BINS)
+    bins_1, bins_2 = bins_between(bins), output_bins(bins)
     products = channels * height_1 * width_1 * bins_1 + channels**2 * height_2 * width_2 * bins_2
     inputs = channels * bins_2 + (model.rnn_layers - 1) * hidden
     recurrent = model.rnn_layers * directions * 3 * hidden * hidden

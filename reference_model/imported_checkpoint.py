@@ -19,11 +19,12 @@ from torch import Tensor
 
 from benchmark.params import FeatureParams, ModelParams
 from datasets.errors import UserError
+from datasets.geometry import SMALLEST_BINS, output_bins
+from datasets.sha256 import sha256_of
 
 from .alphabet import LABELS
 from .features import Features
-from .model import SMALLEST_BINS, _conv_bins
-from .trained import Trained, sha256_of
+from .trained import Trained
 
 PLAIN_TYPES: tuple[Any, ...] = (
     # The history holds numpy's scalars (error rates per epoch): numbers, whose making runs no code of the file.
@@ -57,8 +58,10 @@ def trained_from_package(package: object, path: Path) -> Trained:
     _check_said(package, model, path)
     features = _features(package.get("audio_conf") or {}, path)
     ours = max(Features(features).bins, SMALLEST_BINS)
-    if bins is not None and bins != _conv_bins(ours):
-        raise UserError(f"the first GRU takes {bins} bins a channel, {_conv_bins(ours)} fit the audio_conf", where=path)
+    if bins is not None and bins != output_bins(ours):
+        raise UserError(
+            f"the first GRU takes {bins} bins a channel, {output_bins(ours)} fit the audio_conf", where=path
+        )
     epoch = package.get("epoch")
     trained = Trained(
         model=model,
@@ -87,8 +90,6 @@ def _state_dict(package: Mapping[Any, Any], path: Path) -> Mapping[Any, Any]:
     """The weights in a package, or the package itself where it is nothing else."""
     if package and all(isinstance(value, Tensor) for value in package.values()):
         return package
-    if "format" in package and "params" in package:
-        raise UserError("a checkpoint of this trainer, but not a whole one or of another version", where=path)
     held = [key for key in CONTAINERS if isinstance(package.get(key), Mapping)]
     held = [key for key in held if any(isinstance(value, Tensor) for value in package[key].values())]
     if not held:

@@ -14,15 +14,15 @@ import torch
 
 from benchmark import system
 from benchmark.telemetry_sums import Summary
+from datasets.formats import INFERENCE
 from datasets.manifest import write_atomically
+from datasets.sha256 import sha256_of
 
 from .inference_run import Outcome, Plan
 from .latency import WHOLE, spreads, write_csv
 from .locate import Clips
 from .opened_engine import Opened
-from .trained import sha256_of
 
-SCHEMA = 1
 ROWS = {
     WHOLE: "whole batch",
     "audio_s": "audio decoding",
@@ -49,8 +49,7 @@ def build_report(
     clip_s = sum(batch.clip_s for batch in outcome.times)
     utterances = len(outcome.texts)
     described = system.describe(gpus=() if engine.device.type == "cpu" else None)
-    return {
-        "schema": SCHEMA,
+    report = {
         "kind": "inference",
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": {
@@ -95,6 +94,7 @@ def build_report(
         "real_time_factor": outcome.wall_s / clip_s,
         "telemetry": telemetry.as_dict() if telemetry else None,
     }
+    return INFERENCE.stamped(report)
 
 
 def write_report(report: dict[str, Any], outcome: Outcome, clips: Clips, folder: Path) -> None:

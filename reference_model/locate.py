@@ -9,17 +9,17 @@ from pathlib import Path
 
 import soundfile
 
-from benchmark.corpus import LIBRISPEECH_FOLDER, ready_dataset
+from benchmark.corpus import ready_dataset
 from benchmark.params import load_variant, variant_names
 from benchmark.settings import ROOT, Settings
 from datasets.audio import reason
-from datasets.dataset import Dataset, is_prepared, read_dataset
+from datasets.dataset import LIBRISPEECH, Dataset, is_prepared, read_dataset
 from datasets.errors import UserError
 from datasets.imported import Transcripts
 from datasets.manifest import Manifest, Utterance, read_csv, read_jsonl
 from datasets.plans import SYNTHESISED
 
-from .checkpoint_file import checkpoint_path
+from .checkpoint_file import checkpoint_path, kept_epochs
 
 LIBRI = "libri"
 
@@ -66,8 +66,8 @@ def find_checkpoint(name: str, variant: str, results_dir: Path, say: Callable[[s
     folders = [training_dir(results_dir, variant), *sorted((results_dir / variant).glob("*/"))]
     found = [path for folder in folders if (path := checkpoint_path(folder, epoch)).is_file()]
     if not found:
-        kept = sorted({path.stem.removeprefix("epoch_") for f in folders for path in f.glob("checkpoints/epoch_*.pt")})
-        there = f"there are epochs {', '.join(kept)}" if kept else "there is none yet"
+        kept = kept_epochs(*folders)
+        there = f"there are epochs {kept}" if kept else "there is none yet"
         raise UserError(
             f"no checkpoint of epoch {epoch} of the variant {variant} ({there})",
             where=results_dir,
@@ -85,7 +85,7 @@ def find_clips(name: str, split: str | None, data_dir: Path, say: Callable[[str]
     data set its `val`. A manifest is JSON lines (`.jsonl`) or two columns (`.csv`).
     """
     if name == LIBRI:
-        return _librispeech(data_dir / LIBRISPEECH_FOLDER, split)
+        return _librispeech(data_dir / LIBRISPEECH, split)
     if name in SYNTHESISED:
         dataset = ready_dataset(load_variant(name), Settings(data_dir=data_dir), say)
         return _of(dataset, split or "val")

@@ -7,7 +7,7 @@ time, so an utterance of T feature frames yields (T - 11) // 2 + 1 - 10 output f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,30 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.params import ModelParams
+from datasets.geometry import KERNELS, SMALLEST_BINS, STRIDES, output_bins, output_frames
 
 from . import cpu_conv, cpu_gru
 from .alphabet import LABELS
 from .gru import Gru
-
-KERNELS = ((41, 11), (21, 11))
-"""(frequency, time) extent of the two convolutions; their strides are (2, 2) and (2, 1)."""
-SMALLEST_BINS = KERNELS[0][0] + 2 * (KERNELS[1][0] - 1)
-"""Fewest feature bins that both convolutions fit over; fewer (MFCC) are padded with zeros to this many."""
-FEWEST_FRAMES = KERNELS[0][1] + 2 * (KERNELS[1][1] - 1)
-"""Fewest feature frames that yield an output frame."""
-
-
-_Frames = TypeVar("_Frames", int, Tensor)
-
-
-def output_frames(frames: _Frames) -> _Frames:
-    """Output frames of utterances of `frames` feature frames."""
-    return (frames - KERNELS[0][1]) // 2 + 1 - (KERNELS[1][1] - 1)
-
-
-def _conv_bins(bins: int) -> int:
-    bins = (bins - KERNELS[0][0]) // 2 + 1
-    return (bins - KERNELS[1][0]) // 2 + 1
 
 
 class _Synchronised(nn.modules.batchnorm._BatchNorm):
@@ -230,15 +211,15 @@ class DeepSpeech2(nn.Module):
 
         channels, hidden = params.conv_channels, params.rnn_hidden
         self.conv = nn.Sequential(
-            _Convolution(1, channels, KERNELS[0], stride=(2, 2)),
+            _Convolution(1, channels, KERNELS[0], stride=STRIDES[0]),
             norm(channels, 2),
             nn.Hardtanh(0, 20, inplace=True),
-            _Convolution(channels, channels, KERNELS[1], stride=(2, 1)),
+            _Convolution(channels, channels, KERNELS[1], stride=STRIDES[1]),
             norm(channels, 2),
             nn.Hardtanh(0, 20, inplace=True),
         )
         self.rnns = nn.Sequential()
-        inputs = channels * _conv_bins(self.bins)
+        inputs = channels * output_bins(self.bins)
         for number in range(params.rnn_layers):
             between = norm(hidden, 1) if number and params.batch_norm_between else None
             self.rnns.append(RecurrentLayer(inputs, hidden, params.bidirectional, between))

@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from datasets.geometry import KERNELS, SMALLEST_BINS, STRIDES, output_frames
+
 from .alphabet import LABELS
 from .engines import INPUTS, OUTPUTS
 from .features import Features
-from .model import KERNELS, SMALLEST_BINS, output_frames
 from .trained import Trained
 
 OPSET = 17
@@ -107,11 +108,11 @@ def _convolutions(graph: _Graph, weights: dict[str, np.ndarray], bins: int) -> s
         x = graph.add("Pad", [x, graph.constant(np.array([0, 0, 0, 0, SMALLEST_BINS - bins, 0]))])
     x = graph.add("Unsqueeze", [x, graph.constant(np.array([1]))])
     limits = [graph.constant(np.float32(limit)) for limit in (0, 20)]
-    for number, strides in ((0, [2, 2]), (3, [2, 1])):
+    for number, kernel_shape, strides in zip((0, 3), KERNELS, STRIDES, strict=True):
         scale, shift = _norm(weights, f"conv.{number + 1}")
         kernel = graph.constant(weights[f"conv.{number}.weight"] * scale[:, None, None, None])
         bias = graph.constant(weights[f"conv.{number}.bias"] * scale + shift)
-        x = graph.add("Conv", [x, kernel, bias], strides=strides, kernel_shape=list(KERNELS[number // 3]))
+        x = graph.add("Conv", [x, kernel, bias], strides=list(strides), kernel_shape=list(kernel_shape))
         x = graph.add("Clip", [x, *limits])
     inputs = weights["rnns.0.rnn.weight_ih_l0"].shape[1]
     x = graph.add("Reshape", [x, graph.constant(np.array([0, inputs, -1]))])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
-import orjson
-
+from benchmark.trainer_contract import ProgressLine
 from datasets.progress import Progress
 
 EVENT_INTERVAL_S = 0.2
@@ -17,7 +15,7 @@ class Told:
     """The progress of one pass, told on stdout for the harness to draw. Same use as datasets.progress.Progress."""
 
     def __init__(self, phase: str, epoch: int, total: int) -> None:
-        self._fixed = {"phase": phase, "epoch": epoch, "total": total, "unit": "utterances"}
+        self._phase, self._epoch, self._total = phase, epoch, total
         self._last_s = 0.0
 
     def __enter__(self) -> Told:
@@ -32,9 +30,9 @@ class Told:
     def update(self, done: int, note: str = "") -> None:
         """`done` utterances of the pass are finished."""
         now_s = time.monotonic()
-        if now_s - self._last_s >= EVENT_INTERVAL_S or done == self._fixed["total"]:
+        if now_s - self._last_s >= EVENT_INTERVAL_S or done == self._total:
             self._last_s = now_s
-            print_line(f":::PROGRESS {orjson.dumps(self._fixed | {'done': done, 'note': note}).decode()}")
+            ProgressLine(self._phase, self._epoch, done, self._total, note=note).tell()
 
 
 class Silent:
@@ -59,9 +57,3 @@ def progress_of(mode: str, leads: bool, phase: str, epoch: int, total: int) -> P
     if mode == "events":
         return Told(phase, epoch, total)
     return Progress(f"epoch {epoch} {phase}", total, "utterances")
-
-
-def print_line(text: str) -> None:
-    """One complete line on stdout in one write, at once: whoever reads it may be timing, and others may write beside it."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

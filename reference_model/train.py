@@ -20,30 +20,28 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmark import mllog
+from benchmark import mllog, trainer_contract
 from benchmark.params import Params, load_params
-from benchmark.score import Score
-from benchmark.verdict import TARGET_MISSED
 from datasets import limits
 from datasets.dataset import read_dataset
-from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, run_door
+from datasets.errors import COULD_NOT, UserError, run_door
+from datasets.geometry import ctc_frames_needed, output_frames
 from datasets.manifest import Manifest
 from datasets.pack import open_packed
-from datasets.usage import Filled
 
 from . import distributed
-from .alphabet import ctc_frames_needed, encode
+from .alphabet import encode
 from .checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from .data import Order, Recordings, default_workers, evaluation_order, loader, training_order, worker_bytes
 from .evaluate import evaluate
 from .features import Features
 from .gru import gru_dtype
-from .model import DeepSpeech2, output_frames, prefers_channels_last
+from .model import DeepSpeech2, prefers_channels_last
 from .optim import build_optimizer, lay_out_as_weights
 from .precision import set_precision
 from .process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory, usual_threads
 from .profile import NoProfile, Profile
-from .report import print_line, progress_of
+from .report import progress_of
 from .step import TrainState, TrainStep, loader_died, received_from, train_epoch
 from .tempo import samples_after
 
@@ -58,17 +56,7 @@ SMALL_HIDDEN = 256
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The trainer's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reference_model.train",
-        description=__doc__,
-        formatter_class=Filled,
-    )
-    parser.add_argument("--params", type=Path, required=True, help="a variant's parameter file")
-    parser.add_argument("--data", type=Path, required=True, help="a prepared data set's folder")
-    parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints/ goes")
-    parser.add_argument("--seed", type=int, required=True, help="decides the initial weights, orders and augmentation")
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
-    parser.add_argument("--resume", type=Path, help="go on from this checkpoint")
+    parser = trainer_contract.argument_parser("python -m reference_model.train", __doc__)
     parser.add_argument(
         "--workers", type=int, help="loader processes per trainer process (default: by device, cores and memory)"
     )
@@ -84,7 +72,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="memory layout of the convolutional front (default: channels-last in bf16 on a GPU); the same mathematics",
     )
-    parser.add_argument("--progress", choices=("auto", "events"), default="auto", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -99,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     world = distributed.join(device)
     if device.type == "cuda":
         device = torch.device("cuda", world.local_rank)
-    log = mllog.LogWriter(print_line if world.leads else lambda line: None)
+    log = mllog.LogWriter(trainer_contract.print_line if world.leads else lambda line: None)
     try:
         return _train(args, params, device, world, log)
     finally:
@@ -168,7 +155,14 @@ def _train(
         # The machine may be another one now: telemetry follows these devices, not those of the run's beginning.
         log.event(mllog.RESUMED, resumed.epoch, accelerators=accelerators)
     else:
-        log_parameters(log, params, args.seed, world.size, len(train_set), len(eval_set), accelerators)
+        trainer_contract.log_parameters(
+            log,
+            params,
+            seed=args.seed,
+            train_samples=len(train_set),
+            eval_samples=len(eval_set),
+            accelerators=accelerators,
+        )
         with trainer.autocast():
             _log_gru_dtype(log, params, device, world)
         log.event("conv_layout", LAYOUTS[channels_last])
@@ -204,10 +198,8 @@ def _train(
                     trainer.autocast,
                     progress.update,
                 )
-            wer = score.wer
-            assert wer is not None, "a manifest is never empty"
             with profile.stage("logging and checkpoint"):
-                log.event(mllog.EVAL_ACCURACY, wer, epoch_num=epoch, **_score_details(score))
+                wer = trainer_contract.log_score(log, score, epoch)
                 log.end(mllog.EVAL_STOP, epoch_num=epoch)
                 if world.leads:
                     kept = Checkpoint(
@@ -231,15 +223,13 @@ def _train(
         raise
 
     reached = wer is not None and wer <= params.train.target_wer
-    log.event(mllog.TRAINED_SAMPLES, state.trained, epoch_num=epoch)
-    log.end(mllog.RUN_STOP, status=mllog.SUCCESS if reached else mllog.ABORTED, epoch_num=epoch)
+    trainer_contract.log_end(log, reached=reached, trained_samples=state.trained, epoch=epoch)
     profile.report()
     if not reached and world.local_rank == 0 and not world.leads:
         # No log is written on this machine, and torchrun's exit status does not tell.
-        print(f"{TARGET_MISSED}: WER {wer:.2f} % after epoch {epoch}", file=sys.stderr, flush=True)
+        print(f"{trainer_contract.TARGET_MISSED}: WER {wer:.2f} % after epoch {epoch}", file=sys.stderr, flush=True)
     world.wait()
-    # torchrun takes any status but 0 for a crash and ends the other processes: there, the log alone tells the outcome.
-    return HELD if reached or world.size > 1 else DID_NOT_HOLD
+    return trainer_contract.exit_status(reached, world.size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,33 +271,6 @@ def default_threads(params: Params) -> int:
     return 1 if params.model.rnn_hidden <= SMALL_HIDDEN else limits.cores()
 
 
-def log_parameters(
-    log: mllog.LogWriter,
-    params: Params,
-    seed: int,
-    size: int,
-    train_samples: int,
-    eval_samples: int,
-    accelerators: list[dict],
-) -> None:
-    """Everything that decides the run's mathematics, under MLPerf's names where it has them, and whole under ours."""
-    optimizer, train = params.optimizer, params.train
-    log.event(mllog.SEED, seed)
-    log.event(mllog.NUMBER_OF_PROCESSES, size)
-    log.event(mllog.GLOBAL_BATCH_SIZE, train.batch_size)
-    log.event(mllog.GRADIENT_ACCUMULATION_STEPS, 1)
-    log.event(mllog.TRAIN_SAMPLES, train_samples)
-    log.event(mllog.EVAL_SAMPLES, eval_samples)
-    log.event("opt_name", optimizer.name)
-    log.event("opt_base_learning_rate", optimizer.learning_rate)
-    log.event("opt_weight_decay", optimizer.weight_decay)
-    log.event("opt_gradient_clip_norm", optimizer.clip_norm)
-    log.event("opt_learning_rate_warmup_steps", optimizer.warmup_steps)
-    log.event(mllog.HYPERPARAMETERS, params.flat())
-    log.event(mllog.TARGET_WER, train.target_wer)
-    log.event(mllog.ACCELERATORS, accelerators)
-
-
 def _accelerator(rank: int, device: torch.device) -> dict[str, object]:
     if device.type == "cpu":
         return {"rank": rank, "device": "cpu", "name": f"CPU, threads: {torch.get_num_threads()}", "uuid": None}
@@ -347,11 +310,6 @@ def _check_resume(checkpoint: Checkpoint, params: Params, seed: int, path: Path)
         raise UserError(
             f"the checkpoint was made with seed {checkpoint.seed}", where=path, remedy=f"use --seed {checkpoint.seed}"
         )
-
-
-def _score_details(score: Score) -> dict[str, object]:
-    counts = {name: getattr(score, name) for name in ("utterances", "word_edits", "words", "char_edits", "chars")}
-    return {"cer": score.cer, "mean_wer": score.mean_wer, **counts}
 
 
 def _on_cpu(tree: Any) -> Any:

@@ -6,23 +6,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmark.params import FeatureParams, ModelParams
+from benchmark.params import FeatureParams, ModelParams, plain
 from datasets.errors import UserError
+from datasets.formats import EXPORTED, decode
 
 from .alphabet import LABELS
 from .features import Features
 from .model import DeepSpeech2
-
-FORMAT = "1"
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,9 @@ class Trained:
     def metadata(self) -> dict[str, str]:
         """All but the weights, as the flat texts that safetensors and ONNX files carry."""
         about = {
-            "format": FORMAT,
             "labels": LABELS,
-            "model": dataclasses.asdict(self.model),
-            "features": dataclasses.asdict(self.features),
+            "model": plain(self.model),
+            "features": plain(self.features),
             "precision": self.precision,
             "variant": self.variant,
             "epoch": self.epoch,
@@ -77,7 +73,10 @@ class Trained:
             "source": self.source,
             "source_sha256": self.source_sha256,
         }
-        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+        return {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in EXPORTED.stamped(about).items()
+        }
 
 
 def load_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: object) -> None:
@@ -112,17 +111,15 @@ def _and_others(names: list[str]) -> str:
 
 
 def from_metadata(about: Mapping[str, str], weights: dict[str, Tensor], where: object) -> Trained:
-    """The Trained whose `metadata` is `about`; UserError where that is not the metadata of ours."""
+    """The Trained whose `metadata` is `about`, of this or an older version; UserError where that is not the metadata of ours."""
     try:
-        if about["format"] != FORMAT:
-            raise UserError(
-                f"written in format {about['format']!r}, not {FORMAT}", where=where, remedy="export it again"
-            )
+        about = EXPORTED.current(dict(about), where)
         if about["labels"] != LABELS:
             raise UserError("its labels are not ours", where=where)
         return Trained(
-            model=ModelParams(**json.loads(about["model"])),
-            features=FeatureParams(**json.loads(about["features"])),
+            # A parameter that is not known here would change the network: parameters that do not are left out.
+            model=decode(ModelParams, json.loads(about["model"]), strict=True, name=f"{where}: model"),
+            features=decode(FeatureParams, json.loads(about["features"]), strict=True, name=f"{where}: features"),
             precision=about["precision"],
             weights=weights,
             source=about["source"],
@@ -137,9 +134,3 @@ def from_metadata(about: Mapping[str, str], weights: dict[str, Tensor], where: o
             where=where,
             remedy="give a file that `reference_model.checkpoint import` or `reference_model.export_onnx` wrote",
         ) from None
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

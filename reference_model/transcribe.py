@@ -24,13 +24,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from datasets.errors import COULD_NOT, HELD, UserError, from_os_error, one_line, run_door
+from datasets.geometry import FEWEST_FRAMES, FRAMES_APART
 from datasets.manifest import SAMPLE_RATE_HZ
 from datasets.usage import Filled
 
 from .audio_in import PIECE_S, STDIN, blocks_16k, pieces
 from .decode import greedy_words
 from .features import Features
-from .model import FEWEST_FRAMES
 from .opened_engine import AUTO, Opened, open_engine
 from .train import choose_device
 
@@ -38,8 +38,6 @@ BATCH_SIZE = 8
 SILENCE = 2.0**-15
 """One step of 16 bits, -90 dB of full scale. The network is not asked about pieces that stay within it: their features are
 scaled to the same loudness as anything's, and it hears words in them."""
-FRAMES_APART = 2
-"""Feature frames from an output frame to the next: the convolutions' strides over time, multiplied."""
 
 
 @dataclass(frozen=True)

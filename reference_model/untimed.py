@@ -20,11 +20,13 @@ from benchmark.corpus import ready_dataset
 from benchmark.device import usable_gpus
 from benchmark.params import Params, load_params, load_variant
 from benchmark.settings import SEED_LIMIT, from_environment
+from benchmark.submission import PARAMS_FILE
+from benchmark.trainer_contract import command_line
 from datasets.errors import UserError, run_door
 from datasets.manifest import write_atomically
 from datasets.usage import Filled
 
-from .checkpoint_file import checkpoint_path, load_checkpoint
+from .checkpoint_file import checkpoint_path, kept_epochs, load_checkpoint
 from .locate import training_dir
 from .train import main as train
 
@@ -49,21 +51,28 @@ def main(argv: list[str] | None = None) -> int:
     folder = training_dir(settings.results_dir, params.variant)
     if args.start == NEW:
         seed = settings.seed if settings.seed is not None else random.SystemRandom().randrange(SEED_LIMIT)
-        resume: list[str] = []
+        resume: Path | None = None
     else:
         path = _kept(folder, args.start)
         kept = load_checkpoint(path)
         if kept.params_sha256 != params.sha256:
             raise UserError("made with other parameters", where=path, remedy="give the same --params, or start `new`")
-        seed, resume = kept.seed, ["--resume", str(path)]
+        seed, resume = kept.seed, path
     if warning := usable_gpus(settings).warning:
         _say(warning)
     data = args.data or ready_dataset(params, settings, _say).folder
     if args.start == NEW:
         _put_aside(folder)
     _write_params(params, folder)
-    command = ["--params", str(folder / "params.yaml"), "--data", str(data), "--run-dir", str(folder)]
-    command += ["--seed", str(seed), "--device", settings.device, *resume]
+    command = command_line(
+        params=folder / PARAMS_FILE,
+        data=data,
+        run_dir=folder,
+        seed=seed,
+        device=settings.device,
+        resume=resume,
+        progress="auto",
+    )
     if epochs := os.environ.get("EPOCHS"):
         if not (epochs.isascii() and epochs.isdigit() and int(epochs) >= 1):
             raise UserError(f"must be a whole number from 1, not {epochs!r}", where="EPOCHS")
@@ -77,11 +86,11 @@ def _kept(folder: Path, epoch: str) -> Path:
         raise UserError(f"give `{NEW}` or an epoch's number, not {epoch!r}", where="script/train.sh")
     path = checkpoint_path(folder, int(epoch))
     if not path.is_file():
-        there = sorted(file.stem.removeprefix("epoch_") for file in folder.glob("checkpoints/epoch_*.pt"))
+        there = kept_epochs(folder)
         raise UserError(
             f"no checkpoint of epoch {epoch}",
             where=folder,
-            remedy=f"there are epochs {', '.join(there)}" if there else "start with `sh script/train.sh new`",
+            remedy=f"there are epochs {there}" if there else "start with `sh script/train.sh new`",
         )
     return path
 
@@ -96,7 +105,7 @@ def _put_aside(folder: Path) -> None:
 
 def _write_params(params: Params, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "params.yaml", params.dump().encode())
+    write_atomically(folder / PARAMS_FILE, params.dump().encode())
 
 
 def _say(text: str) -> None:

@@ -11,14 +11,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.submission import (
+    LOG_FILE,
+    LOG_SUFFIXES,
+    RECORD_FILE,
+    RESULTS,
+    SCALING_KINDS,
+    beside,
+    description_of,
+    is_run_folder,
+    is_submitter,
+    number_of,
+    round_of,
+)
+from benchmark.trainer_contract import CHECKPOINTS
 from datasets.errors import UserError
 
-LOG_NAME, RECORD_NAME = "result.txt", "record.json"
-_NUMBERED_LOG = re.compile(r"result_(.+)\.txt\Z")
-_LOG_SUFFIXES = {".txt", ".log", ".out", ""}
-_ROUND = re.compile(r"(?:results?|submissions?)[_-](?:v|round[_-]?)?(\d+\.\d+)\Z", re.IGNORECASE)
-_SCALING_KINDS = ("strong", "weak")
-_LEFT_OUT = {"checkpoints", "__pycache__", "node_modules"}
+_LEFT_OUT = {CHECKPOINTS, "__pycache__", "node_modules"}
 
 
 @dataclass(frozen=True)
@@ -43,12 +52,6 @@ class Source:
     def published(self) -> bool:
         """Whether the log lies in an MLPerf tree (`ORG/results/SYSTEM/BENCHMARK/result_N.txt`)."""
         return self.system is not None
-
-    def beside(self, stem: str, suffix: str) -> Path | None:
-        """Where a file of the same run lies: `telemetry.csv` by `result.txt`, `telemetry_3.csv` by `result_3.txt`."""
-        if numbered := _NUMBERED_LOG.match(self.log.name):
-            return self.log.with_name(f"{stem}_{numbered[1]}{suffix}")
-        return self.log.with_name(stem + suffix) if self.log.name == LOG_NAME else None
 
 
 def natural_key(text: object) -> list[tuple[int, int, str]]:
@@ -87,36 +90,35 @@ def _walk(top: Path, problems: list[str]) -> list[Source]:
 
     for folder, subfolders, files in os.walk(top, onerror=unreadable):
         here = Path(folder)
-        names = set(files)
-        if names & {LOG_NAME, RECORD_NAME}:
-            # A run folder; its log may be missing (a run that died early), which the reader reports.
-            sources.append(_source_of(here / LOG_NAME))
+        if is_run_folder(here):
+            # Its log may be missing, which the reader reports.
+            sources.append(_source_of(here / LOG_FILE))
             subfolders.clear()
             continue
-        sources.extend(_source_of(here / name) for name in files if _NUMBERED_LOG.match(name))
-        if {"systems", "results"} <= set(subfolders):
-            # A submitter's folder: its code folders may hold sample logs, which are no results.
-            subfolders[:] = ["results"]
+        sources.extend(_source_of(here / name) for name in files if number_of(here / name) is not None)
+        if is_submitter(here):
+            # Its code folders may hold sample logs, which are no results.
+            subfolders[:] = [RESULTS]
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in _LEFT_OUT]
     if not sources:
-        plain = [entry for entry in top.iterdir() if entry.is_file() and entry.suffix in _LOG_SUFFIXES]
+        plain = [entry for entry in top.iterdir() if entry.is_file() and entry.suffix in (*LOG_SUFFIXES, "")]
         sources = [_source_of(entry) for entry in plain]
     return sorted(sources, key=lambda source: natural_key(source.log))
 
 
 def _source_of(log: Path) -> Source:
     """The log with its surroundings, read off its path."""
-    record = Source(log).beside("record", ".json")
+    record = beside(log, RECORD_FILE)
     known = record if record is not None and record.is_file() else None
-    if not _NUMBERED_LOG.match(log.name):
+    if number_of(log) is None:
         return Source(log, known)
     folder = Path(os.path.abspath(log)).parent
-    kind = folder.parent.name if folder.parent.name in _SCALING_KINDS else None
+    kind = folder.parent.name if folder.parent.name in SCALING_KINDS else None
     system = folder.parents[1] if kind else folder.parent
-    if system.parent.name != "results":
+    if system.parent.name != RESULTS:
         return Source(log, known)
     organisation = system.parent.parent
-    description = organisation / "systems" / f"{system.name}.json"
+    description = organisation / description_of(system.name)
     scaling = folder / "scaling.json"
     return Source(
         log,
@@ -126,13 +128,6 @@ def _source_of(log: Path) -> Source:
         submitter=organisation.name,
         system=system.name,
         benchmark=folder.name,
-        round=_round_of(organisation),
+        round=round_of(organisation),
         scaling_kind=kind,
     )
-
-
-def _round_of(organisation: Path) -> str | None:
-    for folder in list(organisation.parents)[:2]:
-        if match := _ROUND.search(folder.name):
-            return match[1]
-    return None

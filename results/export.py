@@ -9,14 +9,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from benchmark.submission import runs_wanted
 from datasets.errors import one_line
+from datasets.formats import COMPARISON
 from results.columns import COLUMNS, note_name
 from results.comparison import Comparison, describe
 from results.load import Run
 from results.rows import Row
-from results.score_rules import UNVERIFIED, runs_wanted
+from results.score_rules import UNVERIFIED
 
-SCHEMA_VERSION = 1
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
 
@@ -103,7 +104,6 @@ def render_json(comparison: Comparison, inference: Sequence[dict[str, Any]] = ()
         for group in comparison.groups
     ]
     tree = {
-        "schema_version": SCHEMA_VERSION,
         "verification": UNVERIFIED,
         "baseline": comparison.baseline,
         "groups": groups,
@@ -111,7 +111,7 @@ def render_json(comparison: Comparison, inference: Sequence[dict[str, Any]] = ()
         "inference": list(inference),
         "problems": comparison.problems,
     }
-    return json.dumps(tree, indent=1, allow_nan=False) + "\n"
+    return json.dumps(COMPARISON.stamped(tree), indent=1, allow_nan=False) + "\n"
 
 
 def render_csv(comparison: Comparison) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from datasets.errors import one_line
+from datasets.errors import UserError, one_line
+from datasets.formats import INFERENCE
 from results.columns import figure
 from results.discover import natural_key
 from results.measures import number, text
@@ -23,7 +24,6 @@ from results.score_rules import UNVERIFIED
 from results.table import break_cell
 
 NAME = "inference.json"
-SCHEMA = 1
 _GAP = "  "
 
 
@@ -82,8 +82,13 @@ def read_inference(files: Iterable[Path], problems: list[str]) -> list[Inference
         except orjson.JSONDecodeError as error:
             problems.append(f"{file}: not JSON ({one_line(str(error))})")
             continue
-        if not isinstance(tree, dict) or tree.get("schema") != SCHEMA or tree.get("kind") != "inference":
-            problems.append(f"{file}: not an inference run of schema {SCHEMA}")
+        try:
+            tree = INFERENCE.current(tree, file)
+        except UserError as error:
+            problems.append(f"{file}: {error.what}" + (f" - {error.remedy}" if error.remedy else ""))
+            continue
+        if tree.get("kind") != "inference":
+            problems.append(f"{file}: not an {INFERENCE.name}: its kind is {tree.get('kind')!r:.60}")
             continue
         runs.append(_of(file, tree))
     return runs

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
+
+from datasets.values import is_number, is_text
 
 WHOLE_SHARE = 0.98
 """Of a run's time, what telemetry must cover for its energy to be the run's."""
@@ -32,9 +33,7 @@ def number(value: object) -> float | None:
             value = float(value.strip())
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
+    return value if is_number(value) else None
 
 
 def count(value: object) -> int | None:
@@ -45,13 +44,14 @@ def count(value: object) -> int | None:
 
 def text(value: object) -> str | None:
     """A non-empty text, else None."""
-    return value.strip() or None if isinstance(value, str) else None
+    return value.strip() if is_text(value) else None
 
 
-def measures_of(telemetry: object, record: object, run_s: float | None = None) -> Measures:
-    """Read a telemetry summary and a record; whatever is missing, or of another type than promised, is None.
+def measures_of(telemetry: object, peak_memory_bytes: float | None, run_s: float | None = None) -> Measures:
+    """Read a telemetry summary; whatever is missing, or of another type than promised, is None.
 
-    Energy is that of the whole run of `run_s` seconds: a summary of a part of it (a resumed run) does not tell it.
+    `peak_memory_bytes` is the trainer's, which counts where no GPU was used. Energy is that
+    of the whole run of `run_s` seconds: a summary of a part of it (a resumed run) does not tell it.
     """
     summary = telemetry if isinstance(telemetry, dict) else {}
     listed = summary.get("gpus")
@@ -63,7 +63,7 @@ def measures_of(telemetry: object, record: object, run_s: float | None = None) -
     memory = [number(_part(gpu, "memory_used_bytes", "max")) for gpu in gpus]
     peak = max((value for value in memory if value is not None), default=None)
     if peak is None and not gpus:
-        peak = number(_part(record, "run", "peak_memory_bytes")) or number(_part(trainer, "rss_bytes", "max"))
+        peak = peak_memory_bytes or number(_part(trainer, "rss_bytes", "max"))
     return Measures(
         gpu_utilization_pct=_mean_over(gpus, "utilization_pct"),
         sm_active_pct=_mean_over(gpus, "sm_active_pct"),

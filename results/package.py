@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.settings import ROOT
+from benchmark.submission import RUNS, description_of
 from datasets.errors import HELD, UserError
 from datasets.usage import Filled
 from results.discover import find_sources
@@ -21,7 +22,6 @@ from results.package_checks import PackagedRun, belong_together, read_packaged
 from results.package_code import code_files
 from results.package_describe import describe_system, read_description
 from results.package_tree import system_files, write_tree
-from results.score_rules import RUNS_WANTED
 
 EXAMPLES = """examples:
   python -m results package runs/series/mini-20260101T000000Z --org Us --system our_box --out submission
@@ -69,12 +69,11 @@ def build_package(
     code = code_files(ROOT, runs[0].record.code, allow_dirty=allow_dirty)
     changed = write_tree(folder, system, system_files(runs, system, description), code)
     _tell(f"{folder}: {len(runs)} runs, {'written' if changed else 'unchanged'}")
-    wanted = RUNS_WANTED["deepspeech2"]
-    if len(runs) != wanted:
-        _tell(f"warning: {len(runs)} runs; a submission has exactly {wanted}")
+    if len(runs) != RUNS:
+        _tell(f"warning: {len(runs)} runs; a submission has exactly {RUNS}")
     if missing:
         _tell(
-            f"warning: {len(missing)} fields of systems/{system}.json are empty; fill in what applies with --describe FILE "
+            f"warning: {len(missing)} fields of {description_of(system)} are empty; fill in what applies with --describe FILE "
             f"(YAML, `field: text`): {', '.join(missing)}"
         )
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 
 from benchmark import mllog
 from benchmark.record import RunRecord, read_record
+from benchmark.submission import LOG_FILE, RECORD_FILE, UNFINISHED
 from datasets.errors import UserError
-from results.discover import RECORD_NAME, Source
-
-FINISHED = ("success", "aborted", "failed")
-"""Records of runs that are over. One that failed counts as a run: leaving it out would choose among the results."""
+from datasets.sha256 import sha256_of
+from results.discover import Source
 
 
 @dataclass(frozen=True)
@@ -29,30 +27,30 @@ class PackagedRun:
 def read_packaged(source: Source) -> PackagedRun:
     """Read one run folder; UserError where it is none, is not over, or is not as its record sealed it."""
     folder = source.log.parent
-    if source.record is None or source.record.name != RECORD_NAME:
+    if source.record is None or source.record.name != RECORD_FILE:
         raise UserError(
-            "not a run folder: it has no record.json", where=source.log, remedy="package the folders that runs made"
+            f"not a run folder: it has no {RECORD_FILE}", where=source.log, remedy="package the folders that runs made"
         )
     record = read_record(source.record)
-    if record.status not in FINISHED:
+    # One that failed is over and counts as a run: leaving it out would choose among the results.
+    if record.status in UNFINISHED:
         raise UserError(
             f"this run is {record.status}",
             where=folder,
             remedy=f"go on with it first: python -m benchmark run --resume {folder}",
         )
-    if "result.txt" not in record.files:
-        raise UserError("the record seals no result.txt, so the run never began", where=folder)
+    if LOG_FILE not in record.files:
+        raise UserError(f"the record seals no {LOG_FILE}, so the run never began", where=folder)
     for name, sha256 in record.files.items():
         path = folder / Path(name).name
         if not path.is_file():
             raise UserError("a file that the record seals is gone", where=path)
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise UserError(
-                    "the file was changed after the run (its SHA-256 is not the record's)",
-                    where=path,
-                    remedy="restore it as the run wrote it",
-                )
+        if sha256_of(path) != sha256:
+            raise UserError(
+                "the file was changed after the run (its SHA-256 is not the record's)",
+                where=path,
+                remedy="restore it as the run wrote it",
+            )
     events, _ = mllog.read_log(source.log)
     logged: dict[str, Any] = {}
     for event in events:
@@ -127,7 +125,7 @@ def _distinct(runs: Sequence[PackagedRun]) -> None:
     for run in runs:
         for what, key in (
             (f"the seed {run.record.seed}", run.record.seed),
-            ("the very log", run.record.files["result.txt"]),
+            ("the very log", run.record.files[LOG_FILE]),
         ):
             other = seen.setdefault((what, key), run)
             if other is not run:

@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import mllog
+from benchmark.submission import AVAILABILITY, devices_of
 from benchmark.system import FIELDS, NOT_APPLICABLE, missing
 from benchmark.yaml_text import read_yaml
 from datasets.errors import UserError
 from results.package_checks import PackagedRun
 
-AVAILABILITY = {
-    "onprem": "Available on-premise",
-    "cloud": "Available cloud",
-    "research": "Research, Development, or Internal (RDI)",
-    "preview": "Preview",
-}
-"""What the log's submission_status is called in a description since MLPerf Training 4.0 (system_desc_checker)."""
 _FROM_THE_RUNS = {"submitter", "division", "status", "number_of_nodes"}
 
 
@@ -81,9 +75,7 @@ def describe_system(run: PackagedRun, org: str, system: str, told: dict[str, Any
 
 
 def _accelerators(run: PackagedRun) -> dict[str, str]:
-    listed = run.logged.get(mllog.ACCELERATORS)
-    devices = [device for device in listed if isinstance(device, dict)] if isinstance(listed, list) else []
-    gpus = [device for device in devices if not str(device.get("device")).startswith("cpu")]
+    devices, gpus = devices_of(run.logged.get(mllog.ACCELERATORS))
     if not devices:
         return {}
     if not gpus:

@@ -12,14 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.mllog import BENCHMARK
+from benchmark.submission import (
+    PARAMS_FILE,
+    README_FILE,
+    RECORD_FILE,
+    RESULTS,
+    START_FILE,
+    SUMS_FILE,
+    code_of,
+    description_of,
+    numbered,
+    results_of,
+    room_of,
+)
 from datasets.errors import UserError
 from results.discover import natural_key
 from results.export import markdown_text
 from results.package_checks import PackagedRun
 from results.score_rules import UNVERIFIED, score_runs
 
-SUMS = "SHA256SUMS"
-CODE_FOLDER = f"benchmarks/{BENCHMARK}/implementations/reference"
+CODE_FOLDER = code_of("reference")
 Files = dict[str, tuple[bytes, bool]]
 """{path inside ORG: (content, executable)}."""
 
@@ -39,18 +51,17 @@ exec sh "$here/../implementations/reference/run_and_time.sh" --params "$here/par
 
 def system_files(runs: Sequence[PackagedRun], system: str, description: dict[str, Any]) -> Files:
     """The files of one system's result, except the code: description, logs, records, and how to make them again."""
-    files: Files = {f"systems/{system}.json": (_json(description), False)}
+    files: Files = {description_of(system): (_json(description), False)}
     for number, run in enumerate(runs):
-        for name in [*run.record.files, "record.json"]:
+        for name in [*run.record.files, RECORD_FILE]:
             source = run.folder / Path(name).name
-            content = (source.read_bytes(), False)
-            files[f"results/{system}/{BENCHMARK}/{source.stem}_{number}{source.suffix}"] = content
+            files[f"{results_of(system)}/{numbered(source.name, number)}"] = (source.read_bytes(), False)
     facts = runs[0].record.run
     script = _RUN_AND_TIME.format(device=facts.device, nproc=facts.nproc, nnodes=facts.nnodes)
-    room = f"benchmarks/{BENCHMARK}/{system}"
-    files[f"{room}/README.md"] = (_readme(runs, system, description).encode(), False)
-    files[f"{room}/run_and_time.sh"] = (script.encode(), True)
-    files[f"{room}/params.yaml"] = ((runs[0].folder / "params.yaml").read_bytes(), False)
+    room = room_of(system)
+    files[f"{room}/{README_FILE}"] = (_readme(runs, system, description).encode(), False)
+    files[f"{room}/{START_FILE}"] = (script.encode(), True)
+    files[f"{room}/{PARAMS_FILE}"] = ((runs[0].folder / PARAMS_FILE).read_bytes(), False)
     return files
 
 
@@ -102,7 +113,7 @@ def write_tree(folder: Path, system: str, own: Files, code: Files) -> bool:
     _one_code(folder, kept, own)
     tree = kept | own
     sums = "".join(f"{hashlib.sha256(tree[name][0]).hexdigest()}  {name}\n" for name in sorted(tree))
-    tree[SUMS] = (sums.encode(), False)
+    tree[SUMS_FILE] = (sums.encode(), False)
     if folder.is_dir() and _on_disk(folder) == tree:
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -142,13 +153,13 @@ def _kept(folder: Path, system: str, own: set[str]) -> Files:
     """What an earlier package of this submitter has of other systems; UserError where `folder` is no package."""
     if not folder.exists():
         return {}
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / SUMS).is_file()):
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / SUMS_FILE).is_file()):
         raise UserError("something that is no package lies here", where=folder, remedy="choose another --out")
-    replaced = (f"results/{system}/{BENCHMARK}/", f"benchmarks/{BENCHMARK}/{system}/")
+    replaced = (f"{results_of(system)}/", f"{room_of(system)}/")
     return {
         name: content
         for name, content in _on_disk(folder).items()
-        if name not in own and name != SUMS and not name.startswith(replaced)
+        if name not in own and name != SUMS_FILE and not name.startswith(replaced)
     }
 
 
@@ -156,7 +167,7 @@ def _one_code(folder: Path, kept: Files, own: Files) -> None:
     """One submitter's package holds one version of the code: drop an old one, unless other systems' results need it."""
     room = CODE_FOLDER + "/"
     old = {name: kept.pop(name) for name in list(kept) if name.startswith(room)}
-    others = any(name.startswith("results/") for name in kept)
+    others = any(name.startswith(f"{RESULTS}/") for name in kept)
     before = _on_disk(folder) if others else {}
     changed = [name for name in own if name.startswith(room) and before.get(name, own[name]) != own[name]]
     if others and (old or changed):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from benchmark.mllog import SUCCESS
 from results import charts
 from results.columns import figure, minutes_text, name_text
 from results.comparison import Group
 from results.load import Run
 from results.markup import Markup, join, tag
-from results.rows import SUCCESS, Row
+from results.rows import Row
 from results.telemetry_curves import read_curves
 
 MOST_CURVES = 40

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from datasets.sha256 import sha256_of
 from results.columns import COLUMNS
 from results.comparison import Comparison, Group, describe
 from results.load import Run
@@ -118,7 +119,7 @@ def _systems(group: Group) -> Markup | None:
 
 def description_of(run: Run) -> dict[str, str]:
     """A system description, or the record's own, as flat texts."""
-    system = run.description or (run.record or {}).get("system")
+    system = run.description or (run.record.system if run.record else None)
     return {name: _flat(value) for name, value in system.items()} if isinstance(system, dict) else {}
 
 
@@ -169,16 +170,15 @@ def _utc(time_ms: float) -> str:
 
 
 def _commit(run: Run) -> str:
-    code = (run.record or {}).get("code")
-    if not isinstance(code, dict) or not code.get("commit"):
+    code = run.record.code if run.record else None
+    if code is None or not code.commit:
         return ""
-    return f"{code['commit']}{'' if code.get('clean') is True else ' with changes'}"
+    return f"{code.commit}{'' if code.clean else ' with changes'}"
 
 
 def _sha256(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return ""  # reported when it was read
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.mllog import SUCCESS
 from results.load import FAILED, PENDING, Run
 from results.measures import mean
 from results.score_rules import Score, score_runs
 
-SUCCESS = "success"
 ASPECTS = {
     "benchmark": "benchmark",
     "round": "MLPerf round",

@@ -12,16 +12,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlperf_logging.benchmark_meta import get_result_file_counts
-
-from benchmark.mllog import BENCHMARK
+from benchmark.submission import dropped_each_side, olympic_mean, runs_wanted
 
 UNVERIFIED = "MLPerf-style, not verified by MLCommons"
-RUNS_WANTED = {**get_result_file_counts("hpc"), **get_result_file_counts("training"), BENCHMARK: 10}
-"""Runs of one submission by benchmark; DS2 was never in a round, its ten are the speech benchmark's (rnnt)."""
-DROPPED_EACH_SIDE = {"unet3d": 4}
-"""All other benchmarks drop one run at each side."""
-ALIASES = {"mask": "maskrcnn"}
 CONFIDENCE = 0.95
 
 
@@ -48,43 +41,21 @@ class Speedup:
     method: str
 
 
-def runs_wanted(benchmark: str | None) -> int | None:
-    """The MLPerf number of runs of a benchmark, None for one that mlperf-logging does not know."""
-    return RUNS_WANTED.get(ALIASES.get(benchmark or "", benchmark or ""))
-
-
-def dropped_each_side(benchmark: str | None) -> int:
-    """How many runs the olympic mean drops at either end."""
-    return DROPPED_EACH_SIDE.get(benchmark or "", 1)
-
-
-def olympic_mean(minutes: Sequence[float], failed: int, dropped: int) -> float | None:
-    """Mean of the converged runs' `minutes` without the `dropped` fastest and slowest; `failed` runs are the slowest.
-
-    None when more runs failed than may be dropped or nothing is left. Source: mlperf_logging.result_summarizer,
-    `_compute_olympic_average`; the sum runs over sorted values, so that the result is equal to the last bit.
-    """
-    if failed > dropped:
-        return None
-    ordered = sorted(minutes)
-    counted = ordered[dropped : len(ordered) - (dropped - failed)]
-    return sum(counted) / len(counted) if counted else None
-
-
 def score_runs(benchmark: str | None, minutes: Sequence[float], failed: int, scaling: float | None = None) -> Score:
     """The score of a set of runs: `minutes` of those that converged, and the number of those that did not."""
     total, wanted, dropped = len(minutes) + failed, runs_wanted(benchmark), dropped_each_side(benchmark)
     if not total:
         return Score(None, "none", "no run")
+    # A failed run is slower than any that converged.
+    times = [*minutes, *[math.inf] * failed]
     if wanted is not None and total >= wanted:
-        value = olympic_mean(minutes, failed, dropped)
+        value = olympic_mean(times, dropped)
         more = "" if total == wanted else f" (MLPerf wants exactly {wanted})"
         if value is None:
             return Score(None, "none", f"no score: {failed} of {total} runs failed, at most {dropped} may{more}")
         return _scaled(value, "olympic", f"olympic mean of {total} runs{more}", scaling)
     fewer = "no MLPerf count known" if wanted is None else f"MLPerf wants {wanted}"
-    # A failed run is slower than any that converged, so it sorts last; a median that falls on it is no number.
-    value = statistics.median([*minutes, *[math.inf] * failed])
+    value = statistics.median(times)
     if math.isinf(value):
         return Score(None, "none", f"no score: {failed} of {total} runs failed ({fewer})")
     what = "single run" if total == 1 else f"median of {total} runs"

@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from benchmark.submission import TELEMETRY_FILE, beside
 from results.load import Run
 from results.measures import number
 
@@ -42,7 +43,7 @@ HOST_QUANTITIES = (
 
 def read_curves(run: Run) -> dict[Quantity, list[tuple[float, float]]]:
     """(minutes, value) of each quantity that the run's telemetry has; {} where there is none. Problems go to the run's."""
-    path = run.source.beside("telemetry", ".csv")
+    path = beside(run.log, TELEMETRY_FILE)
     if path is None or not path.is_file() or run.started_ms is None or not run.minutes:
         return {}
     used = _used_gpus(run)

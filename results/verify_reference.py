@@ -7,14 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from datasets.archives import PUBLISHED
 from datasets.dataset import Dataset, TreeDigest
 from datasets.digest import TreeSums
 from datasets.errors import one_line
-
-COMMITTED = Path(__file__).resolve().parents[1] / "datasets" / "references.json"
+from datasets.references import reference_of
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,8 @@ def find_references(folder: Path, dataset: Dataset | None, expected: Reference |
     if expected:
         return [expected]
     references = []
-    committed = orjson.loads(COMMITTED.read_bytes()) if COMMITTED.exists() else {}
-    if folder.name in committed:
-        references.append(
-            Reference.of(f"the reference committed for {folder.name}", TreeDigest(**committed[folder.name]))
-        )
+    if committed := reference_of(folder.name):
+        references.append(Reference.of(f"the reference committed for {folder.name}", committed))
     if dataset:
         references.append(Reference.of(_own_title(dataset), dataset.digest))
     return references

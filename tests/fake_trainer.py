@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmark.mllog import LogWriter
 from benchmark.params import load_params
-from benchmark.verdict import TARGET_MISSED
+from benchmark.trainer_contract import TARGET_MISSED
 
 
 def main() -> int:
@@ -103,7 +103,7 @@ def tell(phase: str, epoch: int, done: int) -> None:
 
 def save(path: Path, text: str) -> None:
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     part.replace(path)
 

@@ -31,8 +31,8 @@ EPOCH = ["epoch_start", "epoch_stop", "tracked_stats", "eval_start", "eval_accur
 """The keys of one epoch in a log."""
 
 
-def make_dataset(data_dir: Path, name: str = "tiny") -> Path:
-    """A data set that is whole for whoever does not listen to it."""
+def make_dataset(data_dir: Path, name: str = "tiny", lasting_s: float = 1.0) -> Path:
+    """A data set that is whole for whoever does not listen to it; its shortest utterances are said to last `lasting_s`."""
     folder = data_dir / name
     splits = {}
     for split, count in (("train", 6), ("val", 3)):
@@ -40,7 +40,9 @@ def make_dataset(data_dir: Path, name: str = "tiny") -> Path:
         utterances = []
         for number in range(count):
             (folder / split / f"{number}.flac").write_bytes(bytes(100 + number))
-            utterances.append(Utterance(f"{split}-{number}", f"{split}/{number}.flac", 1.0 + number, "HELLO WORLD"))
+            utterances.append(
+                Utterance(f"{split}-{number}", f"{split}/{number}.flac", (1 + number) * lasting_s, "HELLO WORLD")
+            )
         manifest = Manifest.of(folder, utterances)
         write_jsonl(manifest, folder / f"{name}_{split}_manifest.jsonl")
         splits[split] = Split(

@@ -10,10 +10,13 @@ from unittest import mock
 
 from benchmark import mllog
 from benchmark.params import Params, load_variant
-from compliance.corpora import CORPORA, reference_digest
+from datasets.corpora import SIZES
+from datasets.references import reference_of
 
 TOKEN = mllog.TOKEN.decode()
-DIGEST = reference_digest("mini")
+MINI = reference_of("mini")
+assert MINI is not None
+DIGEST = MINI.tree_sha256
 
 
 @dataclass
@@ -24,8 +27,8 @@ class FakeRun:
     word_edits: tuple[int, ...] = (1290, 800, 420, 250)
     words: int = 1300
     seed: int = 17
-    train_samples: int = CORPORA["mini"].train_samples
-    eval_samples: int = CORPORA["mini"].eval_samples
+    train_samples: int = SIZES["mini"].train
+    eval_samples: int = SIZES["mini"].eval
     start_s: float = 1_760_000_000.0
     step_s: float = 0.25
     train_s: float = 9.0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark import mllog, record
+from benchmark.log_summary import summarise
 from benchmark.system import FIELDS
 from benchmark.telemetry_csv import CSV_COLUMNS
 from tests.logs import FakeRun, fields_of, line_of
@@ -53,14 +55,20 @@ class FakeMachine:
         ]
 
 
-def write_run(folder: Path, fake: FakeRun, machine: FakeMachine | None = None, **changes: object) -> Path:
-    """Write one run folder; `changes` replace fields of its record."""
+def write_run(
+    folder: Path,
+    fake: FakeRun,
+    machine: FakeMachine | None = None,
+    edit: Callable[[list[str]], list[str]] = list,
+    **changes: object,
+) -> Path:
+    """Write one run folder; `edit` alters the log's lines before the record is made of them, `changes` replace its fields."""
     machine = machine or FakeMachine()
     folder.mkdir(parents=True)
-    lines = dataclasses.replace(fake, platform=machine.name, processes=max(machine.gpus, 1)).write()
+    lines = edit(dataclasses.replace(fake, platform=machine.name, processes=max(machine.gpus, 1)).write())
     events = [mllog.parse_line(line.encode()) for line in lines]
-    timing = record.timing_of(events)
-    telemetry = machine.telemetry(timing.run_s or 0.0)
+    said = summarise(events)
+    telemetry = machine.telemetry(said.run_s or 0.0)
     edited = []
     for line in lines:
         fields = fields_of(line)
@@ -76,16 +84,14 @@ def write_run(folder: Path, fake: FakeRun, machine: FakeMachine | None = None, *
     (folder / "trainer.err").write_text("")
     write_telemetry(folder / "telemetry.csv", machine, events)
     events = [mllog.parse_line(line.encode()) for line in edited]
-    written = record.RunRecord(**(_fields(fake, machine, events, timing, telemetry, folder) | changes))
+    written = record.RunRecord(**(_fields(fake, machine, summarise(events), telemetry, folder) | changes))
     record.write_record(written, folder)
     return folder
 
 
-def _fields(fake, machine, events, timing, telemetry, folder) -> dict:
-    epochs = record.epochs_of(events)
-    stop = next(event for event in events if event.key == mllog.RUN_STOP)
+def _fields(fake, machine, said, telemetry, folder) -> dict:
     return {
-        "status": stop.metadata["status"],
+        "status": said.status,
         "reason": None,
         "variant": fake.params.variant,
         "division": fake.params.division,
@@ -116,16 +122,16 @@ def _fields(fake, machine, events, timing, telemetry, folder) -> dict:
             nnodes=1,
             device="cuda" if machine.gpus else "cpu",
             cache_cleared=True,
-            epochs=len(epochs),
-            best_wer=min(epoch.wer for epoch in epochs),
-            final_wer=epochs[-1].wer,
+            epochs=len(said.evaluations),
+            best_wer=said.best,
+            final_wer=said.final,
             target_wer=fake.params.train.target_wer,
             peak_memory_bytes=1_300_000_000,
-            init_s=timing.init_s,
-            run_s=timing.run_s,
-            minutes=None if timing.run_s is None else timing.run_s / 60,
+            init_s=said.init_s,
+            run_s=said.run_s,
+            minutes=said.minutes,
         ),
-        "epochs": epochs,
+        "epochs": said.epochs,
         "telemetry": telemetry,
         "files": record.hash_files(folder),
     }

@@ -21,12 +21,14 @@ FLOORS = {
     "reference_model": {"benchmark", "datasets"},
     "results": {"benchmark", "datasets"},
     "compliance": {"benchmark", "datasets"},
+    "examples": {"benchmark", "datasets"},
     "script": {"datasets"},
 }
 OURS = {*FLOORS, "tests", "benches"}
 TORCH = {"torch", "torchaudio", "torchvision"}
 MAY_IMPORT_TORCH = {"reference_model"}
 LONGEST_MODULE = 400
+SAME_LINES = 6
 
 # The one module that may import a library, or read a variable: everyone else goes through it.
 GATES = {
@@ -144,6 +146,36 @@ def test_only_one_module_reads_the_rank(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_outgrows_its_reader(module):
     assert len((ROOT / module).read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+
+
+def blocks(source: str) -> Iterator[tuple[str, ...]]:
+    """Every run of SAME_LINES lines of code, without their indentation; comments, blank lines and imports do not count."""
+    imported = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = [line.strip() for number, line in enumerate(source.splitlines(), 1) if number not in imported]
+    code = [line for line in lines if line and not line.startswith("#")]
+    yield from zip(*(code[first:] for first in range(SAME_LINES)), strict=False)
+
+
+def test_what_results_and_compliance_both_need_stands_below_them():
+    """They may not import each other, which tempts to copy: a copy is soon another rule."""
+    found: dict[tuple[str, ...], str] = {}
+    for module in MODULES:
+        package = module.split("/")[0]
+        if package in ("results", "compliance"):
+            for block in blocks((ROOT / module).read_text(encoding="utf-8")):
+                other = found.setdefault(block, module)
+                assert other.split("/")[0] == package, f"{other} and {module} both hold:\n" + "\n".join(block)
+
+
+def test_equal_blocks_are_seen_through_indentation_and_comments():
+    lines = [f"f({number})" for number in range(SAME_LINES)]
+    other = "\n".join(["import os", "def g():", *(f"    {line}  \n\n    # why" for line in lines)])
+    assert set(blocks("\n".join(lines))) & set(blocks(other)) == {tuple(lines)}
 
 
 @pytest.mark.parametrize("module", NOTHING_INSTALLED)

@@ -111,15 +111,28 @@ def test_any_damage_is_refused_in_words_or_does_not_matter(forms, tmp_path_facto
             load(path)
 
 
-@pytest.mark.parametrize("name", ["format", "epoch", "model", "optimizer"])
-def test_a_checkpoint_of_another_version_is_refused_in_words(tmp_path, name):
+@pytest.mark.parametrize("name", ["epoch", "model", "optimizer"])
+def test_a_checkpoint_without_a_value_is_refused_with_its_name(tmp_path, name):
     path = tmp_path / "epoch_01.pt"
     save_checkpoint(make_checkpoint(), path)
     tree = torch.load(path, weights_only=True)
     for changed in (tree | {name: "0"}, {key: value for key, value in tree.items() if key != name}):
         torch.save(changed, path)
-        with pytest.raises(UserError, match=r"epoch_01\.pt: not a (whole )?checkpoint"):
+        with pytest.raises(UserError, match=rf"epoch_01\.pt: {name}: the checkpoint of this trainer is damaged"):
             load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(3, "of version 3; this program reads versions up to 2"), ("two", "its schema_version is 'two'"), (None, "not a")],
+)
+def test_a_checkpoint_of_a_later_version_is_refused_in_words(tmp_path, version, said):
+    path = tmp_path / "epoch_01.pt"
+    save_checkpoint(make_checkpoint(), path)
+    tree = torch.load(path, weights_only=True) | {"schema_version": version}
+    torch.save({key: value for key, value in tree.items() if value is not None}, path)
+    with pytest.raises(UserError, match=said):
+        load_checkpoint(path)
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmark import record
@@ -351,6 +351,7 @@ def described(tmp_path_factory):
     junk=st.binary(max_size=9),
     cut=st.integers(0, 9),
 )
+@example(changes=dict.fromkeys(("number_of_nodes", "accelerators_per_node"), "²"), place=0, junk=b"", cut=0)
 def test_anything_may_stand_in_a_system_description(described, changes, place, junk, cut):
     org, path = described
     data = json.dumps(dict.fromkeys(FIELDS, "1") | changes).encode()

@@ -6,7 +6,7 @@ import re
 
 from compliance.__main__ import main
 from compliance.check import ALL_RULES
-from compliance.corpora import CORPORA
+from datasets.corpora import SIZES
 from datasets.dataset import is_prepared, read_dataset
 from tests.conftest import ROOT
 
@@ -33,4 +33,4 @@ def test_the_mini_corpus_has_the_size_that_the_rules_ask_for():
     if is_prepared(folder):
         splits = read_dataset(folder).splits
         sizes = (splits["train"].utterances, splits["val"].utterances)
-        assert sizes == (CORPORA["mini"].train_samples, CORPORA["mini"].eval_samples)
+        assert sizes == (SIZES["mini"].train, SIZES["mini"].eval)

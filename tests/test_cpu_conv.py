@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from benchmark.params import load_variant
+from datasets.geometry import FEWEST_FRAMES
 from reference_model import cpu_conv
-from reference_model.model import FEWEST_FRAMES, DeepSpeech2
+from reference_model.model import DeepSpeech2
 from tests.corpus import tiny_params
 
 FIRST, SECOND = ((1, (41, 11), (2, 2)), (3, (21, 11), (2, 1)))

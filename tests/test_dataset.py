@@ -71,7 +71,7 @@ def test_a_description_without_a_folder_is_no_data_set(dataset):
     "damage",
     [
         lambda tree: tree.pop("digest"),
-        lambda tree: tree.update(format=99),
+        lambda tree: tree.update(schema_version=99),
         lambda tree: tree.update(splits=[]),
         lambda tree: tree["splits"]["val"].pop("csv"),
         lambda tree: tree["splits"]["val"].update(manifest=5),
@@ -80,7 +80,6 @@ def test_a_description_without_a_folder_is_no_data_set(dataset):
         lambda tree: tree["splits"]["val"].update(duration_s=[]),
         lambda tree: tree["splits"]["val"].update(speakers=True),
         lambda tree: tree["splits"].update(val=7),
-        lambda tree: tree["digest"].update(colour="blue"),
         lambda tree: tree["digest"].update(tar_bytes=None),
         lambda tree: tree.update(provenance=[]),
     ],
@@ -93,7 +92,7 @@ def test_a_damaged_description_is_named(dataset, damage):
     path.write_bytes(orjson.dumps(tree))
     with pytest.raises(UserError) as caught:
         read_dataset(dataset.folder)
-    assert caught.value.where == str(path)
+    assert str(caught.value.where).startswith(str(path))
 
 
 @pytest.mark.parametrize(("name", "folder_stays"), [("mini", False), ("my corpus", False), (LIBRISPEECH, True)])
@@ -130,7 +129,7 @@ def test_a_stamp_is_read_again_and_a_damaged_one_counts_as_none(dataset):
     stamp = Stamp("2026-01-02T03:04:05Z", "ab" * 32, True)
     write_stamp(dataset.folder, stamp)
     assert read_stamp(dataset.folder) == stamp
-    for content in (b"", b"{}", b"[1]", orjson.dumps(dataclasses.asdict(stamp) | {"more": 1})):
+    for content in (b"", b"{}", b"[1]", orjson.dumps(dataclasses.asdict(stamp) | {"schema_version": 99})):
         stamp_path(dataset.folder).write_bytes(content)
         assert read_stamp(dataset.folder) is None
 

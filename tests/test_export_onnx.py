@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from datasets.errors import UserError
+from datasets.geometry import output_frames
 from reference_model import export_onnx, infer, opened_engine
 from reference_model.checkpoint import load_trained
 from reference_model.checkpoint_file import checkpoint_path, save_checkpoint
@@ -18,7 +19,6 @@ from reference_model.decode import greedy
 from reference_model.engines import OnnxEngine, TorchEngine, open_session, trained_from_onnx
 from reference_model.features import Features
 from reference_model.inference_run import Plan, run
-from reference_model.model import output_frames
 from reference_model.opened_engine import choose_engine, open_engine
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params

@@ -173,13 +173,13 @@ def test_ours_goes_out_as_safetensors_too(tmp_path):
     assert all(torch.equal(back.weights[name], value) for name, value in ours.model.items())
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"epoch": "three"}, {"optimizer": None}])
+@pytest.mark.parametrize("change", [{"schema_version": 3}, {"epoch": "three"}, {"optimizer": None}])
 def test_ours_of_another_version_is_not_taken_for_somebody_elses(tmp_path, change):
     """It says in its parameters what another's does not say: which features its network takes."""
     save_checkpoint(make_checkpoint(), tmp_path / "epoch_03.pt")
     tree = torch.load(tmp_path / "epoch_03.pt", weights_only=True)
     torch.save(tree | change, tmp_path / "epoch_03.pt")
-    refused(tmp_path / "epoch_03.pt", "another version|not a whole checkpoint")
+    refused(tmp_path / "epoch_03.pt", "of version 3|is damaged")
 
 
 def refused(path, said):

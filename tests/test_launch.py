@@ -14,7 +14,8 @@ import pytest
 from benchmark import launch
 from benchmark.caches import drop_caches
 from benchmark.launch import Interrupted, Stop, listen, start, stop_on_signals, trainer_command
-from benchmark.settings import Settings
+from benchmark.settings import ROOT, Settings
+from benchmark.trainer_contract import variables
 from tests.harness import alive, wait_for
 
 
@@ -42,6 +43,14 @@ def test_one_process_is_started_plainly():
         "--params p.yaml --data data/mini --run-dir run --seed 3 --device cpu --progress events"
     )
     assert command(Settings(), Path("c.pt"))[-2:] == ["--resume", "c.pt"]
+
+
+def test_a_child_has_the_users_environment_and_the_contracts(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    monkeypatch.setenv("SEED", "7")
+    environment = launch.child_environment()
+    assert environment["PYTHONPATH"] == f"{ROOT}{os.pathsep}/mine" and environment["SEED"] == "7"
+    assert environment.items() >= variables({"PYTHONPATH": "/mine"}).items()
 
 
 def test_several_processes_are_started_by_torchrun():

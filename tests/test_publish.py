@@ -310,7 +310,7 @@ def changed(**fields):
         (edited_log, "not as the run's record sealed it: result.txt"),
         (no_parameters, "not as the run's record sealed it: params.yaml"),
         (no_record, "no run record lies here"),
-        (damaged_record, "record.json: seed: the record is damaged"),
+        (damaged_record, "record.json: seed: the run record is damaged"),
         (changed(status="interrupted"), "did not come to its end"),
         (changed(variant="synthetic"), "the record is of the variant synthetic"),
         (changed(command=("python", "--data", "/scratch/mini")), "names a folder of the machine: /scratch/mini"),

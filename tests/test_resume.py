@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from benchmark import resume
 from benchmark.mllog import read_log
 from benchmark.record import read_record, write_record
+from benchmark.settings import Settings
 from tests.harness import EPOCH, Bench, finish, keys, make_params, wait_for
 
 
@@ -67,6 +69,29 @@ def test_an_epoch_without_its_checkpoint_is_done_again(bench):
     assert done.status == 0
     assert read_record(folder).run.resumed_epochs == (1,)
     assert keys(done.stdout).count("eval_accuracy") == 3
+
+
+def test_a_checkpoint_may_be_a_folder_of_any_name(bench):
+    folder, _ = interrupted(bench)
+    last = folder / "checkpoints" / "epoch_02.pt"
+    last.rename(last.with_name("epoch_02"))
+    (folder / "checkpoints" / "epoch_01.pt").unlink()
+    (folder / "checkpoints" / "epoch_01").mkdir()
+    assert bench.run("--resume", str(folder)).status == 0, "a file without a suffix"
+    write_record(replace(read_record(folder), status="interrupted"), folder)
+    for path in (folder / "checkpoints").glob("epoch_0[23]*"):
+        path.unlink()
+    assert resume.plan(folder, Settings()).checkpoint == folder / "checkpoints" / "epoch_01"
+
+
+def test_two_checkpoints_of_the_last_epoch_are_refused(bench):
+    folder, _ = interrupted(bench)
+    (folder / "checkpoints" / "epoch_02.safetensors").touch()
+    assert resume.plan(folder, Settings()).checkpoint.suffix == ".pt", "the other was made from it"
+    (folder / "checkpoints" / "epoch_02.npz").mkdir()
+    done = bench.run("--resume", str(folder))
+    assert (done.status, done.stdout) == (2, "")
+    assert "epoch 2 has several checkpoints (epoch_02.npz, epoch_02.pt)" in done.last_line
 
 
 def test_a_log_cut_in_mid_line_by_a_crash_is_mended(bench):

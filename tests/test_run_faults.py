@@ -87,7 +87,8 @@ def test_a_trainer_that_cannot_even_start(bench):
     command = [sys.executable, "-m", "benchmark", "run", "--params", str(bench.params), "--trainer-module", "no.such"]
     done = subprocess.run(command, env=os.environ | bench.environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "No module named" in done.stderr.splitlines()[-1]
+    expected = "the trainer could not be started: Error while finding module specification for 'no.such'"
+    assert done.stderr.splitlines()[-1].startswith(f"error: {expected}")
 
 
 @pytest.mark.parametrize("fault", ["lie", "no run_stop"])
@@ -95,4 +96,4 @@ def test_a_trainer_whose_log_and_exit_status_disagree_has_no_result(bench, fault
     done = bench.run(plan={"fault": fault, "wers": [60.0]})
     assert done.status == 2
     assert bench.record().status == "failed"
-    assert ("claims success" if fault == "lie" else "its log has no such result") in done.last_line
+    assert ("claims success" if fault == "lie" else "the trainer logged no run_stop") in done.last_line

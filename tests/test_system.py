@@ -177,6 +177,19 @@ def test_the_lock_file_is_named_by_its_checksum(tmp_path):
     assert system.lock_sha256(tmp_path) == hashlib.sha256(b"a==1\n").hexdigest()
 
 
+def test_the_lock_file_of_an_earlier_commit_is_what_its_runs_are_held_against(checkout):
+    for text in ("a==1\n", "a==2\n"):
+        (checkout / "requirements.lock").write_text(text)
+        git(checkout, "add", "requirements.lock")
+        git(checkout, "commit", "-qm", text.strip())
+    first, second = (git(checkout, "rev-parse", name).strip() for name in ("HEAD~", "HEAD"))
+    (checkout / "requirements.lock").write_text("a==3\n")
+    assert system.lock_sha256(checkout, first) == hashlib.sha256(b"a==1\n").hexdigest()
+    assert system.lock_sha256(checkout, second) == hashlib.sha256(b"a==2\n").hexdigest()
+    assert system.lock_sha256(checkout, "0" * 40) is None, "a commit of another repository"
+    assert system.lock_sha256(checkout, "--output=stolen") is None and not (checkout / "stolen").exists()
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine of files: write(path, text) makes one of its /sys or /proc files."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.corpus import valid_stamp
+from datasets import references
 from datasets.archives import PUBLISHED
 from datasets.dataset import (
     Dataset,
@@ -27,7 +28,6 @@ from datasets.dataset import (
 )
 from datasets.digest import digest_and_keep_sums, digest_tree, sums_path
 from datasets.errors import UserError
-from results import verify_reference
 from results.verify import FAILED, PASSED, main
 from results.verify_cache import Cache
 from results.verify_difference import compare_lines
@@ -233,7 +233,7 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         path = tmp_path / "references.json"
         keys = ("tree_sha256", "tar_cksum", "tar_bytes", "files")
         path.write_text(json.dumps({"mine": {key: getattr(digest, key) for key in keys}}))
-        monkeypatch.setattr(verify_reference, "COMMITTED", path)
+        monkeypatch.setattr(references, "COMMITTED", path)
 
     return commit
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 
 from benchmark.mllog import LogWriter
+from benchmark.trainer_contract import print_line
 from datasets.errors import run_door
 from reference_model import train
-from reference_model.report import print_line
 
 from ..curves import MISTAKE
 

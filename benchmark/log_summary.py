@@ -1,0 +1,247 @@
+"""The one reading of a run's log: when its clock ran, what its epochs did and how it ended; docs/rules.md gives the rules.
+
+The run is what lies between the first `run_start` and the first `run_stop`. What is logged after `run_stop` was not timed:
+no epoch and no score there counts. Epochs and scores stand in the order of the log, whatever numbers they bear.
+
+Logs of MLPerf's own benchmarks are timed as their own summariser does it (mlperf_logging.result_summarizer): from the last
+`run_start` before the first `run_stop`. No log in a published round that we know of has two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets.values import is_number, number
+
+from . import mllog
+from .mllog import BadLine, Event
+
+_UNITS = (mllog.EPOCH_NUM, "samples_count", "step_num")
+"""Metadata that say how far a training was when it was evaluated: DeepSpeech2 counts epochs, others what they like."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochFacts:
+    """One epoch that was evaluated, counted from 1. Error rates in percent, throughput per second of training."""
+
+    epoch_num: int
+    train_loss: float | None = None
+    train_s: float | None = None
+    eval_s: float | None = None
+    wer: float
+    cer: float | None = None
+    mean_wer: float | None = None
+    utterances_per_s: float | None = None
+    audio_s_per_s: float | None = None
+    data_wait_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One score that is a finite number. `progress` is its epoch (of some benchmarks: samples or steps), None if not said."""
+
+    event: Event
+    value: float
+    progress: float | None
+
+
+@dataclass(slots=True, eq=False)
+class LogSummary:
+    """What a log says. `first` has the first event of each key, `bad` the first bad line, of `bad_lines` in all.
+
+    `epoch_spans`: (epoch, start, stop) of every training epoch, `evaluation_spans`: (start, stop), in the log's
+    milliseconds. `stats`: the values of all tracked_stats. `unread` are scores that are no finite number, `restarts` the
+    later `run_start` lines that gave another time.
+    """
+
+    first: dict[str, Event] = field(default_factory=dict)
+    run_start: Event | None = None
+    run_stop: Event | None = None
+    evaluations: list[Evaluation] = field(default_factory=list)
+    epochs: tuple[EpochFacts, ...] = ()
+    epoch_spans: list[tuple[float | None, float, float]] = field(default_factory=list)
+    evaluation_spans: list[tuple[float, float]] = field(default_factory=list)
+    stats: list[dict[str, Any]] = field(default_factory=list)
+    unread: list[Event] = field(default_factory=list)
+    restarts: list[Event] = field(default_factory=list)
+    bad: BadLine | None = None
+    bad_lines: int = 0
+
+    def value(self, key: str) -> Any:
+        """The value of a key's first event, None where the key is absent."""
+        return self.first[key].value if key in self.first else None
+
+    @property
+    def init_s(self) -> float | None:
+        """Seconds from init_start to init_stop."""
+        return _between(self.first.get(mllog.INIT_START), self.first.get(mllog.INIT_STOP))
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds by the clock that scores count; None where it did not both start and stop, or went backwards."""
+        seconds = _between(self.run_start, self.run_stop)
+        return None if seconds is None or seconds < 0 else seconds
+
+    @property
+    def minutes(self) -> float | None:
+        """The same in minutes, to the bit as MLPerf's summariser has it."""
+        if self.run_s is None or self.run_start is None or self.run_stop is None:
+            return None
+        return (self.run_stop.time_ms - self.run_start.time_ms) / 60 / 1000
+
+    @property
+    def status(self) -> Any:
+        """What run_stop says of the run, `success` or `aborted` if it keeps the rules; None without run_stop."""
+        return self.run_stop.metadata.get(mllog.STATUS) if self.run_stop else None
+
+    @property
+    def target_wer(self) -> float | None:
+        """The word error rate to reach, in percent."""
+        return number(self.value(mllog.TARGET_WER))
+
+    @property
+    def final(self) -> float | None:
+        """The last score, None where nothing was evaluated."""
+        return self.evaluations[-1].value if self.evaluations else None
+
+    @property
+    def best(self) -> float | None:
+        """The lowest score."""
+        return min((each.value for each in self.evaluations), default=None)
+
+    def reaches(self, target_wer: float | None) -> bool:
+        """Whether the last score, with which training stopped, is at most `target_wer`."""
+        return self.final is not None and target_wer is not None and self.final <= target_wer
+
+    @property
+    def first_passing(self) -> Evaluation | None:
+        """The first evaluation that reached the log's own target."""
+        target = self.target_wer
+        return None if target is None else next((each for each in self.evaluations if each.value <= target), None)
+
+
+def summarise(lines: Iterable[Event | BadLine], benchmark: str | None = None) -> LogSummary:
+    """Read a log's events once, in its own order. `benchmark`: its name where something else than the log says it."""
+    reading = _Reading(benchmark)
+    for line in lines:
+        reading.add(line)
+    return reading.close()
+
+
+class _Reading:
+    """Walks one log's lines once, in memory of what its summary holds."""
+
+    def __init__(self, benchmark: str | None) -> None:
+        self.benchmark = benchmark
+        self.summary = LogSummary()
+        self.edges: dict[tuple[str, int | None], Event] = {}
+        self.stats_of: dict[int | None, dict[str, Any]] = {}
+        self.open_epoch: Event | None = None
+        self.open_evaluation: Event | None = None
+        self.actions = {
+            mllog.RUN_START: self._run_start,
+            mllog.EPOCH_START: self._epoch_start,
+            mllog.EPOCH_STOP: self._epoch_stop,
+            mllog.TRACKED_STATS: self._stats,
+            mllog.EVAL_START: self._eval_start,
+            mllog.EVAL_STOP: self._eval_stop,
+            mllog.EVAL_ACCURACY: self._score,
+            "eval_error": self._score,
+        }
+
+    def add(self, line: Event | BadLine) -> None:
+        summary = self.summary
+        if isinstance(line, BadLine):
+            summary.bad = summary.bad or line
+            summary.bad_lines += 1
+            return
+        if summary.run_stop is None:
+            action = self.actions.get(line.key)
+            if action is not None:
+                action(line)
+            elif line.key == mllog.RUN_STOP:
+                summary.run_stop = line
+        summary.first.setdefault(line.key, line)
+
+    def close(self) -> LogSummary:
+        summary = self.summary
+        if summary.restarts and not self._ours():
+            summary.run_start = summary.restarts[-1]
+        summary.epochs = tuple(
+            self._facts(each.event, epoch, each.value)
+            for each in summary.evaluations
+            if (epoch := _epoch(each.event)) is not None
+        )
+        return summary
+
+    def _ours(self) -> bool:
+        named = self.benchmark or self.summary.value(mllog.SUBMISSION_BENCHMARK)
+        return named is None or named == mllog.BENCHMARK
+
+    def _run_start(self, event: Event) -> None:
+        if self.summary.run_start is None:
+            self.summary.run_start = event
+        elif event.time_ms != self.summary.run_start.time_ms:
+            self.summary.restarts.append(event)
+
+    def _epoch_start(self, event: Event) -> None:
+        self.open_epoch = self._edge(event)
+
+    def _epoch_stop(self, event: Event) -> None:
+        self._edge(event)
+        if self.open_epoch is not None:
+            epoch = event.epoch_num if is_number(event.epoch_num) else None
+            self.summary.epoch_spans.append((epoch, self.open_epoch.time_ms, event.time_ms))
+            self.open_epoch = None
+
+    def _stats(self, event: Event) -> None:
+        if isinstance(event.value, dict):
+            self.summary.stats.append(event.value)
+            self.stats_of[_epoch(event)] = event.value
+
+    def _eval_start(self, event: Event) -> None:
+        self.open_evaluation = self._edge(event)
+
+    def _eval_stop(self, event: Event) -> None:
+        self._edge(event)
+        if self.open_evaluation is not None:
+            self.summary.evaluation_spans.append((self.open_evaluation.time_ms, event.time_ms))
+            self.open_evaluation = None
+
+    def _score(self, event: Event) -> None:
+        value = number(event.value)
+        if value is None:
+            self.summary.unread.append(event)
+            return
+        progress = next((event.metadata[unit] for unit in _UNITS if unit in event.metadata), None)
+        self.summary.evaluations.append(Evaluation(event, value, progress if is_number(progress) else None))
+
+    def _edge(self, event: Event) -> Event:
+        self.edges[event.key, _epoch(event)] = event
+        return event
+
+    def _facts(self, score: Event, epoch: int, wer: float) -> EpochFacts:
+        stats = self.stats_of.get(epoch, {})
+        edges = self.edges
+        return EpochFacts(
+            epoch_num=epoch,
+            train_loss=number(stats.get("train_loss")),
+            train_s=_between(edges.get((mllog.EPOCH_START, epoch)), edges.get((mllog.EPOCH_STOP, epoch))),
+            eval_s=_between(edges.get((mllog.EVAL_START, epoch)), edges.get((mllog.EVAL_STOP, epoch))),
+            wer=wer,
+            cer=number(score.metadata.get("cer")),
+            mean_wer=number(score.metadata.get("mean_wer")),
+            utterances_per_s=number(stats.get("utterances_per_s")),
+            audio_s_per_s=number(stats.get("audio_s_per_s")),
+            data_wait_s=number(stats.get("data_wait_s")),
+        )
+
+
+def _epoch(event: Event) -> int | None:
+    return event.epoch_num if type(event.epoch_num) is int else None
+
+
+def _between(start: Event | None, stop: Event | None) -> float | None:
+    return (stop.time_ms - start.time_ms) / 1000 if start and stop else None

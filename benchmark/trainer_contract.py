@@ -1,0 +1,331 @@
+"""What the harness and a trainer of any framework agree on: command line, environment, log, progress, checkpoints, ending.
+
+The harness (`benchmark.run`), the reference trainer and the checker (`compliance`) all take it from here. docs/trainer.md says the
+same for whoever writes a trainer of their own, and `examples/plain_trainer.py` is one that uses all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError
+from datasets.manifest import write_atomically
+from datasets.usage import Filled
+from datasets.values import is_number, is_whole
+
+from . import clock, mllog
+from .mllog import Event, LogWriter
+from .params import Params
+from .score import Score
+from .settings import DEVICES, ROOT
+
+PAGE = "docs/trainer.md"
+"""Where a trainer's author reads all this."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How it is started
+
+
+def command_line(
+    *,
+    params: Path,
+    data: Path,
+    run_dir: Path,
+    seed: int,
+    device: str,
+    resume: Path | None = None,
+    progress: str = "events",
+) -> list[str]:
+    """The options that a trainer is started with, in the order of `argument_parser`."""
+    options = ["--params", str(params), "--data", str(data), "--run-dir", str(run_dir), "--seed", str(seed)]
+    options += ["--device", device, "--progress", progress]
+    return options + (["--resume", str(resume)] if resume else [])
+
+
+def argument_parser(prog: str, description: str | None = None) -> argparse.ArgumentParser:
+    """The parser of what `command_line` writes, to be used as it is or with further options of the trainer's own.
+
+    What it cannot parse ends the process with exit status 2 and a line on stderr.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=Filled)
+    parser.add_argument("--params", type=Path, required=True, help="a variant's parameter file")
+    parser.add_argument("--data", type=Path, required=True, help="a prepared data set's folder")
+    parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints/ goes")
+    parser.add_argument("--seed", type=int, required=True, help="decides all that is random: weights, orders, changes")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--progress", choices=("auto", "events"), default="auto", help=argparse.SUPPRESS)
+    parser.add_argument("--resume", type=Path, help="go on from this checkpoint")
+    return parser
+
+
+def variables(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that the harness sets for a trainer, besides the user's own (`inherited`).
+
+    Under torchrun (NPROC or NNODES above 1) each process has torchrun's as well: RANK, LOCAL_RANK, WORLD_SIZE and so on.
+    """
+    return {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        clock.VARIABLE: repr(clock.OFFSET_S),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it logs
+
+REPEATED = {
+    mllog.GLOBAL_BATCH_SIZE: "train.batch_size",
+    "opt_name": "optimizer.name",
+    "opt_base_learning_rate": "optimizer.learning_rate",
+    "opt_weight_decay": "optimizer.weight_decay",
+    "opt_gradient_clip_norm": "optimizer.clip_norm",
+    "opt_learning_rate_warmup_steps": "optimizer.warmup_steps",
+    mllog.TARGET_WER: "train.target_wer",
+}
+"""Keys that repeat a parameter under the name that MLPerf gives it."""
+
+PARAMETER_EVENTS = (
+    mllog.SEED,
+    mllog.NUMBER_OF_PROCESSES,
+    mllog.GLOBAL_BATCH_SIZE,
+    mllog.GRADIENT_ACCUMULATION_STEPS,
+    mllog.TRAIN_SAMPLES,
+    mllog.EVAL_SAMPLES,
+    "opt_name",
+    "opt_base_learning_rate",
+    "opt_weight_decay",
+    "opt_gradient_clip_norm",
+    "opt_learning_rate_warmup_steps",
+    mllog.HYPERPARAMETERS,
+    mllog.TARGET_WER,
+    mllog.ACCELERATORS,
+)
+"""What `log_parameters` logs."""
+
+EPOCH_EVENTS = (
+    mllog.EPOCH_START,
+    mllog.EPOCH_STOP,
+    mllog.TRACKED_STATS,
+    mllog.EVAL_START,
+    mllog.EVAL_ACCURACY,
+    mllog.EVAL_STOP,
+)
+"""Each epoch's events, in order; each carries its `epoch_num` from 1."""
+
+EVENTS = (
+    mllog.INIT_START,
+    *PARAMETER_EVENTS,
+    mllog.INIT_STOP,
+    mllog.RUN_START,
+    *EPOCH_EVENTS,
+    mllog.TRAINED_SAMPLES,
+    mllog.RUN_STOP,
+)
+"""Every event that a trainer must log, in order, those of an epoch once an epoch. The harness logs what stands before and after."""
+
+STARTS = frozenset((mllog.INIT_START, mllog.RUN_START, mllog.EPOCH_START, mllog.EVAL_START))
+"""Events that begin an interval (`LogWriter.start`)."""
+ENDS = frozenset((mllog.INIT_STOP, mllog.RUN_STOP, mllog.EPOCH_STOP, mllog.EVAL_STOP))
+"""Events that end one (`LogWriter.end`); all others are points in time (`LogWriter.event`)."""
+
+ONE_CPU = {"rank": 0, "device": "cpu", "name": "CPU", "uuid": None}
+"""What a process computes on, as `accelerators` lists it; `uuid` is a GPU's as its driver gives it."""
+
+
+def print_line(text: str) -> None:
+    """One complete line on stdout in one write, at once: whoever reads it may be timing, and others may write beside it."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def log_parameters(
+    log: LogWriter,
+    params: Params,
+    *,
+    seed: int,
+    train_samples: int,
+    eval_samples: int,
+    accelerators: Sequence[Mapping[str, object]] = (ONE_CPU,),
+) -> None:
+    """Everything that decides the run's mathematics, under MLPerf's names where it has them, and whole under ours.
+
+    The samples are the utterances of the training and of the evaluation set; `accelerators` are the processes' own, by rank.
+    """
+    flat = params.flat()
+    values = {key: flat[name] for key, name in REPEATED.items()} | {
+        mllog.SEED: seed,
+        mllog.NUMBER_OF_PROCESSES: len(accelerators),
+        mllog.GRADIENT_ACCUMULATION_STEPS: 1,
+        mllog.TRAIN_SAMPLES: train_samples,
+        mllog.EVAL_SAMPLES: eval_samples,
+        mllog.HYPERPARAMETERS: flat,
+        mllog.ACCELERATORS: list(accelerators),
+    }
+    for key in PARAMETER_EVENTS:
+        log.event(key, values[key])
+
+
+def log_score(log: LogWriter, score: Score, epoch: int) -> float:
+    """The evaluation's result after `epoch`: the WER in percent, which is returned, the CER, and the counts of both."""
+    assert score.wer is not None, "a manifest is never empty"
+    counts = {name: getattr(score, name) for name in ("utterances", "word_edits", "words", "char_edits", "chars")}
+    log.event(mllog.EVAL_ACCURACY, score.wer, epoch_num=epoch, cer=score.cer, mean_wer=score.mean_wer, **counts)
+    return score.wer
+
+
+def log_end(log: LogWriter, *, reached: bool, trained_samples: int, epoch: int) -> None:
+    """The end of a run that came to its target or to its last epoch; `trained_samples` counts utterances over all epochs."""
+    log.event(mllog.TRAINED_SAMPLES, trained_samples, epoch_num=epoch)
+    log.end(mllog.RUN_STOP, status=mllog.SUCCESS if reached else mllog.ABORTED, epoch_num=epoch)
+
+
+def lacking(events: Sequence[Event]) -> str | None:
+    """What a log lacks for its run to have any outcome, as `no run_start` or `no eval_accuracy for epoch 2`; None: nothing.
+
+    It is the least that time and outcome follow from. Whether all of EVENTS are there and right is for `compliance` to say.
+    """
+    by_key: dict[str, list[Event]] = {
+        mllog.RUN_START: [],
+        mllog.EPOCH_START: [],
+        mllog.EVAL_ACCURACY: [],
+        mllog.RUN_STOP: [],
+    }
+    for event in events:
+        by_key.get(event.key, []).append(event)
+        if event.key == mllog.RUN_STOP:
+            break  # what comes after it is no part of the run
+    begun, scores, stops = by_key[mllog.EPOCH_START], by_key[mllog.EVAL_ACCURACY], by_key[mllog.RUN_STOP]
+    if not by_key[mllog.RUN_START]:
+        return f"no {mllog.RUN_START}"
+    for event in begun + scores:
+        if not is_whole(event.epoch_num, 1):
+            return f"no {mllog.EPOCH_NUM} with {event.key}"
+    evaluated = {event.epoch_num for event in scores}
+    for epoch in [event.epoch_num for event in begun] or [1]:
+        if epoch not in evaluated:
+            return f"no {mllog.EVAL_ACCURACY} for epoch {epoch}"
+    for event in scores:
+        if not is_number(event.value):
+            return f"no number as {mllog.EVAL_ACCURACY} for epoch {event.epoch_num}"
+    if not stops:
+        return f"no {mllog.RUN_STOP}"
+    if stops[0].metadata.get(mllog.STATUS) not in (mllog.SUCCESS, mllog.ABORTED):
+        return f"no {mllog.STATUS} {mllog.SUCCESS} or {mllog.ABORTED} with {mllog.RUN_STOP}"
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How far it has come
+
+PROGRESS_TOKEN = b":::PROGRESS "
+
+
+class ProgressLine(NamedTuple):
+    """How far a pass over the data has come: `done` of `total` in `unit`s; `epoch` is 0 outside epochs.
+
+    `phase` is `init`, `train`, `eval` or any other word; `note` is a short remark, such as the loss.
+    """
+
+    phase: str
+    epoch: int
+    done: int
+    total: int
+    unit: str = "utterances"
+    note: str = ""
+
+    def tell(self) -> None:
+        """Print it as the line on stdout that the harness draws."""
+        print_line(PROGRESS_TOKEN.decode() + orjson.dumps(self._asdict()).decode())
+
+
+def read_progress(raw: bytes) -> ProgressLine | None:
+    """What a line of the trainer's stdout says of its progress; None where it is no such line."""
+    if not raw.startswith(PROGRESS_TOKEN):
+        return None
+    try:
+        fields = orjson.loads(raw.removeprefix(PROGRESS_TOKEN))
+        epoch, done, total = (int(fields[name]) for name in ("epoch", "done", "total"))
+        unit, note = (str(fields.get(name, "")) for name in ("unit", "note"))
+        return ProgressLine(str(fields["phase"]), epoch, done, total, unit, note)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it keeps
+
+CHECKPOINTS = "checkpoints"
+_CHECKPOINT = re.compile(r"epoch_(0[1-9]|[1-9][0-9]+)(\..*)?")
+_DERIVED = (".safetensors", ".json", ".onnx")
+"""What a trained model in use may be converted to, beside its checkpoint (`reference_model.checkpoint`, `export_onnx`)."""
+
+
+def checkpoint_path(run_dir: Path, epoch: int, suffix: str = "") -> Path:
+    """Where a trainer keeps the state after `epoch`, as a file or a folder; `suffix` with its dot is the trainer's choice."""
+    return Path(run_dir) / CHECKPOINTS / f"epoch_{epoch:02d}{suffix}"
+
+
+def keep_checkpoint(run_dir: Path, epoch: int, suffix: str, data: bytes) -> None:
+    """Write the state after `epoch` as one file, whole or not at all; OSError where the disk is full."""
+    path = checkpoint_path(run_dir, epoch, suffix)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, data)
+
+
+def checkpoints(run_dir: Path, suffix: str | None = None) -> dict[int, list[Path]]:
+    """The checkpoints of a run by epoch; `suffix` None: of any. What begins with a dot is unfinished and does not count."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted((Path(run_dir) / CHECKPOINTS).glob("epoch_*")):
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match and (suffix is None or match[2] == suffix):
+            found.setdefault(int(match[1]), []).append(path)
+    return found
+
+
+def checkpoint_of(run_dir: Path, epoch: int) -> Path | None:
+    """The checkpoint of `epoch` whatever its suffix, None where there is none; UserError where there are several.
+
+    A .safetensors, .json or .onnx beside another one does not count: it was made from it.
+    """
+    found = checkpoints(run_dir).get(epoch, [])
+    if len(found) > 1:
+        found = [path for path in found if not path.name.endswith(_DERIVED)] or found
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(
+            f"epoch {epoch} has several checkpoints ({names})",
+            where=found[0].parent,
+            remedy="leave the one that the run's trainer wrote",
+        )
+    return found[0] if found else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How it ends
+
+EXIT_STATUSES = {
+    HELD: "the target was reached; under torchrun, the run ended in order",
+    DID_NOT_HOLD: "the target was not reached; not under torchrun",
+    COULD_NOT: "it could not be done",
+}
+
+TARGET_MISSED = "target not reached"
+"""How a line begins that a trainer says on stderr, on every machine but the first, when its run ended without the target."""
+
+
+def exit_status(reached: bool, processes: int = 1) -> int:
+    """The exit status of a trainer process whose run ended in order, with its target or without it.
+
+    torchrun takes any status but 0 for a crash and ends the other processes: there, the log alone tells the outcome.
+    """
+    return HELD if reached or processes > 1 else DID_NOT_HOLD

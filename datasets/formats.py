@@ -1,0 +1,176 @@
+"""The files that the benchmark writes for itself to read again: which version of its format a file has, and its values.
+
+What people write today (parameter files) is read strictly; what a program wrote yesterday is read leniently: a field that is
+not known here is passed over, one that the file does not have takes its default, and an older version is brought up to
+today's step by step. A newer version than this program knows is refused. docs/formats.md has the history of each format.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+from .errors import UserError
+
+VERSION_KEY = "schema_version"
+_OLDER_KEYS = ("schema", "format")
+"""Where version 1 of most formats said its version."""
+
+Leaf = Callable[[Any, Any, str], Any]
+"""Turns a single value as the file has it into one of its field's type: (type, value, dotted name) -> value."""
+
+T = TypeVar("T")
+_CALLED = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One kind of file: what errors call it, the version that is written now, and how older ones become it.
+
+    `steps[n]` takes a tree of version n to version n + 1; a version without a step differs by fields with defaults alone.
+    """
+
+    name: str
+    version: int
+    steps: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def _one(self) -> str:
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
+    def stamped(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """`tree` with today's version in front, as it is written."""
+        return {VERSION_KEY: self.version, **tree}
+
+    def current(self, tree: object, where: object, remedy: str | None = None) -> dict[str, Any]:
+        """What the file `where` holds, brought to today's version; UserError where it is no object, or of a newer version."""
+        if not isinstance(tree, dict):
+            raise UserError(f"not {self._one}: expected an object", where=where, remedy=remedy)
+        tree = dict(tree)
+        keys = [key for key in (VERSION_KEY, *_OLDER_KEYS) if key in tree]
+        found = tree.pop(keys[0]) if keys else 1
+        # The headers of exported networks hold texts alone.
+        version = int(found) if isinstance(found, str) and found.isascii() and found.isdigit() else found
+        if type(version) is not int or version < 1:
+            raise UserError(f"not {self._one}: its {keys[0]} is {found!r:.60}", where=where, remedy=remedy)
+        if version > self.version:
+            raise UserError(
+                f"{self._one} of version {version}; this program reads versions up to {self.version}",
+                where=where,
+                remedy=f"use a version of the benchmark that reads version {version}, such as the one that wrote it",
+            )
+        for each in range(version, self.version):
+            tree = self.steps[each](tree) if each in self.steps else tree
+        return tree
+
+    def read(self, cls: type[T], tree: object, where: object, remedy: str | None = None) -> T:
+        """The dataclass `cls` that the file `where` holds; UserError naming file and field, with `remedy` for damage."""
+        current = self.current(tree, where, remedy)
+        try:
+            return decode(cls, current)
+        except UserError as error:
+            place = f"{where}: {error.where}" if error.where else where
+            raise UserError(
+                f"the {self.name} is damaged: {error.what}", where=place, remedy=error.remedy or remedy
+            ) from None
+
+
+RECORD = Format("run record", 2)
+SERIES = Format("series of runs", 2)
+CHECKPOINT = Format("checkpoint of this trainer", 2)
+EXPORTED = Format("network that was imported or exported", 2)
+REFERENCE_POINT = Format("reference convergence point", 1)
+INFERENCE = Format("inference run", 2)
+COMPARISON = Format("comparison", 1)
+COMPLIANCE = Format("compliance report", 1)
+DATASET = Format("data set's description", 2)
+STAMP = Format("verification stamp", 2)
+PACKED = Format("index of packed audio", 2)
+FORMATS = (
+    RECORD,
+    SERIES,
+    CHECKPOINT,
+    EXPORTED,
+    REFERENCE_POINT,
+    INFERENCE,
+    COMPARISON,
+    COMPLIANCE,
+    DATASET,
+    STAMP,
+    PACKED,
+)
+"""Every format that says its version. All of version 2 had it under another key, or not at all, in version 1."""
+
+
+def decode(cls: type[T], tree: object, *, strict: bool = False, leaf: Leaf | None = None, name: str = "") -> T:
+    """The dataclass `cls` from nested plain values; UserError whose `where` is the dotted name of the first wrong field.
+
+    Fields with a default may be missing. Unknown ones are passed over, or refused if `strict`. `name` is where `tree` stands
+    in something larger. Types: dataclasses, int, float (also written as a whole number; always finite), str, bool, Literal,
+    `X | None`, tuple[X, ...], dict[str, X], list, dict, Any, and any other class of which the value is an instance.
+    """
+    hints = typing.get_type_hints(cls)
+    prefix = f"{name}." if name else ""
+    if not isinstance(tree, dict):
+        raise UserError(f"expected the keys {', '.join(hints)}", where=name or None)
+    if strict and (unknown := [str(key) for key in tree if key not in hints]):
+        raise UserError("unknown key", where=prefix + unknown[0], remedy=f"known here: {', '.join(hints)}")
+    values = {}
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        if field.name in tree:
+            values[field.name] = _value(hints[field.name], tree[field.name], prefix + field.name, strict, leaf)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError("missing key", where=prefix + field.name)
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, name: str, strict: bool, leaf: Leaf | None) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or hint is object:
+        return value
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        (hint,) = [kind for kind in arguments if kind is not types.NoneType]
+        return _value(hint, value, name, strict, leaf)
+    if dataclasses.is_dataclass(hint):
+        return decode(typing.cast(Any, hint), value, strict=strict, leaf=leaf, name=name)
+    if origin is Literal:
+        _require(value in arguments, name, f"one of {', '.join(map(str, arguments))}", value)
+        return arguments[arguments.index(value)]
+    if origin is tuple:
+        _require(isinstance(value, list | tuple), name, "a list", value)
+        return tuple(_value(arguments[0], each, f"{name}[{at}]", strict, leaf) for at, each in enumerate(value))
+    if origin is dict:
+        _require(isinstance(value, dict), name, "an object", value)
+        return {key: _value(arguments[1], each, f"{name}.{key}", strict, leaf) for key, each in value.items()}
+    return _single(hint, leaf(hint, value, name) if leaf else value, name)
+
+
+def _single(kind: type, value: Any, name: str) -> Any:
+    if kind is float and type(value) is int:
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+    # True is an int in Python, and no whole number.
+    holds = type(value) is kind if kind in (int, float, str, bool) else isinstance(value, kind)
+    _require(holds, name, _CALLED.get(kind) or f"a {kind.__name__}", value)
+    _require(not isinstance(value, float) or math.isfinite(value), name, "finite", value)
+    return value
+
+
+def _require(holds: bool, name: str, what: str, value: object) -> None:
+    if not holds:
+        raise UserError(f"must be {what}, not {'null' if value is None else f'{value!r:.80}'}", where=name)

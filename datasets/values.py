@@ -1,0 +1,32 @@
+"""What a value that came out of a file is: a finite number, a whole one, text, a SHA-256. JSON's true and false are no numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TypeGuard
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number (true and false are none)."""
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def number(value: object) -> float | None:
+    """A finite number as a float; None for anything else."""
+    return float(value) if is_number(value) else None
+
+
+def is_whole(value: object, low: int = 0) -> TypeGuard[int]:
+    """Whether a value is a whole number of at least `low`."""
+    return type(value) is int and value >= low  # type: ignore[operator]
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is text that says something."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def is_digest(value: object) -> TypeGuard[str]:
+    """Whether a value is a SHA-256 in lower-case hexadecimal."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None

@@ -1,0 +1,59 @@
+"""A whole trainer in plain Python, to begin one's own from: all that docs/trainer.md asks for, and no model.
+
+    DEVICE=cpu sh run_and_time.sh --variant mini --trainer-module examples.plain_trainer
+
+What learns and recognises speech here is made up: training waits for a hundredth of each utterance's length, and after epoch N
+the evaluation misses every (N + 1)th word of an utterance. Its figures are of no model. All else is as in any trainer.
+"""
+
+import time
+
+from benchmark import mllog
+from benchmark import trainer_contract as contract
+from benchmark.params import load_params
+from benchmark.score import score_of
+from datasets.dataset import read_dataset
+from datasets.errors import run_door
+
+
+def main() -> int:
+    """Train until the target or the last epoch; returns the exit status."""
+    args = contract.argument_parser("python -m examples.plain_trainer", __doc__).parse_args()
+    params, log = load_params(args.params), mllog.LogWriter(contract.print_line)
+    train, evaluation = map(read_dataset(args.data).manifest, (params.data.train_split, params.data.eval_split))
+    epoch, wer = int(args.resume.read_text()) if args.resume else 0, float("inf")
+    if args.resume:
+        log.event(mllog.RESUMED, epoch)
+    else:
+        log.start(mllog.INIT_START)
+        contract.log_parameters(log, params, seed=args.seed, train_samples=len(train), eval_samples=len(evaluation))
+        log.end(mllog.INIT_STOP)
+        log.start(mllog.RUN_START)  # from here on the clock runs, and audio may be read
+
+    while wer > params.train.target_wer and epoch < params.train.max_epochs:
+        epoch, began_s = epoch + 1, time.monotonic()
+        log.start(mllog.EPOCH_START, epoch_num=epoch)
+        for done, utterance in enumerate(train, 1):
+            time.sleep(utterance.duration_s / 100)  # instead of learning from the file train.audio_path(utterance)
+            contract.ProgressLine("train", epoch, done, len(train)).tell()
+        log.end(mllog.EPOCH_STOP, epoch_num=epoch)
+        train_s = time.monotonic() - began_s
+        stats = {"train_loss": 1 / epoch, "train_s": train_s, "utterances_per_s": len(train) / train_s}
+        log.event(mllog.TRACKED_STATS, stats, epoch_num=epoch)
+
+        log.start(mllog.EVAL_START, epoch_num=epoch)
+        wer = contract.log_score(log, score_of((each.text, heard(each.text, epoch)) for each in evaluation), epoch)
+        log.end(mllog.EVAL_STOP, epoch_num=epoch)
+        contract.keep_checkpoint(args.run_dir, epoch, ".txt", str(epoch).encode())
+    reached = wer <= params.train.target_wer
+    contract.log_end(log, reached=reached, trained_samples=len(train) * epoch, epoch=epoch)
+    return contract.exit_status(reached)
+
+
+def heard(text: str, epoch: int) -> str:
+    """What is recognised of an utterance of `text` after `epoch`."""
+    return " ".join(word for place, word in enumerate(text.split(), 1) if place % (epoch + 1))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_door(main))

@@ -1,0 +1,177 @@
+"""Files of every version that was ever written are read, and what is newer is refused with the version that is needed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from benchmark.record import read_record
+from benchmark.series import read_plan
+from compliance.convergence import read_points
+from datasets.dataset import read_dataset, read_stamp
+from datasets.errors import UserError
+from datasets.formats import FORMATS, Format
+from datasets.pack import damaged, open_packed
+from reference_model.checkpoint import load_trained
+from reference_model.checkpoint_file import load_checkpoint
+from reference_model.engines import trained_from_onnx
+from results.inference import read_inference
+from tests.conftest import DATA, ROOT
+
+OLD = DATA / "formats"
+RUN = OLD / "run"
+CHECKPOINT = RUN / "checkpoints" / "epoch_01.pt"
+
+
+def test_the_page_lists_every_format_with_its_version():
+    page = (ROOT / "docs" / "formats.md").read_text()
+    rows = re.findall(r"^\| ([a-z' ]+) \| .* \| (\d+) \|$", page, re.MULTILINE)
+    assert sorted(rows) == sorted((kind.name, str(kind.version)) for kind in FORMATS)
+
+
+def test_a_step_leads_from_one_version_to_the_next():
+    steps = {1: lambda tree: {"length_s": tree["length_ms"] / 1000}, 3: lambda tree: tree | {"unit": "s"}}
+    kind = Format("thing", 4, steps)
+    assert kind.current({"schema": 1, "length_ms": 1500}, "f") == {"length_s": 1.5, "unit": "s"}
+    assert kind.current({"schema_version": 2, "length_s": 1.5}, "f") == {"length_s": 1.5, "unit": "s"}
+    assert kind.current({"schema_version": 4, "length_s": 1.5}, "f") == {"length_s": 1.5}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Version 1
+
+
+def test_an_old_record():
+    record = read_record(RUN)
+    assert (record.status, record.variant, record.seed) == ("aborted", "six", 1214988538)
+    assert record.dataset.train_utterances == 6 and record.run.run_s and record.epochs[0].wer == 100.0
+
+
+def test_an_old_checkpoint_is_gone_on_with(tmp_path):
+    """Its data set and packed audio are old as well."""
+    line = ["-m", "reference_model.train", "--params", RUN / "params.yaml", "--data", OLD / "six", "--device", "cpu"]
+    line += ["--run-dir", tmp_path, "--seed", "1214988538", "--resume", CHECKPOINT, "--epochs", "2", "--workers", "0"]
+    done = subprocess.run([sys.executable, *map(str, line)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    old, new = load_checkpoint(CHECKPOINT), load_checkpoint(tmp_path / "checkpoints" / "epoch_02.pt")
+    assert (new.epoch, new.params_sha256, new.step) == (2, old.params_sha256, 2 * old.step)
+    tree = torch.load(tmp_path / "checkpoints" / "epoch_02.pt", weights_only=True)
+    assert tree["schema_version"] == 2 and "format" not in tree
+
+
+def test_old_networks_are_one_network():
+    trained = [load_trained(CHECKPOINT), load_trained(OLD / "six.safetensors")]
+    for each in trained:
+        assert (each.variant, each.epoch, each.wer, each.model.rnn_hidden) == ("six", 1, 100.0, 8)
+    first, second = (each.network() for each in trained)
+    assert all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
+    assert trained_from_onnx(OLD / "six.onnx").model == trained[0].model
+
+
+def test_an_old_series_and_its_points():
+    plan = read_plan(OLD)
+    assert plan.seeds == (1214988538, 3557831687) and plan.code.clean and plan.runs == 2
+    (point,) = read_points("rcp", OLD)
+    assert (point.batch_size, len(point.epochs)) == (16, 20)
+
+
+def test_an_old_data_set_with_its_stamp_and_its_packed_audio():
+    dataset = read_dataset(OLD / "six")
+    assert dataset.splits["train"].utterances == 6
+    assert read_stamp(OLD / "six").passed
+    manifest = dataset.manifest("train")
+    packed = open_packed(dataset, "train", manifest)
+    assert len(packed.read(5)) == round(list(manifest)[5].duration_s * 16_000)
+    assert damaged(dataset) == []
+
+
+def test_an_old_inference_run():
+    problems: list[str] = []
+    (run,) = read_inference([OLD / "inference.json"], problems)
+    assert (problems, run.model, run.utterances, run.wer_pct) == ([], "six", 3, 100.0)
+
+
+def test_a_comparison_and_a_report_still_say_what_they_said():
+    for name, module in (
+        ("compare.json", ["results", "compare", "--format", "json"]),
+        ("compliance.json", ["compliance", "--json"]),
+    ):
+        line = [sys.executable, "-m", *module, str(RUN.relative_to(ROOT))]
+        now = json.loads(subprocess.run(line, cwd=ROOT, capture_output=True, text=True).stdout)
+        then = json.loads((OLD / name).read_text())
+        assert then.keys() <= now.keys() and then["schema_version"] == now["schema_version"] == 1
+        if name == "compare.json":
+            (old,), (new,) = then["rows"], now["rows"]
+            assert {key: new[key] for key in old if key != "run_details"} == {
+                key: value for key, value in old.items() if key != "run_details"
+            }
+        else:
+            assert [finding["rule"] for finding in now["findings"]] == [finding["rule"] for finding in then["findings"]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A version later than ours
+
+
+def later(path: Path, version: str = "schema_version") -> None:
+    """Make a JSON file one of a later version, as if a later program had written it."""
+    tree = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({version: 99, **{key: value for key, value in tree.items() if key not in ("schema", "format")}})
+    )
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(OLD, tmp_path / "formats")
+    return tmp_path / "formats"
+
+
+def refused(read, path: Path) -> None:
+    with pytest.raises(UserError, match=r"of version 99; this program reads versions up to \d") as caught:
+        read()
+    assert str(path) in str(caught.value) and "use a version of the benchmark that reads version 99" in str(
+        caught.value
+    )
+
+
+def test_what_is_newer_is_refused_with_the_version_that_is_needed(copy):
+    for name, read in {
+        "run/record.json": lambda: read_record(copy / "run"),
+        "series.json": lambda: read_plan(copy),
+        "six.packed/index.json": lambda: damaged(read_dataset(copy / "six")),
+        "six.dataset.json": lambda: read_dataset(copy / "six"),
+    }.items():
+        later(copy / name)
+        refused(read, copy / name)
+    points = json.loads((copy / "rcp.json").read_text())
+    next(iter(points.values()))["schema_version"] = 99
+    (copy / "rcp.json").write_text(json.dumps(points))
+    refused(lambda: read_points("rcp", copy), copy / "rcp.json")
+    later(copy / "inference.json")
+    problems: list[str] = []
+    assert read_inference([copy / "inference.json"], problems) == []
+    assert "an inference run of version 99" in problems[0]
+    later(copy / "six.verified.json")
+    assert read_stamp(copy / "six") is None, "an unknown stamp is no proof"
+
+
+def test_a_newer_checkpoint_or_network_is_refused_too(copy):
+    path = copy / "run" / "checkpoints" / "epoch_01.pt"
+    torch.save(torch.load(path, weights_only=True) | {"schema_version": 99}, path)
+    refused(lambda: load_checkpoint(path), path)
+    refused(lambda: load_trained(path), path)
+    network = copy / "six.safetensors"
+    with safe_open(network, framework="pt") as file:
+        about, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(weights, network, metadata=about | {"schema_version": "99"})
+    refused(lambda: load_trained(network), network)
