@@ -16,8 +16,8 @@ import orjson
 from mlperf_logging.mllog import constants, mllog
 
 from . import clock
+from .submission import BENCHMARK as BENCHMARK
 
-BENCHMARK = "deepspeech2"
 TOKEN = b":::MLLOG "
 MAX_LINE_BYTES = 1 << 20
 """A longer line is no log line of any benchmark known to us; it is reported, and never held in memory whole."""
@@ -37,6 +37,10 @@ SEED = constants.SEED
 TRAIN_SAMPLES, EVAL_SAMPLES = constants.TRAIN_SAMPLES, constants.EVAL_SAMPLES
 GLOBAL_BATCH_SIZE = constants.GLOBAL_BATCH_SIZE
 GRADIENT_ACCUMULATION_STEPS = constants.GRADIENT_ACCUMULATION_STEPS
+OPT_NAME, OPT_WEIGHT_DECAY = constants.OPT_NAME, constants.OPT_WEIGHT_DECAY
+OPT_BASE_LEARNING_RATE = constants.OPT_BASE_LR
+OPT_GRADIENT_CLIP_NORM = constants.OPT_GRADIENT_CLIP_NORM
+OPT_LEARNING_RATE_WARMUP_STEPS = constants.OPT_LR_WARMUP_STEPS
 EPOCH_NUM, STATUS, SUCCESS, ABORTED = constants.EPOCH_NUM, constants.STATUS, constants.SUCCESS, constants.ABORTED
 
 VARIANT = "variant"

@@ -225,13 +225,15 @@ class Params:
 
 def plain(part: typing.Any) -> dict[str, typing.Any]:
     """Parameters, or one group of them, as plain values, without those that stand at the value that changes nothing."""
-    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-    defaults = {field.name: field.default for field in dataclasses.fields(part)}
-    return {
-        name: plain(value) if dataclasses.is_dataclass(value) else value
-        for name, value in values.items()
-        if value != defaults[name]
-    }
+    written: dict[str, typing.Any] = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            # A group of nothing but later parameters may be as good as absent.
+            written |= {field.name: group} if (group := plain(value)) else {}
+        elif value != field.default:
+            written[field.name] = value
+    return written
 
 
 def _flat(tree: dict[str, typing.Any]) -> dict[str, object]:

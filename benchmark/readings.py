@@ -30,6 +30,7 @@ class Reading:
     a metric of the performance monitors, its value over `gpm_divisor` in the name's unit: a GPU with monitors is asked for that
     and not for `calls`. What the host and the trainer tell has neither: `telemetry_host` reads it.
     `flags` names the bits of a reading of that kind. `growth` is a counter's name in the summary where that is not `name`.
+    `whole`: it counts things, so that the summary has whole numbers, of a gauge the peak alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Reading:
     gpm_divisor: float = 1.0
     flags: dict[int, str] = field(default_factory=dict)
     growth: str | None = None
+    whole: bool = False
 
     @property
     def summary_name(self) -> str:
@@ -156,14 +158,14 @@ GPU_READINGS: tuple[Reading, ...] = (
 HOST_READINGS: tuple[Reading, ...] = (
     Reading("cpu_pct", "mean"),
     Reading("memory_used_bytes", "gauge"),
-    Reading("disk_read_bytes", "counter"),
-    Reading("disk_write_bytes", "counter"),
+    Reading("disk_read_bytes", "counter", whole=True),
+    Reading("disk_write_bytes", "counter", whole=True),
 )
 """What the whole machine tells: CPU in percent of all cores, memory in use, bytes moved by its disks."""
 
 TRAINER_READINGS: tuple[Reading, ...] = (
     Reading("cpu_pct", "mean"),
     Reading("rss_bytes", "gauge"),
-    Reading("processes", "gauge"),
+    Reading("processes", "gauge", whole=True),
 )
 """What the trainer's process tree tells: CPU in percent of one core, memory summed over its processes, their number."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mlperf_logging.benchmark_meta import get_result_file_counts
 
-from .mllog import BENCHMARK
+BENCHMARK = "deepspeech2"
+"""What logs and folders call this benchmark."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Runs of a result
@@ -126,7 +127,7 @@ def is_numbered(path: Path) -> bool:
     return _NUMBERED.fullmatch(path.name) is not None
 
 
-def beside(log: Path, name: str) -> Path | None:
+def file_of_run(log: Path, name: str) -> Path | None:
     """Where another file of a log's run lies: `telemetry.csv` by `result.txt`, `telemetry_3.csv` by `result_3.txt`.
 
     None for a log of another name: it is alone.
@@ -191,9 +192,11 @@ def locks_of(org: Path, benchmark: str) -> list[Path]:
     return [path for path in sorted(found) if path.is_file()]
 
 
-def round_of(path: Path) -> str | None:
-    """MLPerf's round, from the nearest folder above `path` that is named after one: "1.1" of `training_results_v1.1`."""
+def rounds_above(path: Path) -> Iterator[tuple[str, str]]:
+    """MLPerf's rounds that folders above `path` are named after, the nearest first, each with the folder's name.
+
+    `training_results_v1.1` and `training_results_v1.1-main` (GitHub's archive of it) give "1.1".
+    """
     for folder in Path(os.path.abspath(path)).parents:
         if found := _ROUND.search(folder.name):
-            return found[1]
-    return None
+            yield folder.name, found[1]

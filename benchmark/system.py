@@ -6,6 +6,7 @@ The 33 fields are those of mlperf_logging.system_desc_checker (training). A fiel
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -129,14 +130,19 @@ def lock_sha256(root: Path, commit: str | None = None) -> str | None:
     `commit`: of the file as it was then; None where git does not know the commit.
     """
     if commit is not None:
-        # A record is somebody's file: what stands there is no option of git's.
-        known = re.fullmatch("[0-9a-f]{40}", commit)
-        text = _git(root, "show", f"{commit}:./{LOCK_FILE}") if known else None
-        return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+        return _lock_at(Path(root), commit)
     try:
         return sha256_of(Path(root) / LOCK_FILE)
     except FileNotFoundError:
         return None
+
+
+@functools.cache
+def _lock_at(root: Path, commit: str) -> str | None:
+    # A record is somebody's file: what stands there is no option of git's.
+    known = re.fullmatch("[0-9a-f]{40}", commit)
+    text = _git(root, "show", f"{commit}:./{LOCK_FILE}") if known else None
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
 def gpu_label(gpus: Sequence[str] | None = None) -> str:

@@ -24,7 +24,7 @@ from .nvml import Gpu, Nvml, NvmlUnavailable, plain_uuid
 from .readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
 from .telemetry_csv import CsvFile
 from .telemetry_host import Host, ProcessTree, other_processes
-from .telemetry_sums import GpuSummary, Integrals, Peak, Summary, figures, whole
+from .telemetry_sums import GpuSummary, Integrals, Summary, figures, whole
 
 STOP_TIMEOUT_S = 10.0
 """A driver that hangs is waited for no longer than this."""
@@ -148,18 +148,14 @@ class Telemetry:
             region_s = max(0.0, end_s - start_s)
             host_totals, samples = self._host_sums.over(start_s, end_s)
             tree_totals, _ = self._tree_sums.over(start_s, end_s)
-            host = figures(HOST_READINGS, host_totals, region_s, self.interval_s)
-            trainer = figures(TRAINER_READINGS, tree_totals, region_s, self.interval_s)
-            processes = tree_totals["processes"].peak
             return Summary(
                 interval_s=self.interval_s,
                 samples=samples,
                 skipped=self.skipped,
                 region_s=region_s,
                 gpus=tuple(self._gpu_summary(device, start_s, end_s) for device in self._devices),
-                # The host counts whole things: the fractions come from the edges between two samples.
-                host={name: round(figure) if isinstance(figure, float) else figure for name, figure in host.items()},
-                trainer=trainer | {"processes": None if processes is None else Peak(int(processes))},
+                host=figures(HOST_READINGS, host_totals, region_s, self.interval_s),
+                trainer=figures(TRAINER_READINGS, tree_totals, region_s, self.interval_s),
                 notices=tuple(self.notices),
             )
 

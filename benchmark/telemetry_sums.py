@@ -248,7 +248,12 @@ def figures(
         if reading.kind == "flags":
             found[reading.summary_name] = _shares({flag: totals[name] for flag, name in flag_series(reading).items()})
         elif reading.kind == "counter":
-            found[reading.summary_name] = whole(totals[reading.name], region_s, interval_s)
+            growth = whole(totals[reading.name], region_s, interval_s)
+            # The fractions of what counts things come from the edges between two samples.
+            found[reading.summary_name] = round(growth) if reading.whole and growth is not None else growth
+        elif reading.whole:
+            peak = totals[reading.name].peak
+            found[reading.summary_name] = None if peak is None else Peak(int(peak))
         else:
             found[reading.summary_name] = stat(totals[reading.name])
     return found

@@ -85,11 +85,11 @@ def variables(inherited: Mapping[str, str]) -> dict[str, str]:
 
 REPEATED = {
     mllog.GLOBAL_BATCH_SIZE: "train.batch_size",
-    "opt_name": "optimizer.name",
-    "opt_base_learning_rate": "optimizer.learning_rate",
-    "opt_weight_decay": "optimizer.weight_decay",
-    "opt_gradient_clip_norm": "optimizer.clip_norm",
-    "opt_learning_rate_warmup_steps": "optimizer.warmup_steps",
+    mllog.OPT_NAME: "optimizer.name",
+    mllog.OPT_BASE_LEARNING_RATE: "optimizer.learning_rate",
+    mllog.OPT_WEIGHT_DECAY: "optimizer.weight_decay",
+    mllog.OPT_GRADIENT_CLIP_NORM: "optimizer.clip_norm",
+    mllog.OPT_LEARNING_RATE_WARMUP_STEPS: "optimizer.warmup_steps",
     mllog.TARGET_WER: "train.target_wer",
 }
 """Keys that repeat a parameter under the name that MLPerf gives it."""
@@ -101,11 +101,11 @@ PARAMETER_EVENTS = (
     mllog.GRADIENT_ACCUMULATION_STEPS,
     mllog.TRAIN_SAMPLES,
     mllog.EVAL_SAMPLES,
-    "opt_name",
-    "opt_base_learning_rate",
-    "opt_weight_decay",
-    "opt_gradient_clip_norm",
-    "opt_learning_rate_warmup_steps",
+    mllog.OPT_NAME,
+    mllog.OPT_BASE_LEARNING_RATE,
+    mllog.OPT_WEIGHT_DECAY,
+    mllog.OPT_GRADIENT_CLIP_NORM,
+    mllog.OPT_LEARNING_RATE_WARMUP_STEPS,
     mllog.HYPERPARAMETERS,
     mllog.TARGET_WER,
     mllog.ACCELERATORS,
@@ -283,23 +283,25 @@ def keep_checkpoint(run_dir: Path, epoch: int, suffix: str, data: bytes) -> None
 
 
 def checkpoints(run_dir: Path, suffix: str | None = None) -> dict[int, list[Path]]:
-    """The checkpoints of a run by epoch; `suffix` None: of any. What begins with a dot is unfinished and does not count."""
+    """The checkpoints of a run by epoch; `suffix` None: of any. What begins with a dot is unfinished and does not count.
+
+    A .safetensors, .json or .onnx counts only where the run has no checkpoint of another kind: else it was made from one.
+    """
+    paths = sorted((Path(run_dir) / CHECKPOINTS).glob("epoch_*"))
+    matches = [(path, match) for path in paths if (match := _CHECKPOINT.fullmatch(path.name))]
+    if suffix is not None:
+        matches = [(path, match) for path, match in matches if match[2] == suffix]
+    elif originals := [(path, match) for path, match in matches if not path.name.endswith(_DERIVED)]:
+        matches = originals
     found: dict[int, list[Path]] = {}
-    for path in sorted((Path(run_dir) / CHECKPOINTS).glob("epoch_*")):
-        match = _CHECKPOINT.fullmatch(path.name)
-        if match and (suffix is None or match[2] == suffix):
-            found.setdefault(int(match[1]), []).append(path)
+    for path, match in matches:
+        found.setdefault(int(match[1]), []).append(path)
     return found
 
 
 def checkpoint_of(run_dir: Path, epoch: int) -> Path | None:
-    """The checkpoint of `epoch` whatever its suffix, None where there is none; UserError where there are several.
-
-    A .safetensors, .json or .onnx beside another one does not count: it was made from it.
-    """
+    """The checkpoint of `epoch` whatever its suffix, None where there is none; UserError where there are several."""
     found = checkpoints(run_dir).get(epoch, [])
-    if len(found) > 1:
-        found = [path for path in found if not path.name.endswith(_DERIVED)] or found
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UserError(

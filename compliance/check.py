@@ -14,7 +14,7 @@ from benchmark.submission import (
     RECORD_FILE,
     RESULTS,
     RUNS,
-    beside,
+    file_of_run,
     is_result,
     is_run_folder,
     is_submitter,
@@ -212,7 +212,7 @@ def _check_package(org: Path, ruleset: str | None) -> list[Verdict]:
 def _check_records(org: Path, result: Result) -> Iterator[Verdict]:
     locks = locks_of(org, result.benchmark)
     for log in result.own_logs:
-        path = beside(log.path, RECORD_FILE)
+        path = file_of_run(log.path, RECORD_FILE)
         if path is not None and path.is_file():
             yield _check_record(Sealed(path, log, locks[0] if locks else None))
 

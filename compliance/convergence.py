@@ -18,7 +18,7 @@ import orjson
 from benchmark import mllog
 from benchmark.submission import dropped_each_side, olympic_mean
 from datasets.errors import UserError
-from datasets.formats import REFERENCE_POINT
+from datasets.formats import REFERENCE_POINT, decode
 from datasets.values import is_whole
 
 from .findings import WARNING, Fault, Rule
@@ -69,26 +69,33 @@ class Reference:
         return critical * self.deviation * math.sqrt(1 / ours + 1 / theirs)
 
 
+_NAMES = {"BS": "batch_size", "Epochs to converge": "epochs"}
+"""What MLPerf's files call the fields of a Point."""
+
+
 def read_points(variant: str, folder: Path = RCP_DIR) -> list[Point]:
     """A variant's reference points by batch size; empty where none were made; UserError for a broken file."""
     path = folder / f"{variant}.json"
     try:
         tree = orjson.loads(path.read_bytes())
-        points = [
-            Point(
-                int(entry["BS"]),
-                tuple(int(epochs) for epochs in entry["Epochs to converge"]),
-                entry["Hyperparams"].get("params_sha256"),
-            )
-            for entry in (REFERENCE_POINT.current(each, path) for each in tree.values())
-        ]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"not a file of reference points ({error!r})", where=path) from None
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"not a file of reference points ({error})", where=path) from None
+    if not isinstance(tree, dict):
+        raise UserError("not a file of reference points: expected an object", where=path)
+    points = [_point(entry, f"{path}: {name}") for name, entry in tree.items()]
     if any(len(point.epochs) <= DROPPED for point in points):
         raise UserError("a reference point needs more than two runs", where=path)
     return sorted(points, key=lambda point: point.batch_size)
+
+
+def _point(entry: object, where: str) -> Point:
+    fields = REFERENCE_POINT.current(entry, where)
+    own = fields.get("Hyperparams")
+    named = {ours: fields[theirs] for theirs, ours in _NAMES.items() if theirs in fields}
+    named["params_sha256"] = own.get("params_sha256") if isinstance(own, dict) else None
+    return decode(Point, named, name=where)
 
 
 def reference_at(points: list[Point], batch_size: int) -> Reference | None:
@@ -123,8 +130,7 @@ def rcp_convergence(runs: Runs) -> Iterator[Fault]:
     variant, batch_size = first.value(mllog.VARIANT), first.value(mllog.GLOBAL_BATCH_SIZE)
     if first.value(mllog.SUBMISSION_DIVISION) != "closed" or not isinstance(variant, str) or "/" in variant:
         return
-    event = first.first(mllog.GLOBAL_BATCH_SIZE)
-    line = event.line if event else None
+    line = first.line(mllog.GLOBAL_BATCH_SIZE)
     epochs = [epochs_to_target(log) for log in runs.logs]
     # Without the slowest, one failed run still leaves a mean.
     mean = olympic_mean(epochs)

@@ -58,11 +58,6 @@ def is_closed(log: Log) -> bool:
     return log.value(mllog.SUBMISSION_DIVISION) == "closed"
 
 
-def _line(log: Log, key: str) -> int | None:
-    event = log.first(key)
-    return event.line if event else None
-
-
 def entry_variant(log: Log) -> Iterator[Fault]:
     """A closed entry runs a closed variant; the parameters carry the same name."""
     name = log.value(mllog.VARIANT)
@@ -72,10 +67,10 @@ def entry_variant(log: Log) -> Iterator[Fault]:
     if is_closed(log) and (known is None or known.division != "closed"):
         closed = ", ".join(n for n in variant_names() if load_variant(n).division == "closed")
         remedy = "run a closed variant, or submit to the open division"
-        yield Fault(f"a closed variant: {closed}", shown(name), remedy, _line(log, mllog.VARIANT))
+        yield Fault(f"a closed variant: {closed}", shown(name), remedy, log.line(mllog.VARIANT))
     own = log.parameter("variant")
     if own is not None and own != name:
-        line = _line(log, mllog.HYPERPARAMETERS)
+        line = log.line(mllog.HYPERPARAMETERS)
         yield Fault(f"hyperparameters of {shown(name)}", shown(own), "log the run's own parameters", line)
 
 
@@ -112,7 +107,7 @@ def entry_params_hash(log: Log) -> Iterator[Fault]:
     params, logged = logged_params(log), log.value(mllog.PARAMS_SHA256)
     if params is not None and is_digest(logged) and params.sha256 != logged:
         remedy = "log the run's own parameters, unedited"
-        yield Fault(f"{params.sha256} (of the hyperparameters)", logged, remedy, _line(log, mllog.PARAMS_SHA256))
+        yield Fault(f"{params.sha256} (of the hyperparameters)", logged, remedy, log.line(mllog.PARAMS_SHA256))
 
 
 def entry_agreement(log: Log) -> Iterator[Fault]:

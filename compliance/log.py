@@ -35,7 +35,6 @@ class Log:
     events: list[Event]
     bad: list[BadLine]
     byte_faults: dict[str, list[Fault]] = field(default_factory=dict)
-    sha256: str = ""
 
     @cached_property
     def by_key(self) -> dict[str, list[Event]]:
@@ -53,6 +52,11 @@ class Log:
         """The first event of a key."""
         found = self.by_key.get(key)
         return found[0] if found else None
+
+    def line(self, key: str) -> int | None:
+        """The line of a key's first event; None where the key is absent."""
+        event = self.first(key)
+        return event.line if event else None
 
     def value(self, key: str) -> Any:
         """The value of a key's first event; None where the key is absent."""

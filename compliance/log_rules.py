@@ -90,11 +90,11 @@ KEYS = [
     Key(mllog.GRADIENT_ACCUMULATION_STEPS, INIT, lambda v: is_whole(v, 1), "a whole number from 1"),
     Key(mllog.TRAIN_SAMPLES, INIT, lambda v: is_whole(v, 1), "a whole number from 1"),
     Key(mllog.EVAL_SAMPLES, INIT, lambda v: is_whole(v, 1), "a whole number from 1"),
-    Key("opt_name", INIT, is_text, "the optimiser's name"),
-    Key("opt_base_learning_rate", INIT, is_number, "a number"),
-    Key("opt_weight_decay", INIT, is_number, "a number"),
-    Key("opt_gradient_clip_norm", INIT, is_number, "a number"),
-    Key("opt_learning_rate_warmup_steps", INIT, is_whole, "a whole number from 0"),
+    Key(mllog.OPT_NAME, INIT, is_text, "the optimiser's name"),
+    Key(mllog.OPT_BASE_LEARNING_RATE, INIT, is_number, "a number"),
+    Key(mllog.OPT_WEIGHT_DECAY, INIT, is_number, "a number"),
+    Key(mllog.OPT_GRADIENT_CLIP_NORM, INIT, is_number, "a number"),
+    Key(mllog.OPT_LEARNING_RATE_WARMUP_STEPS, INIT, is_whole, "a whole number from 0"),
     Key(mllog.HYPERPARAMETERS, INIT, lambda v: isinstance(v, dict), "an object of dotted names"),
     Key(mllog.TARGET_WER, INIT, _is_score, "a word error rate in percent"),
     Key(mllog.ACCELERATORS, INIT, lambda v: isinstance(v, list) and bool(v), "a list, one item for each process"),
@@ -239,13 +239,13 @@ def run_time(log: Log) -> Iterator[Fault]:
 
 def run_telemetry(log: Log) -> Iterator[Fault]:
     """The telemetry, which has a clock of its own, measured as long as the log says that the run took."""
-    begin = (log.all(mllog.RESUMED) or log.all(mllog.RUN_START))[-1:]
-    stop, summary = log.summary.run_stop, log.first(mllog.TELEMETRY_SUMMARY)
-    if not begin or stop is None or summary is None or not isinstance(summary.value, dict):
+    resumed, said = log.all(mllog.RESUMED), log.summary
+    begin, stop, summary = resumed[-1] if resumed else said.run_start, said.run_stop, log.first(mllog.TELEMETRY_SUMMARY)
+    if begin is None or stop is None or summary is None or not isinstance(summary.value, dict):
         return
-    region_s, logged_s = summary.value.get("region_s"), (stop.time_ms - begin[0].time_ms) / 1000
+    region_s, logged_s = summary.value.get("region_s"), (stop.time_ms - begin.time_ms) / 1000
     if is_number(region_s) and abs(region_s - logged_s) > REGION_S + REGION_SHARE * logged_s:
-        expected = f"telemetry over the {logged_s:g} s from line {begin[0].line} to line {stop.line}"
+        expected = f"telemetry over the {logged_s:g} s from line {begin.line} to line {stop.line}"
         remedy = "restore the times as they were logged; a clock set in mid-run spoils the run"
         yield Fault(expected, f"region_s {region_s:g}", remedy, summary.line)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from benchmark.submission import round_of
+from benchmark.submission import rounds_above
 from datasets.errors import UserError
 
 from .findings import WARNING, Fault, Rule
@@ -50,9 +50,9 @@ def ruleset_for(path: Path, benchmark: str, chosen: str | None) -> str:
     """The rule set to judge a log by: the one chosen, the round in a folder's name, or the newest with the benchmark."""
     if chosen is not None:
         return chosen
-    named = f"{round_of(path)}.0"
-    if named in rulesets():
-        return named
+    for folder, its_round in rounds_above(path):
+        if "training" in folder.lower() and f"{its_round}.0" in rulesets():
+            return f"{its_round}.0"
     known = rulesets_of(benchmark)
     return known[-1] if known else rulesets()[-1]
 
@@ -85,7 +85,7 @@ def _judge(log: Log, ruleset: str, config: Path | None) -> Iterator[Fault]:
             name = Path(str(error.filename)).name
             others = ", ".join(rulesets_of(log.benchmark or "")) or "none"
             remedy = f"check submission_benchmark and opt_name, or say --ruleset (with this benchmark: {others})"
-            yield Fault(expected, f"no rules called {name} there", remedy, _first_line(log, "submission_benchmark"))
+            yield Fault(expected, f"no rules called {name} there", remedy, log.line("submission_benchmark"))
             return
         # Third-party code that fails in many ways on a broken log; whichever it is, the log was not accepted.
         except Exception as error:
@@ -129,11 +129,6 @@ def _place(log: Log, key: str | None, message: str) -> int | None:
     named = key or next(iter(re.findall(r"checks for (\w+) :", message)), None)
     events = log.all(named) if named else []
     return events[-1].line if events else None
-
-
-def _first_line(log: Log, key: str) -> int | None:
-    event = log.first(key)
-    return event.line if event else None
 
 
 def _bad_line(log: Log) -> int | None:

@@ -23,10 +23,10 @@ from benchmark.submission import (
     SUMS_FILE,
     SYSTEM_FILES,
     TRAINING_RUNS,
-    beside,
     code_of,
     description_of,
     devices_of,
+    file_of_run,
     is_numbered,
     locks_of,
     number_of,
@@ -173,9 +173,8 @@ def package_agreement(package: Package) -> Iterator[Fault]:
         for log in result.logs:
             # A name that is unknown everywhere is the log's own finding.
             if log.benchmark not in (None, result.benchmark) and judged_as(log) is not None:
-                event = log.first(mllog.SUBMISSION_BENCHMARK)
                 remedy = "put each benchmark's logs into the folder of its name"
-                line = event.line if event else None
+                line = log.line(mllog.SUBMISSION_BENCHMARK)
                 yield Fault(f"logs of {result.benchmark}", shown(log.benchmark), remedy, line, file=log.path)
         tree = package.descriptions.get(result.system)
         if tree is None or not result.ours:
@@ -212,17 +211,16 @@ def _log_agrees(tree: dict[str, Any], log: Log, path: Path) -> Iterator[Fault]:
         pairs.append((mllog.ACCELERATORS, "accelerators_per_node", int(per_node), 0))  # type: ignore[arg-type]
     for key, name, described, logged in pairs:
         if logged is not None and described != logged:
-            event = log.first(key)
             expected = f"{key} as described: {name} {shown(described)}"
             remedy = f"describe the system that ran ({path.name}), or submit its own logs"
-            yield Fault(expected, shown(logged), remedy, event.line if event else None, file=log.path)
+            yield Fault(expected, shown(logged), remedy, log.line(key), file=log.path)
 
 
 def package_record(package: Package) -> Iterator[Fault]:
     """Each result has its record beside it."""
     for result in package.results:
         for log in result.own_logs if result.ours else []:
-            path = beside(log.path, RECORD_FILE)
+            path = file_of_run(log.path, RECORD_FILE)
             if path is not None and not path.is_file():
                 yield Fault(
                     f"{path.name} beside {log.path.name}", "no such file", "add the run's record.json", file=path

@@ -152,9 +152,8 @@ def _distinct(runs: Runs, of: Callable[[Log], object], key: str, expected: str) 
         first = seen.setdefault(_frozen(value), log)
         if first is not log:
             found = f"{shown(value)}, as in {_other(first, log)}"
-            event = log.first(key)
             remedy = "let the system draw a seed for each run (leave SEED unset)"
-            yield Fault(expected, found, remedy, event.line if event else None, file=log.path)
+            yield Fault(expected, found, remedy, log.line(key), file=log.path)
 
 
 def _equal(runs: Runs, key: str, of: Callable[[Log], object], expected: str) -> Iterator[Fault]:
@@ -168,10 +167,9 @@ def _equal(runs: Runs, key: str, of: Callable[[Log], object], expected: str) -> 
     usual = max(counts, key=lambda frozen: counts[frozen])
     for log, value in values:
         if _frozen(value) != usual:
-            event = log.first(key)
             remedy = "score only runs that belong together"
             wanted = f"{expected}: {key} {usual.decode()}"
-            yield Fault(wanted, shown(value), remedy, event.line if event else None, file=log.path)
+            yield Fault(wanted, shown(value), remedy, log.line(key), file=log.path)
 
 
 RUN_RULES = [

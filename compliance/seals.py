@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmark import mllog
 from benchmark.params import params_from_dict
 from benchmark.record import RunRecord, read_record
-from benchmark.submission import LOCK_FILE, LOG_FILE, beside, number_of
+from benchmark.submission import LOCK_FILE, LOG_FILE, file_of_run, number_of
 from benchmark.system import lock_sha256
 from datasets.errors import UserError
 from datasets.sha256 import sha256_of
@@ -37,18 +37,19 @@ class Sealed:
     lock_file: Path | None = None
     record: RunRecord | None = None
     fault: str | None = None
+    remedy: str = "restore the record as the run wrote it"
 
     def __post_init__(self) -> None:
         try:
             self.record = read_record(self.path)
         except UserError as error:
-            self.fault = f"{error.where}: {error.what}"
+            self.fault, self.remedy = f"{error.where}: {error.what}", error.remedy or self.remedy
         except OSError as error:
             self.fault = error.strerror or str(error)
 
     def file(self, name: str) -> Path:
         """Where a file of the run lies: by its own name in a run folder, with its run's number in a package."""
-        return beside(self.log.path, name) or self.path.parent / name
+        return file_of_run(self.log.path, name) or self.path.parent / name
 
     @property
     def in_package(self) -> bool:
@@ -59,7 +60,7 @@ class Sealed:
 def seal_record(sealed: Sealed) -> Iterator[Fault]:
     """The record can be read."""
     if sealed.fault is not None:
-        yield Fault("a readable run record", sealed.fault, "restore the record as the run wrote it")
+        yield Fault("a readable run record", sealed.fault, sealed.remedy)
 
 
 def seal_files(sealed: Sealed) -> Iterator[Fault]:

@@ -8,6 +8,7 @@ today's step by step. A newer version than this program knows is refused. docs/f
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -59,11 +60,9 @@ class Format:
             raise UserError(f"not {self._one}: expected an object", where=where, remedy=remedy)
         tree = dict(tree)
         keys = [key for key in (VERSION_KEY, *_OLDER_KEYS) if key in tree]
-        found = tree.pop(keys[0]) if keys else 1
-        # The headers of exported networks hold texts alone.
-        version = int(found) if isinstance(found, str) and found.isascii() and found.isdigit() else found
+        version = tree.pop(keys[0]) if keys else 1
         if type(version) is not int or version < 1:
-            raise UserError(f"not {self._one}: its {keys[0]} is {found!r:.60}", where=where, remedy=remedy)
+            raise UserError(f"not {self._one}: its {keys[0]} is {shown(version)}", where=where, remedy=remedy)
         if version > self.version:
             raise UserError(
                 f"{self._one} of version {version}; this program reads versions up to {self.version}",
@@ -110,17 +109,18 @@ FORMATS = (
     STAMP,
     PACKED,
 )
-"""Every format that says its version. All of version 2 had it under another key, or not at all, in version 1."""
+"""Every format that says its version. Version 1 of those that are at 2 said it under another key, or not at all."""
 
 
 def decode(cls: type[T], tree: object, *, strict: bool = False, leaf: Leaf | None = None, name: str = "") -> T:
     """The dataclass `cls` from nested plain values; UserError whose `where` is the dotted name of the first wrong field.
 
-    Fields with a default may be missing. Unknown ones are passed over, or refused if `strict`. `name` is where `tree` stands
-    in something larger. Types: dataclasses, int, float (also written as a whole number; always finite), str, bool, Literal,
-    `X | None`, tuple[X, ...], dict[str, X], list, dict, Any, and any other class of which the value is an instance.
+    Fields with a default may be missing, and dataclasses whose fields all have one. Unknown fields are passed over, or refused
+    if `strict`. `name` is where `tree` stands in something larger. Types: dataclasses, int, float (also written as a whole
+    number; always finite), str, bool, Literal, `X | None`, tuple[X, ...], list[X], dict[str, X], list, dict, Any, and any other
+    class of which the value is an instance.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(typing.cast(Any, cls))
     prefix = f"{name}." if name else ""
     if not isinstance(tree, dict):
         raise UserError(f"expected the keys {', '.join(hints)}", where=name or None)
@@ -130,16 +130,38 @@ def decode(cls: type[T], tree: object, *, strict: bool = False, leaf: Leaf | Non
     for field in dataclasses.fields(typing.cast(Any, cls)):
         if field.name in tree:
             values[field.name] = _value(hints[field.name], tree[field.name], prefix + field.name, strict, leaf)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        elif _has_default(field):
+            continue
+        elif _all_default(hints[field.name]):
+            values[field.name] = decode(hints[field.name], {})
+        else:
             raise UserError("missing key", where=prefix + field.name)
     return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+@functools.cache
+def _all_default(hint: Any) -> bool:
+    """Whether a type is a dataclass that can be made of nothing: a group of later fields, say."""
+    return dataclasses.is_dataclass(hint) and all(
+        _has_default(field) or _all_default(_hints(typing.cast(Any, hint))[field.name])
+        for field in dataclasses.fields(hint)
+    )
 
 
 def _value(hint: Any, value: Any, name: str, strict: bool, leaf: Leaf | None) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint is object:
         return value
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
         (hint,) = [kind for kind in arguments if kind is not types.NoneType]
@@ -149,9 +171,9 @@ def _value(hint: Any, value: Any, name: str, strict: bool, leaf: Leaf | None) ->
     if origin is Literal:
         _require(value in arguments, name, f"one of {', '.join(map(str, arguments))}", value)
         return arguments[arguments.index(value)]
-    if origin is tuple:
+    if origin in (tuple, list):
         _require(isinstance(value, list | tuple), name, "a list", value)
-        return tuple(_value(arguments[0], each, f"{name}[{at}]", strict, leaf) for at, each in enumerate(value))
+        return origin(_value(arguments[0], each, f"{name}[{at}]", strict, leaf) for at, each in enumerate(value))
     if origin is dict:
         _require(isinstance(value, dict), name, "an object", value)
         return {key: _value(arguments[1], each, f"{name}.{key}", strict, leaf) for key, each in value.items()}
@@ -173,4 +195,11 @@ def _single(kind: type, value: Any, name: str) -> Any:
 
 def _require(holds: bool, name: str, what: str, value: object) -> None:
     if not holds:
-        raise UserError(f"must be {what}, not {'null' if value is None else f'{value!r:.80}'}", where=name)
+        raise UserError(f"must be {what}, not {shown(value)}", where=name)
+
+
+def shown(value: object) -> str:
+    """A value as an error quotes it: short, and never deep."""
+    if isinstance(value, dict | list):
+        return _CALLED[dict if isinstance(value, dict) else list]
+    return "null" if value is None else f"{value!r:.80}"

@@ -118,6 +118,7 @@ def open_packed(dataset: Dataset, split: str, manifest: Manifest) -> PackedAudio
     if split not in index or index[split].manifest_sha256 != sha256_of(dataset.folder / dataset.splits[split].manifest):
         raise _stale(dataset, f"the packed audio is of another manifest of {split!r}")
     shards = index[split].shards
+    _check_order(dataset, shards, len(manifest))
     for shard in shards:
         path = packed_path(dataset.folder) / shard.file
         size = path.stat().st_size if path.is_file() else 0
@@ -263,7 +264,10 @@ def _finished(task: _Task, done: Path) -> Shard | None:
     note = done / f"{task.path.stem}.json"
     if not note.is_file() or not task.path.is_file():
         return None
-    shard = decode(Shard, orjson.loads(note.read_bytes()))
+    try:
+        shard = decode(Shard, orjson.loads(note.read_bytes()))
+    except (ValueError, UserError):
+        return None
     same = (shard.first, shard.utterances) == (task.first, len(task.audio))
     return shard if same and task.path.stat().st_size == shard.samples * SAMPLE.itemsize else None
 
@@ -287,6 +291,17 @@ def _read_index(dataset: Dataset) -> dict[str, _Split]:
     if index.tree_sha256 != dataset.digest.tree_sha256:
         raise _stale(dataset, "the packed audio is not of the data set as it is now")
     return index.splits
+
+
+def _check_order(dataset: Dataset, shards: tuple[Shard, ...], utterances: int) -> None:
+    """UserError unless the shards hold all utterances of a split, one after another."""
+    place = 0
+    for shard in shards:
+        if shard.first != place or shard.utterances < 1:
+            raise _stale(dataset, f"the index of the packed audio is damaged: {shard.file} does not follow the one before")
+        place += shard.utterances
+    if place != utterances:
+        raise _stale(dataset, f"the index of the packed audio is damaged: {place} of {utterances} utterances are in it")
 
 
 def _stale(dataset: Dataset, what: str) -> UserError:

@@ -13,5 +13,5 @@ COMMITTED = Path(__file__).parent / "references.json"
 
 def reference_of(name: str) -> TreeDigest | None:
     """The sums of the corpus whose folder has this name; None where none were committed."""
-    sums = orjson.loads(COMMITTED.read_bytes()).get(name) if COMMITTED.exists() else None
+    sums = orjson.loads(COMMITTED.read_bytes()).get(name)
     return None if sums is None else TreeDigest(**sums)

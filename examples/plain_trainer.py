@@ -2,10 +2,11 @@
 
     DEVICE=cpu sh run_and_time.sh --variant mini --trainer-module examples.plain_trainer
 
-What learns and recognises speech here is made up: training waits for a hundredth of each utterance's length, and after epoch N
+What learns and recognises speech here is made up: training waits for a hundredth of the audio's length, and after epoch N
 the evaluation misses every (N + 1)th word of an utterance. Its figures are of no model. All else is as in any trainer.
 """
 
+import json
 import time
 
 from benchmark import mllog
@@ -21,7 +22,7 @@ def main() -> int:
     args = contract.argument_parser("python -m examples.plain_trainer", __doc__).parse_args()
     params, log = load_params(args.params), mllog.LogWriter(contract.print_line)
     train, evaluation = map(read_dataset(args.data).manifest, (params.data.train_split, params.data.eval_split))
-    epoch, wer = int(args.resume.read_text()) if args.resume else 0, float("inf")
+    epoch, wer = json.loads(args.resume.read_text()) if args.resume else (0, float("inf"))
     if args.resume:
         log.event(mllog.RESUMED, epoch)
     else:
@@ -33,9 +34,8 @@ def main() -> int:
     while wer > params.train.target_wer and epoch < params.train.max_epochs:
         epoch, began_s = epoch + 1, time.monotonic()
         log.start(mllog.EPOCH_START, epoch_num=epoch)
-        for done, utterance in enumerate(train, 1):
-            time.sleep(utterance.duration_s / 100)  # instead of learning from the file train.audio_path(utterance)
-            contract.ProgressLine("train", epoch, done, len(train)).tell()
+        contract.ProgressLine("train", epoch, 0, len(train)).tell()  # and again as it goes on
+        time.sleep(sum(each.duration_s for each in train) / 100)  # instead of learning from train.audio_path(each)
         log.end(mllog.EPOCH_STOP, epoch_num=epoch)
         train_s = time.monotonic() - began_s
         stats = {"train_loss": 1 / epoch, "train_s": train_s, "utterances_per_s": len(train) / train_s}
@@ -44,7 +44,7 @@ def main() -> int:
         log.start(mllog.EVAL_START, epoch_num=epoch)
         wer = contract.log_score(log, score_of((each.text, heard(each.text, epoch)) for each in evaluation), epoch)
         log.end(mllog.EVAL_STOP, epoch_num=epoch)
-        contract.keep_checkpoint(args.run_dir, epoch, ".txt", str(epoch).encode())
+        contract.keep_checkpoint(args.run_dir, epoch, ".txt", json.dumps([epoch, wer]).encode())
     reached = wer <= params.train.target_wer
     contract.log_end(log, reached=reached, trained_samples=len(train) * epoch, epoch=epoch)
     return contract.exit_status(reached)

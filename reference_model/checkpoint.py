@@ -25,7 +25,7 @@ from datasets.usage import Filled
 from . import checkpoint_file
 from .checkpoint_file import Checkpoint, as_checkpoint, is_ours, read_tree
 from .imported_checkpoint import PLAIN_TYPES, trained_from_package
-from .trained import Trained, from_metadata
+from .trained import Trained, from_metadata, value_of
 
 
 def load_trained(path: Path) -> Trained:
@@ -66,7 +66,7 @@ def write_safetensors(trained: Trained, out: Path) -> Path:
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
-    about = {key: _value(text) for key, text in trained.metadata().items()}
+    about = {key: value_of(key, text) for key, text in trained.metadata().items()}
     about["weights"] = {"file": out.name, "sha256": sha256_of(out)}
     path = out.with_suffix(".json")
     write_atomically(path, json.dumps(about, indent=2).encode() + b"\n")
@@ -120,13 +120,6 @@ def _from_safetensors(path: Path) -> Trained:
     except (SafetensorError, ValueError) as error:
         raise UserError(f"not a whole safetensors file ({error})", where=path) from None
     return from_metadata(about, weights, path)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _is_parameter(name: str) -> bool:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -110,27 +111,55 @@ def _and_others(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def from_metadata(about: Mapping[str, str], weights: dict[str, Tensor], where: object) -> Trained:
-    """The Trained whose `metadata` is `about`, of this or an older version; UserError where that is not the metadata of ours."""
+@dataclass(frozen=True, kw_only=True)
+class _About:
+    """The metadata of a file of ours, each text as what it stands for."""
+
+    labels: str
+    model: dict
+    features: dict
+    precision: Literal["fp32", "tf32", "bf16"]
+    source: str
+    source_sha256: str
+    variant: str | None = None
+    epoch: int | None = None
+    wer: float | None = None
+
+
+_REMEDY = "give a file that `reference_model.checkpoint import` or `reference_model.export_onnx` wrote"
+
+
+def from_metadata(texts: Mapping[str, str], weights: dict[str, Tensor], where: object) -> Trained:
+    """The Trained whose `metadata` is `texts`, of this or an older version; UserError naming what is wrong with it."""
+    about = EXPORTED.read(_About, {key: value_of(key, text) for key, text in texts.items()}, where, _REMEDY)
+    if about.labels != LABELS:
+        raise UserError("its labels are not ours", where=where)
     try:
-        about = EXPORTED.current(dict(about), where)
-        if about["labels"] != LABELS:
-            raise UserError("its labels are not ours", where=where)
-        return Trained(
-            # A parameter that is not known here would change the network: parameters that do not are left out.
-            model=decode(ModelParams, json.loads(about["model"]), strict=True, name=f"{where}: model"),
-            features=decode(FeatureParams, json.loads(about["features"]), strict=True, name=f"{where}: features"),
-            precision=about["precision"],
-            weights=weights,
-            source=about["source"],
-            source_sha256=about["source_sha256"],
-            variant=None if about["variant"] == "null" else about["variant"],
-            epoch=json.loads(about["epoch"]),
-            wer=json.loads(about["wer"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"does not say what network it holds ({error})",
-            where=where,
-            remedy="give a file that `reference_model.checkpoint import` or `reference_model.export_onnx` wrote",
-        ) from None
+        # A parameter that is not known here would change the network: those that change nothing are left out.
+        model = decode(ModelParams, about.model, strict=True, name="model")
+        features = decode(FeatureParams, about.features, strict=True, name="features")
+    except UserError as error:
+        raise UserError(f"{error.where}: {error.what}", where=where, remedy=error.remedy) from None
+    return Trained(
+        model=model,
+        features=features,
+        precision=about.precision,
+        weights=weights,
+        source=about.source,
+        source_sha256=about.source_sha256,
+        variant=about.variant,
+        epoch=about.epoch,
+        wer=about.wer,
+    )
+
+
+def value_of(key: str, text: str) -> Any:
+    """What the text under `key` in `Trained.metadata` stands for."""
+    if key in ("labels", "precision", "source", "source_sha256"):
+        return text
+    if key == "variant":
+        return None if text == "null" else text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -17,12 +17,12 @@ from benchmark.submission import (
     RECORD_FILE,
     RESULTS,
     SCALING_KINDS,
-    beside,
     description_of,
+    file_of_run,
     is_run_folder,
     is_submitter,
     number_of,
-    round_of,
+    rounds_above,
 )
 from benchmark.trainer_contract import CHECKPOINTS
 from datasets.errors import UserError
@@ -108,7 +108,7 @@ def _walk(top: Path, problems: list[str]) -> list[Source]:
 
 def _source_of(log: Path) -> Source:
     """The log with its surroundings, read off its path."""
-    record = beside(log, RECORD_FILE)
+    record = file_of_run(log, RECORD_FILE)
     known = record if record is not None and record.is_file() else None
     if number_of(log) is None:
         return Source(log, known)
@@ -128,6 +128,6 @@ def _source_of(log: Path) -> Source:
         submitter=organisation.name,
         system=system.name,
         benchmark=folder.name,
-        round=round_of(organisation),
+        round=next((each for _, each in rounds_above(organisation)), None),
         scaling_kind=kind,
     )

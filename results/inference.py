@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -19,7 +19,6 @@ from datasets.errors import UserError, one_line
 from datasets.formats import INFERENCE
 from results.columns import figure
 from results.discover import natural_key
-from results.measures import number, text
 from results.score_rules import UNVERIFIED
 from results.table import break_cell
 
@@ -83,58 +82,106 @@ def read_inference(files: Iterable[Path], problems: list[str]) -> list[Inference
             problems.append(f"{file}: not JSON ({one_line(str(error))})")
             continue
         try:
-            tree = INFERENCE.current(tree, file)
+            runs.append(_of(file, INFERENCE.read(_Report, tree, file)))
         except UserError as error:
-            problems.append(f"{file}: {error.what}" + (f" - {error.remedy}" if error.remedy else ""))
-            continue
-        if tree.get("kind") != "inference":
-            problems.append(f"{file}: not an {INFERENCE.name}: its kind is {tree.get('kind')!r:.60}")
-            continue
-        runs.append(_of(file, tree))
+            problems.append(str(error))
     return runs
 
 
-def _of(file: Path, tree: dict[str, Any]) -> Inference:
-    def part(name: str) -> dict[str, Any]:
-        value = tree.get(name)
-        return value if isinstance(value, dict) else {}
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    file: str | None = None
+    variant: str | None = None
+    epoch: int | None = None
 
-    model, data, options, system, score = map(part, ("model", "dataset", "options", "system", "score"))
-    whole = part("times").get("latency_s")
-    times = whole if isinstance(whole, dict) else {}
 
-    def ms(name: str) -> float | None:
-        seconds = number(times.get(name))
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    name: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    scenario: str | None = None
+    batch_size: int | None = None
+    engine: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    decoder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _System:
+    name: str | None = None
+    processor: str | None = None
+    accelerator: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Score:
+    wer: float | None = None
+    cer: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Latency:
+    p50_s: float | None = None
+    p90_s: float | None = None
+    p99_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Times:
+    latency_s: _Latency
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """What is read of inference.json."""
+
+    kind: Literal["inference"]
+    model: _Model
+    dataset: _Data
+    options: _Options
+    system: _System
+    score: _Score
+    times: _Times
+    utterances: int | None = None
+    utterances_per_s: float | None = None
+    audio_s_per_s: float | None = None
+    real_time_factor: float | None = None
+
+
+def _of(file: Path, report: _Report) -> Inference:
+    model, options, system, latency = report.model, report.options, report.system, report.times.latency_s
+
+    def ms(seconds: float | None) -> float | None:
         return None if seconds is None else seconds * 1e3
 
-    names = [name for key in ("name", "split") if (name := text(data.get(key)))]
     return Inference(
         file=file,
-        system=text(system.get("name")),
-        accelerator=text(system.get("accelerator")) or text(system.get("processor")),
-        model=text(model.get("variant")) or text(model.get("file")),
-        epoch=_whole(model.get("epoch")),
-        dataset=" ".join(names) or None,
-        utterances=_whole(tree.get("utterances")),
-        scenario=text(options.get("scenario")),
-        batch_size=_whole(options.get("batch_size")),
-        engine=text(options.get("engine")),
-        device=text(options.get("device")),
-        precision=text(options.get("precision")),
-        decoder=text(options.get("decoder")),
-        wer_pct=number(score.get("wer")),
-        cer_pct=number(score.get("cer")),
-        p50_ms=ms("p50_s"),
-        p90_ms=ms("p90_s"),
-        p99_ms=ms("p99_s"),
-        utterances_per_s=number(tree.get("utterances_per_s")),
-        audio_s_per_s=number(tree.get("audio_s_per_s")),
-        real_time_factor=number(tree.get("real_time_factor")),
+        system=system.name or None,
+        accelerator=system.accelerator or system.processor,
+        model=model.variant or model.file,
+        epoch=model.epoch,
+        dataset=" ".join(filter(None, (report.dataset.name, report.dataset.split))) or None,
+        utterances=report.utterances,
+        scenario=options.scenario,
+        batch_size=options.batch_size,
+        engine=options.engine,
+        device=options.device,
+        precision=options.precision,
+        decoder=options.decoder,
+        wer_pct=report.score.wer,
+        cer_pct=report.score.cer,
+        p50_ms=ms(latency.p50_s),
+        p90_ms=ms(latency.p90_s),
+        p99_ms=ms(latency.p99_s),
+        utterances_per_s=report.utterances_per_s,
+        audio_s_per_s=report.audio_s_per_s,
+        real_time_factor=report.real_time_factor,
     )
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Inference], str], bool], ...] = (

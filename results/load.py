@@ -16,12 +16,13 @@ import orjson
 from benchmark import mllog
 from benchmark.log_summary import LogSummary, summarise
 from benchmark.mllog import BENCHMARK
+from benchmark.params import NEUTRAL
 from benchmark.record import RunRecord, read_record
 from benchmark.submission import UNFINISHED, devices_of
 from datasets.errors import UserError, one_line
 from results import legacy
 from results.discover import Source
-from results.measures import Measures, count, measures_of, number, text
+from results.measures import Measures, count, measures_of, number_or_text, text
 
 WER_PERCENT = {BENCHMARK: 1.0, "rnnt": 100.0}
 """Benchmarks whose eval_accuracy is a word error rate, with the factor that makes it percent."""
@@ -108,7 +109,7 @@ def read_run(source: Source) -> Run:
     run.record = _record(source.record, run)
     run.description = _object(source.description, run)
     scaling = _object(source.scaling, run)
-    run.scaling_factor = number(scaling.get("scaling_factor")) if scaling else None
+    run.scaling_factor = number_or_text(scaling.get("scaling_factor")) if scaling else None
     if source.published and source.description is None:
         run.problems.append(f"no description systems/{source.system}.json: accelerator and nodes stay blank")
     _identity(run, log)
@@ -157,20 +158,20 @@ def _course(run: Run, log: LogSummary) -> None:
     if run.evals:
         run.last_epoch, run.last_accuracy, _ = run.evals[-1]
         run.best_wer = log.best * run.wer_factor if log.best is not None and run.wer_factor else None
-    timed = [stats for stats in log.stats if number(stats.get("train_s"))]
+    timed = [(seconds, stats) for stats in log.stats if (seconds := number_or_text(stats.get("train_s")))]
     if timed:
-        run.train_s = sum(stats["train_s"] for stats in timed)
-        waits = [number(stats.get("data_wait_s")) for stats in timed]
+        run.train_s = sum(seconds for seconds, _ in timed)
+        waits = [number_or_text(stats.get("data_wait_s")) for _, stats in timed]
         run.data_wait_s = None if None in waits else sum(wait for wait in waits if wait is not None)
         run.samples_per_s = _rate(timed, "utterances_per_s")
         run.audio_s_per_s = _rate(timed, "audio_s_per_s")
-    elif rates := [rate for stats in log.stats if (rate := number(stats.get("throughput"))) is not None]:
+    elif rates := [rate for stats in log.stats if (rate := number_or_text(stats.get("throughput"))) is not None]:
         run.samples_per_s = sum(rates) / len(rates)
 
 
-def _rate(epochs: list[dict[str, Any]], key: str) -> float | None:
+def _rate(epochs: list[tuple[float, dict[str, Any]]], key: str) -> float | None:
     """A rate over all epochs: each one's rate weighted with its seconds of training."""
-    known = [(rate, stats["train_s"]) for stats in epochs if (rate := number(stats.get(key))) is not None]
+    known = [(rate, seconds) for seconds, stats in epochs if (rate := number_or_text(stats.get(key))) is not None]
     return sum(rate * seconds for rate, seconds in known) / sum(s for _, s in known) if known else None
 
 
@@ -184,7 +185,8 @@ def _record(path: Path | None, run: Run) -> RunRecord | None:
         run.problems.append(f"{path.name}: cannot be read ({error.strerror})")
     except UserError as error:
         field = str(error.where).removeprefix(str(path)).removeprefix(": ")
-        run.problems.append(f"{path.name}: {field + ': ' if field else ''}{error.what}")
+        remedy = f" - {error.remedy}" if error.remedy else ""
+        run.problems.append(f"{path.name}: {field + ': ' if field else ''}{error.what}{remedy}; the log alone counts")
     return None
 
 
@@ -217,7 +219,7 @@ def _identity(run: Run, log: LogSummary) -> None:
     run.variant = text(log.value(mllog.VARIANT)) or (record.variant if record else None)
     run.params_sha256 = text(log.value(mllog.PARAMS_SHA256)) or (record.params_sha256 if record else None)
     hyperparameters = log.value(mllog.HYPERPARAMETERS)
-    run.hyperparameters = hyperparameters if isinstance(hyperparameters, dict) else {}
+    run.hyperparameters = NEUTRAL | hyperparameters if isinstance(hyperparameters, dict) else {}
     dataset = log.value(mllog.DATASET)
     if isinstance(dataset, dict):
         run.dataset_name, run.dataset_sha256 = text(dataset.get("name")), text(dataset.get("tree_sha256"))

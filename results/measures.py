@@ -26,7 +26,7 @@ class Measures:
     energy_kwh: float | None = None
 
 
-def number(value: object) -> float | None:
+def number_or_text(value: object) -> float | None:
     """`value` where it is a finite number, or a text that spells one (system descriptions do); else None."""
     if isinstance(value, str):
         try:
@@ -38,7 +38,7 @@ def number(value: object) -> float | None:
 
 def count(value: object) -> int | None:
     """A whole number that is not negative, else None."""
-    found = number(value)
+    found = number_or_text(value)
     return int(found) if found is not None and found >= 0 and found == int(found) else None
 
 
@@ -57,20 +57,20 @@ def measures_of(telemetry: object, peak_memory_bytes: float | None, run_s: float
     listed = summary.get("gpus")
     gpus = [gpu for gpu in listed if isinstance(gpu, dict) and gpu.get("used")] if isinstance(listed, list) else []
     trainer = summary.get("trainer")
-    region_s = number(summary.get("region_s"))
+    region_s = number_or_text(summary.get("region_s"))
     whole = run_s is None or region_s is None or region_s >= WHOLE_SHARE * run_s
-    energies = [number(gpu.get("energy_j")) if whole else None for gpu in gpus]
-    memory = [number(_part(gpu, "memory_used_bytes", "max")) for gpu in gpus]
+    energies = [number_or_text(gpu.get("energy_j")) if whole else None for gpu in gpus]
+    memory = [number_or_text(_part(gpu, "memory_used_bytes", "max")) for gpu in gpus]
     peak = max((value for value in memory if value is not None), default=None)
     if peak is None and not gpus:
-        peak = peak_memory_bytes or number(_part(trainer, "rss_bytes", "max"))
+        peak = peak_memory_bytes or number_or_text(_part(trainer, "rss_bytes", "max"))
     return Measures(
         gpu_utilization_pct=_mean_over(gpus, "utilization_pct"),
         sm_active_pct=_mean_over(gpus, "sm_active_pct"),
         tensor_active_pct=_mean_over(gpus, "tensor_active_pct"),
-        cpu_pct=number(_part(summary, "host", "cpu_pct", "mean")),
+        cpu_pct=number_or_text(_part(summary, "host", "cpu_pct", "mean")),
         peak_memory_bytes=peak,
-        power_w=_total([number(_part(gpu, "power_w", "mean")) for gpu in gpus]),
+        power_w=_total([number_or_text(_part(gpu, "power_w", "mean")) for gpu in gpus]),
         energy_kwh=None if (joules := _total(energies)) is None else joules / 3.6e6,
     )
 
@@ -88,7 +88,7 @@ def _part(tree: object, *keys: str) -> object:
 
 
 def _mean_over(gpus: list[dict[str, Any]], key: str) -> float | None:
-    return mean([number(_part(gpu, key, "mean")) for gpu in gpus])
+    return mean([number_or_text(_part(gpu, key, "mean")) for gpu in gpus])
 
 
 def _total(values: list[float | None]) -> float | None:

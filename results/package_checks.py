@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import mllog
+from benchmark.log_summary import summarise
 from benchmark.record import RunRecord, read_record
 from benchmark.submission import LOG_FILE, RECORD_FILE, UNFINISHED
 from datasets.errors import UserError
@@ -51,13 +52,11 @@ def read_packaged(source: Source) -> PackagedRun:
                 where=path,
                 remedy="restore it as the run wrote it",
             )
-    events, _ = mllog.read_log(source.log)
-    logged: dict[str, Any] = {}
-    for event in events:
-        logged.setdefault(event.key, event.value)
-    if mllog.RUN_START not in logged:
+    with open(source.log, "rb") as file:
+        said = summarise(mllog.read_lines(file))
+    if said.run_start is None:
         raise UserError("the clock of this run never started, so it is no result", where=folder)
-    return PackagedRun(folder, record, logged)
+    return PackagedRun(folder, record, {key: event.value for key, event in said.first.items()})
 
 
 _SAME_SYSTEM = (

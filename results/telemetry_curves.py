@@ -10,9 +10,9 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmark.submission import TELEMETRY_FILE, beside
+from benchmark.submission import TELEMETRY_FILE, file_of_run
 from results.load import Run
-from results.measures import number
+from results.measures import number_or_text
 
 BINS = 240
 
@@ -43,7 +43,7 @@ HOST_QUANTITIES = (
 
 def read_curves(run: Run) -> dict[Quantity, list[tuple[float, float]]]:
     """(minutes, value) of each quantity that the run's telemetry has; {} where there is none. Problems go to the run's."""
-    path = beside(run.log, TELEMETRY_FILE)
+    path = file_of_run(run.log, TELEMETRY_FILE)
     if path is None or not path.is_file() or run.started_ms is None or not run.minutes:
         return {}
     used = _used_gpus(run)
@@ -74,7 +74,7 @@ def _fold(
 ) -> None:
     assert run.started_ms is not None and run.minutes
     for row in rows:
-        time_s, device = number(row.get("time_unix_s")), row.get("device") or ""
+        time_s, device = number_or_text(row.get("time_unix_s")), row.get("device") or ""
         if time_s is None or device == "mark":
             continue
         minute = (time_s - run.started_ms / 1000) / 60
@@ -83,7 +83,7 @@ def _fold(
         place = min(int(minute / run.minutes * BINS), BINS - 1)
         for quantity in quantities:
             fits = row.get("uuid") in used if quantity.device == "gpu" else device == quantity.device
-            value = number(row.get(quantity.column)) if fits else None
+            value = number_or_text(row.get(quantity.column)) if fits else None
             if value is not None:
                 cell = sums.setdefault((quantity, device, place), [0.0, 0])
                 cell[0] += value

@@ -68,6 +68,10 @@ def test_the_rule_set_comes_from_the_user_the_folder_or_the_benchmark(tmp_path):
     assert ruleset_for(tmp_path / "training_results_v2.1" / "x", "bert", None) == "2.1.0"
     assert ruleset_for(tmp_path / "training_results_v2.1" / "x", "bert", "1.0.0") == "1.0.0"
     assert ruleset_for(tmp_path / "x", "rnnt", None) == "3.1.0"
+    assert ruleset_for(tmp_path / "training_results_v1.1-main" / "training_v99.9" / "x", "bert", None) == "1.1.0"
+    assert ruleset_for(tmp_path / "hpc_results_v3.0" / "results_2.0" / "x", "rnnt", None) == "3.1.0", (
+        "no round of training's"
+    )
     assert "5.1.0" in rulesets()
     with pytest.raises(UserError, match="no rule set"):
         main([str(tmp_path), "--ruleset", "9.9.9"])

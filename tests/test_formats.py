@@ -115,7 +115,11 @@ def test_a_comparison_and_a_report_still_say_what_they_said():
                 key: value for key, value in old.items() if key != "run_details"
             }
         else:
-            assert [finding["rule"] for finding in now["findings"]] == [finding["rule"] for finding in then["findings"]]
+            old, new = (
+                [(each["rule"], each["severity"], each["line"]) for each in report["findings"]]
+                for report in (then, now)
+            )
+            assert new == old
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -163,6 +167,28 @@ def test_what_is_newer_is_refused_with_the_version_that_is_needed(copy):
     assert "an inference run of version 99" in problems[0]
     later(copy / "six.verified.json")
     assert read_stamp(copy / "six") is None, "an unknown stamp is no proof"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("epoch", "three", "epoch: .* must be a whole number, not 'three'"),
+        ("precision", "fp7", "precision: .* must be one of fp32, tf32, bf16"),
+        ("model", '{"rnn_hidden": 8}', "model.conv_channels: missing key"),
+        ("model", "[" * 5000, "model: .* must be an object"),
+        ("features", '{"colour": 1}', "features.colour: unknown key"),
+        ("labels", "ABC", "its labels are not ours"),
+        ("schema_version", "9" * 5000, "its schema_version is '999"),
+    ],
+)
+def test_a_network_that_says_something_else_is_refused_with_the_field(copy, key, text, said):
+    network = copy / "six.safetensors"
+    with safe_open(network, framework="pt") as file:
+        about, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(weights, network, metadata=about | {key: text})
+    with pytest.raises(UserError, match=said) as caught:
+        load_trained(network)
+    assert str(network) in str(caught.value)
 
 
 def test_a_newer_checkpoint_or_network_is_refused_too(copy):

@@ -8,6 +8,7 @@ from benchmark import mllog
 from benchmark.log_summary import summarise
 from benchmark.mllog import Event
 from benchmark.record import read_record
+from compliance.check import check_paths
 from compliance.convergence import epochs_to_target
 from compliance.log import read
 from compliance.seals import Sealed, seal_agreement
@@ -130,6 +131,8 @@ def test_record_comparison_and_compliance_give_one_answer(tmp_path, change, expe
     assert record.run.final_wer == run.last_accuracy == log.summary.final == expected["final"]
     assert epochs_to_target(log) == expected["to_target"]
     assert not list(seal_agreement(Sealed(folder / "record.json", log)))
+    broken = {finding.rule for verdict in check_paths([folder]) for finding in verdict.findings}
+    assert broken & {"run-telemetry", "run-time", "seal-agreement", "target-reached"} == set()
 
 
 def test_a_second_run_start_is_told_with_the_one_that_counts(tmp_path):

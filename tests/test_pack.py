@@ -99,6 +99,24 @@ def test_a_shard_cut_short_is_refused_and_a_flipped_bit_found(corpus):
     assert "missing" in refused(corpus)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda shards: shards.clear(),
+        lambda shards: shards[0].update(first=10**18),
+        lambda shards: shards[0].update(utterances=0),
+        lambda shards: shards.append(dict(shards[-1])),
+    ],
+)
+def test_an_index_that_leads_elsewhere_is_refused(corpus, damage):
+    path = pack(corpus) / "index.json"
+    tree = orjson.loads(path.read_bytes())
+    damage(tree["splits"]["train"]["shards"])
+    path.write_bytes(orjson.dumps(tree))
+    with pytest.raises(UserError, match="the index of the packed audio is damaged"):
+        open_packed(corpus, "train", corpus.manifest("train"))
+
+
 @pytest.mark.parametrize("fault", ["stereo", "rate", "longer", "24 bits", "garbage"])
 def test_audio_that_does_not_fit_is_named_and_nothing_appears(corpus, fault):
     victim = next(iter(corpus.manifest("train")))

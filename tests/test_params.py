@@ -203,21 +203,32 @@ class LaterTrainParams(TrainParams):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillationParams:
+    """A whole group that a later version might have."""
+
+    temperature: float = 1.0
+    teacher: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaterParams(Params):
     train: LaterTrainParams
+    distillation: DistillationParams
 
 
 def test_a_later_parameter_changes_nothing_where_it_changes_nothing():
     mini = load_variant("mini")
-    for tree in (TREE, changed(("train", "accumulation"), 1)):
+    for tree in (TREE, changed(("train", "accumulation"), 1), TREE | {"distillation": {"temperature": 1}}):
         later = decode(LaterParams, tree, strict=True)
-        assert later.train.accumulation == 1
+        assert later.train.accumulation == 1 and later.distillation == DistillationParams()
         assert (later.sha256, later.as_dict(), later.flat(), later.dump()) == (
             mini.sha256, mini.as_dict(), mini.flat(), mini.dump(),
         )  # fmt: skip
     other = decode(LaterParams, changed(("train", "accumulation"), 2), strict=True)
     assert other.sha256 != mini.sha256 and other.flat()["train.accumulation"] == 2
     assert decode(LaterParams, other.as_dict(), strict=True) == other
+    other = decode(LaterParams, TREE | {"distillation": {"teacher": "a.pt"}}, strict=True)
+    assert other.sha256 != mini.sha256 and other.as_dict()["distillation"] == {"teacher": "a.pt"}
     with pytest.raises(UserError, match="must be a whole number, not 'two'"):
         decode(LaterParams, changed(("train", "accumulation"), "two"), strict=True)
 

@@ -138,7 +138,10 @@ def as_written(**changes) -> dict:
         ),
         (0, "not a run record: its schema_version is 0"),
         ("two", "not a run record: its schema_version is 'two'"),
-        (None, "not a run record: its schema_version is None"),
+        (None, "not a run record: its schema_version is null"),
+        ("2", "not a run record: its schema_version is '2'"),
+        ("9" * 5000, "not a run record: its schema_version is '999"),
+        ([[]], "not a run record: its schema_version is a list"),
     ],
 )
 def test_a_record_of_a_later_version_is_refused_in_words(tmp_path, version, said):
@@ -206,6 +209,13 @@ def test_every_field_is_checked(tmp_path, path):
         with pytest.raises(UserError) as caught:
             read_record(tmp_path)
         assert str(path[-1]) in caught.value.where
+
+
+def test_a_field_nested_too_deep_to_print_is_refused(tmp_path):
+    text = json.dumps(TREE).replace(f'"seed": {2**32 - 1}', '"seed": ' + "[" * 900 + "]" * 900)
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(UserError, match="must be a whole number, not a list"):
+        read_record(tmp_path)
 
 
 def test_an_unknown_field_is_passed_over(tmp_path):

@@ -51,13 +51,13 @@ def test_a_descriptions_status_is_what_mlperfs_checker_takes(ruleset, tmp_path):
     ],
 )
 def test_the_round_is_in_the_name_of_the_nearest_folder_that_has_one(folder, found):
-    assert submission.round_of(Path("/", folder, "Org")) == found
+    assert next((each for _, each in submission.rounds_above(Path("/", folder, "Org"))), None) == found
 
 
 def test_files_of_a_run_lie_beside_its_log():
-    assert submission.beside(Path("run/result.txt"), "record.json") == Path("run/record.json")
-    assert submission.beside(Path("x/result_10.txt"), "telemetry.csv") == Path("x/telemetry_10.csv")
-    assert submission.beside(Path("x/slurm-12.out"), "record.json") is None
+    assert submission.file_of_run(Path("run/result.txt"), "record.json") == Path("run/record.json")
+    assert submission.file_of_run(Path("x/result_10.txt"), "telemetry.csv") == Path("x/telemetry_10.csv")
+    assert submission.file_of_run(Path("x/slurm-12.out"), "record.json") is None
 
 
 def test_the_same_logs_are_scored_and_checked(tmp_path):

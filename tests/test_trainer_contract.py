@@ -134,6 +134,8 @@ def test_of_two_checkpoints_of_an_epoch_none_is_guessed(tmp_path):
     for suffix in (".pt", ".safetensors", ".json"):
         trainer_contract.keep_checkpoint(tmp_path, 2, suffix, b"state")
     assert checkpoint_of(tmp_path, 2).suffix == ".pt"
+    trainer_contract.keep_checkpoint(tmp_path, 3, ".onnx", b"network")
+    assert checkpoint_of(tmp_path, 3) is None, "exported from a checkpoint that is gone"
     trainer_contract.keep_checkpoint(tmp_path, 2, ".npz", b"state")
     with pytest.raises(UserError, match=r"epoch 2 has several checkpoints \(epoch_02.npz, epoch_02.pt\)"):
         checkpoint_of(tmp_path, 2)
@@ -299,6 +301,16 @@ def test_the_plain_trainer_misses_a_target_as_any_trainer_does(bench):
     done = finish(start(bench, EXAMPLE, "--params", str(bench.params)))
     assert done.status == 1, done.stderr
     assert bench.record().status == "aborted"
+
+
+def test_the_plain_trainer_ends_where_the_kept_epoch_had_reached_the_target(bench):
+    trainer_contract.keep_checkpoint(bench.folder, 2, ".txt", b"[2, 0.0]")
+    options = trainer_contract.command_line(
+        params=bench.params, data=bench.folder / "data" / "tiny", run_dir=bench.folder, seed=1, device="cpu",
+        resume=checkpoint_of(bench.folder, 2),
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", EXAMPLE, *options], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, keys(done.stdout)) == (0, ["resumed", "trained_samples", "run_stop"])
 
 
 def test_the_plain_trainer_has_forty_lines_at_most():
