@@ -50,6 +50,6 @@ def usable_gpus(settings: Settings) -> Usable:
 
 def gpus_of_run(settings: Settings) -> Usable | None:
     """What `usable_gpus` says where it decides the run: the reference trainer asks PyTorch. None for other trainers."""
-    if settings.trainer_module != TRAINER_MODULE and settings.device != "cpu":
+    if settings.trainer != TRAINER_MODULE and settings.device != "cpu":
         return None
     return usable_gpus(settings)

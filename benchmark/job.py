@@ -42,6 +42,8 @@ def decide(settings: Settings, display: Display) -> Job:
     UserError where the settings do not go together, or the data are missing or damaged.
     """
     resumption = resume.plan(settings.resume, settings) if settings.resume else None
+    if resumption and settings.trainer_module is None:
+        settings = replace(settings, trainer_module=resumption.record.trainer)
     usable = gpus_of_run(settings)
     params = resumption.params if resumption else corpus.choose_params(settings, display.say, usable)
     if usable and usable.warning:

@@ -95,7 +95,7 @@ def trainer_command(
     options = trainer_contract.command_line(
         params=params_file, data=data, run_dir=run_dir, seed=seed, device=settings.device, resume=resume
     )
-    return [*command, "-m", settings.trainer_module, *options]
+    return [*command, "-m", settings.trainer, *options]
 
 
 def start(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets.values import is_number, number
+from datasets.values import is_number, number, number_or_text
 
 from . import mllog
 from .mllog import BadLine, Event
@@ -82,7 +82,7 @@ class LogSummary:
     def run_s(self) -> float | None:
         """Seconds by the clock that scores count; None where it did not both start and stop, or went backwards."""
         seconds = _between(self.run_start, self.run_stop)
-        return None if seconds is None or seconds < 0 else seconds
+        return seconds if is_number(seconds) and seconds >= 0 else None
 
     @property
     def minutes(self) -> float | None:
@@ -192,8 +192,7 @@ class _Reading:
     def _epoch_stop(self, event: Event) -> None:
         self._edge(event)
         if self.open_epoch is not None:
-            epoch = event.epoch_num if is_number(event.epoch_num) else None
-            self.summary.epoch_spans.append((epoch, self.open_epoch.time_ms, event.time_ms))
+            self.summary.epoch_spans.append((number_or_text(event.epoch_num), self.open_epoch.time_ms, event.time_ms))
             self.open_epoch = None
 
     def _stats(self, event: Event) -> None:
@@ -216,7 +215,7 @@ class _Reading:
             self.summary.unread.append(event)
             return
         progress = next((event.metadata[unit] for unit in _UNITS if unit in event.metadata), None)
-        self.summary.evaluations.append(Evaluation(event, value, progress if is_number(progress) else None))
+        self.summary.evaluations.append(Evaluation(event, value, number_or_text(progress)))
 
     def _edge(self, event: Event) -> Event:
         self.edges[event.key, _epoch(event)] = event

@@ -100,6 +100,12 @@ class RunRecord:
     files: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def trainer(self) -> str | None:
+        """The module that trained, as its command line has it; None where the record does not tell."""
+        at = self.command.index("--params") if "--params" in self.command else 0
+        return self.command[at - 1] if at else None
+
 
 def write_record(record: RunRecord, run_dir: Path) -> None:
     """Write the record into its run's folder, atomically; OSError where that cannot be done."""

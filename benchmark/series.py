@@ -186,7 +186,7 @@ def _one_run(
     """Do one run, or go on with it, in a process of its own that is told when to end; returns its exit status."""
     if stop.reason is not None:
         return COULD_NOT
-    command = [sys.executable, "-m", "benchmark", "run", "--trainer-module", settings.trainer_module]
+    command = [sys.executable, "-m", "benchmark", "run", "--trainer-module", settings.trainer]
     command += ["--resume", str(found[0])] if found else ["--params", str(folder / PARAMS_FILE)]
     environment = launch.child_environment() | {"SEED": str(seed), "RESULTS_DIR": str(folder)}
     for name in ("RUNS", "VARIANT"):

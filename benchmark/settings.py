@@ -45,7 +45,12 @@ class Settings:
     platform: str | None = None
     status: str = "research"
     division: Division | None = None
-    trainer_module: str = TRAINER_MODULE
+    trainer_module: str | None = None
+
+    @property
+    def trainer(self) -> str:
+        """The module that trains: the one asked for, or the reference trainer."""
+        return self.trainer_module or TRAINER_MODULE
 
     @property
     def uses_torchrun(self) -> bool:
@@ -107,8 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trainer-module",
         metavar="MODULE",
-        default=TRAINER_MODULE,
-        help="the Python module that trains, as docs/trainer.md asks (default: %(default)s)",
+        help=f"the Python module that trains, as docs/trainer.md asks (default: {TRAINER_MODULE}; with --resume the run's)",
     )
 
 

@@ -186,6 +186,12 @@ def code_of(name: str, benchmark: str = BENCHMARK) -> str:
     return f"{BENCHMARKS}/{benchmark}/{IMPLEMENTATIONS}/{name}"
 
 
+def module_files(module: str) -> tuple[str, str]:
+    """Where the code of a module may lie that `python -m` starts, relative to the implementation's folder."""
+    path = module.replace(".", "/")
+    return f"{path}.py", f"{path}/__main__.py"
+
+
 def locks_of(org: Path, benchmark: str) -> list[Path]:
     """The lock files of the implementations of a benchmark in the submitter's folder `org`."""
     found = (org / BENCHMARKS / benchmark / IMPLEMENTATIONS).glob(f"*/{LOCK_FILE}")

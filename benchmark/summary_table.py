@@ -10,7 +10,7 @@ from typing import Any
 from datasets.progress import clock
 
 from .record import EpochFacts, RunRecord
-from .settings import ROOT
+from .settings import ROOT, TRAINER_MODULE
 from .submission import ERRORS_FILE
 
 WIDTH = 80
@@ -57,8 +57,10 @@ def summary_rows(record: RunRecord, run_dir: Path) -> list[tuple[str, str]]:
         rows.append(("time", f"{run.minutes:.2f} minutes ({clock(run.minutes * 60)}){note}"))
     rows.append(("variant", f"{record.variant}, {record.division} division, seed {record.seed}"))
     checked = f"verified {record.dataset.verified_at}" if record.dataset.verified else "not verified"
-    hours = f"{record.dataset.train_hours:.2f} h training, {record.dataset.eval_hours:.2f} h evaluation"
-    rows.append(("data set", f"{record.dataset.name}: {hours}; {checked}"))
+    data = record.dataset
+    known = data.train_hours is not None and data.eval_hours is not None
+    hours = f"{data.train_hours:.2f} h training, {data.eval_hours:.2f} h evaluation; " if known else ""
+    rows.append(("data set", f"{data.name}: {hours}{checked}"))
     if run.cache_cleared is not None:
         rows.append(("caches", "cleared" if run.cache_cleared else "not cleared"))
     rows += _telemetry_rows(record.telemetry)
@@ -149,6 +151,9 @@ def _next_step(record: RunRecord, run_dir: Path) -> str:
     compare = f"{_typed(Path(sys.executable))} -m results compare {_typed(run_dir)}"
     if _is_followers(record):
         return "see machine 0"
+    if record.status == "success" and record.trainer not in (None, TRAINER_MODULE):
+        # Whoever wrote the trainer wants to know whether it logs all that a result needs.
+        return compare.replace("results compare", "compliance")
     if record.status == "success":
         return compare
     if record.status == "aborted":

@@ -209,7 +209,7 @@ def lacking(events: Sequence[Event]) -> str | None:
         return f"no {mllog.RUN_START}"
     for event in begun + scores:
         if not is_whole(event.epoch_num, 1):
-            return f"no {mllog.EPOCH_NUM} with {event.key}"
+            return f"no whole number from 1 as {mllog.EPOCH_NUM} with {event.key}"
     evaluated = {event.epoch_num for event in scores}
     for epoch in [event.epoch_num for event in begun] or [1]:
         if epoch not in evaluated:

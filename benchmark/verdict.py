@@ -39,6 +39,9 @@ def verdict(
                 return "success", None
             return "failed", f"the trainer claims success, but its last WER is {said.final}, the target {target_wer:g}"
         if claimed == mllog.ABORTED and aborted is None and (log_decides or exit_status == DID_NOT_HOLD):
+            if said.reaches(target_wer):
+                found = f"its last WER is {said.final}, the target {target_wer:g}"
+                return "failed", f"the trainer says that the target was missed, but {found}"
             return "aborted", f"WER {target_wer:g} was not reached in {len(said.evaluations)} epochs"
     if aborted:
         return "failed", _failure(exit_status, errors, f"the trainer ended early: {aborted.value}")

@@ -12,6 +12,7 @@ import orjson
 
 from benchmark import mllog
 from benchmark.params import load_params
+from benchmark.record import read_record
 from benchmark.submission import (
     AVAILABILITY,
     BENCHMARKS,
@@ -29,6 +30,7 @@ from benchmark.submission import (
     file_of_run,
     is_numbered,
     locks_of,
+    module_files,
     number_of,
     numbered,
     room_of,
@@ -244,6 +246,22 @@ def package_code(package: Package) -> Iterator[Fault]:
                     f"{name} for {result.system}", "no such file", "say how the result is made again", file=path
                 )
         yield from _params_agree(result, room / PARAMS_FILE)
+        yield from _trainer_is_there(package.org, result)
+
+
+def _trainer_is_there(org: Path, result: Result) -> Iterator[Fault]:
+    """The module that trained, as the records name it, is in one of the implementations."""
+    folders = [path.parent for path in locks_of(org, result.benchmark)]
+    for log in result.own_logs:
+        path = file_of_run(log.path, RECORD_FILE)
+        try:
+            module = read_record(path).trainer if path else None
+        except (OSError, UserError):
+            continue  # a finding of the record's own rules
+        files = module_files(module) if module else ()
+        if files and folders and not any((folder / name).is_file() for folder in folders for name in files):
+            yield Fault(f"the trainer that ran, {files[0]}", "no such file", "add the code that ran", file=folders[0])
+            return
 
 
 def _params_agree(result: Result, path: Path) -> Iterator[Fault]:

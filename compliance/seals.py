@@ -106,7 +106,7 @@ def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
         ),
         ("dataset.train_utterances", record.dataset.train_utterances, log.value(mllog.TRAIN_SAMPLES)),
         ("dataset.eval_utterances", record.dataset.eval_utterances, log.value(mllog.EVAL_SAMPLES)),
-        ("status", _LOGGED_AS.get(record.status), said.status),
+        ("run.init_s", record.run.init_s, said.init_s),
         ("run.epochs", record.run.epochs, len(said.evaluations)),
         ("run.final_wer", record.run.final_wer, said.final),
         ("run.best_wer", record.run.best_wer, said.best),
@@ -114,18 +114,20 @@ def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
         ("run.run_s", record.run.run_s, said.run_s),
         ("run.minutes", record.run.minutes, said.minutes),
     ]
-    pairs += [
-        (f"epochs[{mine.epoch_num}].wer", mine.wer, theirs.wer)
-        for mine, theirs in zip(record.epochs, said.epochs, strict=False)
-    ]
+    pairs.append(("epochs", len(record.epochs), len(said.epochs)))
+    for place, (own, logged) in enumerate(zip(record.epochs, said.epochs, strict=False)):
+        pairs += [(f"epochs[{place}].{name}", value, getattr(logged, name)) for name, value in vars(own).items()]
+    remedy = "restore record and log as the run wrote them"
     for name, mine, theirs in pairs:
         if not _alike(mine, theirs):
-            remedy = "restore record and log as the run wrote them"
             yield Fault(f"{name} {shown(theirs)}, as in the log", shown(mine), remedy)
+    if _LOGGED_AS.get(record.status) != said.status:
+        yield Fault(f"a status that the log calls {shown(said.status)}", record.status, remedy)
     try:
         sha256 = params_from_dict(record.params, "params").sha256
     except UserError as error:
-        yield Fault("valid parameters in the record", str(error), "restore the record as the run wrote it")
+        remedy = "restore the record as the run wrote it, or check it with the version of the benchmark that wrote it"
+        yield Fault("valid parameters in the record", str(error), remedy)
         return
     if sha256 != record.params_sha256:
         remedy = "restore the record as the run wrote it"

@@ -298,7 +298,9 @@ def _check_order(dataset: Dataset, shards: tuple[Shard, ...], utterances: int) -
     place = 0
     for shard in shards:
         if shard.first != place or shard.utterances < 1:
-            raise _stale(dataset, f"the index of the packed audio is damaged: {shard.file} does not follow the one before")
+            raise _stale(
+                dataset, f"the index of the packed audio is damaged: {shard.file} does not follow the one before"
+            )
         place += shard.utterances
     if place != utterances:
         raise _stale(dataset, f"the index of the packed audio is damaged: {place} of {utterances} utterances are in it")

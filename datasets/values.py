@@ -18,6 +18,16 @@ def number(value: object) -> float | None:
     return float(value) if is_number(value) else None
 
 
+def number_or_text(value: object) -> float | None:
+    """`value` where it is a finite number, or a text that spells one (system descriptions do); else None."""
+    if isinstance(value, str):
+        try:
+            value = float(value.strip())
+        except ValueError:
+            return None
+    return value if is_number(value) else None
+
+
 def is_whole(value: object, low: int = 0) -> TypeGuard[int]:
     """Whether a value is a whole number of at least `low`."""
     return type(value) is int and value >= low  # type: ignore[operator]

@@ -64,7 +64,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     try:
         with open(part, "wb") as file:
             try:
-                torch.save(CHECKPOINT.stamped(tree), file)
+                # Readers of version 1 look for "format": they would take the file for another trainer's weights.
+                torch.save(CHECKPOINT.stamped(tree) | {"format": CHECKPOINT.version}, file)
             except RuntimeError as error:
                 # PyTorch's writer reports a full disk as a RuntimeError about its own position in the file.
                 raise UserError(

@@ -20,9 +20,10 @@ from benchmark.params import NEUTRAL
 from benchmark.record import RunRecord, read_record
 from benchmark.submission import UNFINISHED, devices_of
 from datasets.errors import UserError, one_line
+from datasets.values import number_or_text
 from results import legacy
 from results.discover import Source
-from results.measures import Measures, count, measures_of, number_or_text, text
+from results.measures import Measures, count, measures_of, text
 
 WER_PERCENT = {BENCHMARK: 1.0, "rnnt": 100.0}
 """Benchmarks whose eval_accuracy is a word error rate, with the factor that makes it percent."""
@@ -275,6 +276,10 @@ def _verdict(run: Run, log: LogSummary) -> None:
         # An interrupted run's log may end in run_stop; it is still one that goes on when it is resumed.
         run.verdict = PENDING
         run.problems.append(f"the run is {state} and can be continued: left out of the score")
+    if run.verdict == mllog.SUCCESS and run.record and run.record.status == "failed":
+        # The harness saw more than the log shows: the trainer's exit status, and events that are missing.
+        run.verdict = FAILED
+        run.problems.append(f"its record says that it failed ({run.record.reason}): counts as a run that failed")
     claims = run.verdict == mllog.SUCCESS and run.target_wer is not None and run.benchmark == BENCHMARK
     if claims and not log.reaches(run.target_wer):
         run.verdict = "missed"

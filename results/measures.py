@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from datasets.values import is_number, is_text
+from datasets.values import is_text, number_or_text
 
 WHOLE_SHARE = 0.98
 """Of a run's time, what telemetry must cover for its energy to be the run's."""
@@ -24,16 +24,6 @@ class Measures:
     peak_memory_bytes: float | None = None
     power_w: float | None = None
     energy_kwh: float | None = None
-
-
-def number_or_text(value: object) -> float | None:
-    """`value` where it is a finite number, or a text that spells one (system descriptions do); else None."""
-    if isinstance(value, str):
-        try:
-            value = float(value.strip())
-        except ValueError:
-            return None
-    return value if is_number(value) else None
 
 
 def count(value: object) -> int | None:

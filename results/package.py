@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.settings import ROOT
-from benchmark.submission import RUNS, description_of
+from benchmark.submission import RUNS, description_of, module_files
 from datasets.errors import HELD, UserError
 from datasets.usage import Filled
 from results.discover import find_sources
@@ -67,6 +67,13 @@ def build_package(
     _apart(runs, folder)
     description, missing = describe_system(runs[0], org, system, read_description(describe))
     code = code_files(ROOT, runs[0].record.code, allow_dirty=allow_dirty)
+    module = runs[0].record.trainer
+    if module is not None and code.keys().isdisjoint(module_files(module)):
+        raise UserError(
+            f"the trainer {module} is not in the code that ran",
+            where=runs[0].folder,
+            remedy="put it into the checkout, commit it and make the runs again: a package holds all the code of its result",
+        )
     changed = write_tree(folder, system, system_files(runs, system, description), code)
     _tell(f"{folder}: {len(runs)} runs, {'written' if changed else 'unchanged'}")
     if len(runs) != RUNS:

@@ -78,6 +78,7 @@ _ALIKE: dict[str, Callable[[PackagedRun], object]] = {
     "data set": lambda run: run.record.dataset.tree_sha256,
     "code": lambda run: run.record.code.commit,
     "lock file": lambda run: run.record.lock_sha256,
+    "trainer": lambda run: run.record.trainer,
     "software": lambda run: run.record.software,
     "system": lambda run: {name: run.record.system.get(name) for name in _SAME_SYSTEM},
     "number of processes": lambda run: (run.record.run.nproc, run.record.run.nnodes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.mllog import BENCHMARK
+from benchmark.settings import TRAINER_MODULE
 from benchmark.submission import (
     PARAMS_FILE,
     README_FILE,
@@ -45,7 +47,7 @@ DEVICE=${{DEVICE:-{device}}}
 NPROC=${{NPROC:-{nproc}}}
 NNODES=${{NNODES:-{nnodes}}}
 export DEVICE NPROC NNODES
-exec sh "$here/../implementations/reference/run_and_time.sh" --params "$here/params.yaml" "$@"
+exec sh "$here/../implementations/reference/run_and_time.sh" --params "$here/params.yaml"{trainer} "$@"
 """
 
 
@@ -57,7 +59,9 @@ def system_files(runs: Sequence[PackagedRun], system: str, description: dict[str
             source = run.folder / Path(name).name
             files[f"{results_of(system)}/{numbered(source.name, number)}"] = (source.read_bytes(), False)
     facts = runs[0].record.run
-    script = _RUN_AND_TIME.format(device=facts.device, nproc=facts.nproc, nnodes=facts.nnodes)
+    module = runs[0].record.trainer
+    own = f" --trainer-module {shlex.quote(module)}" if module not in (None, TRAINER_MODULE) else ""
+    script = _RUN_AND_TIME.format(device=facts.device, nproc=facts.nproc, nnodes=facts.nnodes, trainer=own)
     room = room_of(system)
     files[f"{room}/{README_FILE}"] = (_readme(runs, system, description).encode(), False)
     files[f"{room}/{START_FILE}"] = (script.encode(), True)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmark.submission import TELEMETRY_FILE, file_of_run
+from datasets.values import number_or_text
 from results.load import Run
-from results.measures import number_or_text
 
 BINS = 240
 

@@ -129,7 +129,7 @@ def test_a_checkpoint_without_a_value_is_refused_with_its_name(tmp_path, name):
 def test_a_checkpoint_of_a_later_version_is_refused_in_words(tmp_path, version, said):
     path = tmp_path / "epoch_01.pt"
     save_checkpoint(make_checkpoint(), path)
-    tree = torch.load(path, weights_only=True) | {"schema_version": version}
+    tree = torch.load(path, weights_only=True) | {"schema_version": version, "format": version}
     torch.save({key: value for key, value in tree.items() if value is not None}, path)
     with pytest.raises(UserError, match=said):
         load_checkpoint(path)

@@ -65,7 +65,7 @@ def test_an_old_checkpoint_is_gone_on_with(tmp_path):
     old, new = load_checkpoint(CHECKPOINT), load_checkpoint(tmp_path / "checkpoints" / "epoch_02.pt")
     assert (new.epoch, new.params_sha256, new.step) == (2, old.params_sha256, 2 * old.step)
     tree = torch.load(tmp_path / "checkpoints" / "epoch_02.pt", weights_only=True)
-    assert tree["schema_version"] == 2 and "format" not in tree
+    assert tree["schema_version"] == tree["format"] == 2, "so that programs of version 1 refuse it as what it is"
 
 
 def test_old_networks_are_one_network():

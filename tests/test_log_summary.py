@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmark import mllog
 from benchmark.log_summary import summarise
 from benchmark.mllog import Event
-from benchmark.record import read_record
+from benchmark.record import read_record, write_record
 from compliance.check import check_paths
 from compliance.convergence import epochs_to_target
 from compliance.log import read
@@ -133,6 +135,24 @@ def test_record_comparison_and_compliance_give_one_answer(tmp_path, change, expe
     assert not list(seal_agreement(Sealed(folder / "record.json", log)))
     broken = {finding.rule for verdict in check_paths([folder]) for finding in verdict.findings}
     assert broken & {"run-telemetry", "run-time", "seal-agreement", "target-reached"} == set()
+
+
+def test_a_run_that_the_harness_saw_fail_is_no_success(tmp_path):
+    folder = write_run(tmp_path / "run", FakeRun(), status="failed", reason="exit status 1, but run_stop says success")
+    (run,) = map(read_run, find_sources([folder]))
+    assert run.verdict == "failed" and "exit status 1, but run_stop says success" in run.problems[-1]
+
+
+@pytest.mark.parametrize("changes", [{"epochs": ()}, {"epochs": "less"}, {"epochs": "loss"}, {"status": "failed"}])
+def test_a_record_that_says_less_or_else_than_the_log_is_found_out(tmp_path, changes):
+    folder = write_run(tmp_path / "run", FakeRun())
+    record = read_record(folder)
+    if changes == {"epochs": "less"}:
+        changes = {"epochs": record.epochs[:-1]}
+    elif changes == {"epochs": "loss"}:
+        changes = {"epochs": (replace(record.epochs[0], train_loss=-1.0), *record.epochs[1:])}
+    write_record(replace(record, **changes), folder)
+    assert list(seal_agreement(Sealed(folder / "record.json", read(folder / "result.txt"))))
 
 
 def test_a_second_run_start_is_told_with_the_one_that_counts(tmp_path):

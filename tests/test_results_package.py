@@ -15,6 +15,7 @@ from mlperf_logging.system_desc_checker.system_desc_checker import check_system_
 from benchmark import system
 from benchmark.params import load_params
 from benchmark.record import CodeVersion, read_record, write_record
+from compliance.check import check_paths
 from datasets.errors import UserError
 from results import package, package_code, score
 from results.compare import load_runs
@@ -65,6 +66,39 @@ def snapshot(folder):
 
 def contents(folder):
     return {name: content for name, (content, _) in snapshot(folder).items()}
+
+
+def trained_by(module):
+    return ("python", "-m", module, "--params", "params.yaml")
+
+
+def test_a_trainer_of_ones_own_is_part_of_the_package(runs, tmp_path, capsys):
+    for run in runs:
+        renew(run, command=trained_by("examples.plain_trainer"))
+    assert build(runs, tmp_path / "out") == 0
+    org = tmp_path / "out" / "Example"
+    script = (org / "benchmarks" / "deepspeech2" / "box" / "run_and_time.sh").read_text()
+    assert '--params "$here/params.yaml" --trainer-module examples.plain_trainer "$@"' in script
+
+    def faults():
+        return [
+            finding for verdict in check_paths([org]) for finding in verdict.findings if finding.rule == "package-code"
+        ]
+
+    assert faults() == []
+    (org / "benchmarks/deepspeech2/implementations/reference/examples/plain_trainer.py").unlink()
+    (fault,) = faults()
+    assert fault.expected == "the trainer that ran, examples/plain_trainer.py"
+
+
+def test_runs_of_several_trainers_or_of_one_that_is_not_here_are_refused(runs, tmp_path):
+    renew(runs[3], command=trained_by("examples.plain_trainer"))
+    with pytest.raises(UserError, match="another trainer than in"):
+        build(runs, tmp_path / "out")
+    for run in runs:
+        renew(run, command=trained_by("mine.train"))
+    with pytest.raises(UserError, match=r"the trainer mine\.train is not in the code that ran"):
+        build(runs, tmp_path / "out")
 
 
 def test_the_tree_is_that_of_a_submission(runs, tmp_path, capsys):

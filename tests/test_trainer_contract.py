@@ -32,8 +32,9 @@ def bench(tmp_path):
     return Bench(tmp_path)
 
 
-def start(bench: Bench, module: str, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "benchmark", "run", *arguments, "--trainer-module", module]
+def start(bench: Bench, module: str | None, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "benchmark", "run", *arguments]
+    command += ["--trainer-module", module] if module else []
     environment = os.environ | bench.environment | {"PYTHONPATH": f"{ROOT}:{bench.folder}"} | variables
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, cwd=bench.folder, **streams)
@@ -165,7 +166,7 @@ def test_a_log_that_lacks_nothing():
         ),
         (
             [each._replace(metadata={}) if each.key == "eval_accuracy" else each for each in without("")],
-            "no epoch_num with eval_accuracy",
+            "no whole number from 1 as epoch_num with eval_accuracy",
         ),
         (
             [each._replace(value=True) if each.key == "eval_accuracy" else each for each in without("")],
@@ -229,6 +230,13 @@ def test_a_crash_is_told_before_what_the_log_lacks(tmp_path, exit_status, droppe
     assert status == "failed" and re.fullmatch(said, reason)
 
 
+def test_a_target_that_was_reached_is_not_missed(tmp_path):
+    log = logged(tmp_path, "run_stop")
+    mllog.LogWriter(log.sink).end("run_stop", status="aborted", epoch_num=4)
+    status, reason = verdict(1, log, [], target_wer=23.0, log_decides=False)
+    assert (status, reason.split(",")[0]) == ("failed", "the trainer says that the target was missed")
+
+
 def test_a_reason_in_the_log_is_the_runs_own(tmp_path):
     log = logged(tmp_path, None)
     mllog.LogWriter(log.sink).event("run_aborted_reason", "no more data")
@@ -255,7 +263,7 @@ from benchmark.trainer_contract import ProgressLine
 
 def tell(line, told=ProgressLine.tell):
     told(line)
-    if line.epoch == 2:
+    if line.epoch == 2 and not Path("ready").exists():
         Path("ready").touch()
         time.sleep(600)
 
@@ -275,9 +283,12 @@ def test_the_plain_trainer_is_timed_interrupted_resumed_and_compliant(bench):
     assert stopped.last_line == "error: interrupted by SIGTERM"
     (folder,) = bench.folders()
 
-    done = finish(start(bench, EXAMPLE, "--resume", str(folder)))
+    # Without a word on the trainer, the run goes on with its own.
+    done = finish(start(bench, None, "--resume", str(folder)))
     assert done.status == 0, done.stderr
+    assert " -m compliance " in done.last_line
     record = read_record(folder)
+    assert record.trainer == "paused"
     assert (record.status, record.run.resumed_epochs, record.run.epochs) == ("success", (1,), 2)
     logged = keys(done.stdout)
     begin, end = logged.index("init_start"), logged.index("run_stop")
