@@ -134,8 +134,7 @@ def _run(bench: Bench, place: Path, variant: str, corpus: str, epochs: int | Non
     params = narrowed(bench, load_variant(variant))
     if corpus != params.data.folder:
         # A part of the corpus is no closed run.
-        data = dataclasses.replace(params.data, folder=corpus)
-        params = dataclasses.replace(params, division="open", data=data)
+        params = dataclasses.replace(params, division="open", data=dataclasses.replace(params.data, folder=corpus))
     if epochs:
         params = dataclasses.replace(params, train=dataclasses.replace(params.train, max_epochs=epochs))
     file = place / "params.yaml"

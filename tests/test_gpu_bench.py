@@ -175,8 +175,10 @@ def test_the_watching_process_does_without_pytorch():
 @pytest.mark.long
 @pytest.mark.parametrize("part", gpu.PLAN.parts)
 def test_a_part_passes_alone(part, tmp_path):
+    before = set(ROOT.iterdir())
     done = bench(tmp_path, "--part", part)
     assert done.returncode == 0, done.stderr
+    assert set(ROOT.iterdir()) == before, "a corpus that is made in the checkout is made twice"
     sections = {row["section"] for row in table(tmp_path)["rows"]}
     assert sections == {name for group in gpu.PLAN.parts[part] for name in group}
 
