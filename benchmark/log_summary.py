@@ -51,9 +51,9 @@ class Evaluation:
 class LogSummary:
     """What a log says. `first` has the first event of each key, `bad` the first bad line, of `bad_lines` in all.
 
-    `epoch_spans`: (epoch, start, stop) of every training epoch, `evaluation_spans`: (start, stop), in the log's
-    milliseconds. `stats`: the values of all tracked_stats. `unread` are scores that are no finite number, `restarts` the
-    later `run_start` lines that gave another time.
+    `epoch_starts` are the epochs that were begun. `epoch_spans`: (epoch, start, stop) of every training epoch,
+    `evaluation_spans`: (start, stop), in the log's milliseconds. `stats`: the values of all tracked_stats. `unread` are scores
+    that are no finite number, `restarts` the later `run_start` lines that gave another time.
     """
 
     first: dict[str, Event] = field(default_factory=dict)
@@ -61,6 +61,7 @@ class LogSummary:
     run_stop: Event | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     epochs: tuple[EpochFacts, ...] = ()
+    epoch_starts: list[Event] = field(default_factory=list)
     epoch_spans: list[tuple[float | None, float, float]] = field(default_factory=list)
     evaluation_spans: list[tuple[float, float]] = field(default_factory=list)
     stats: list[dict[str, Any]] = field(default_factory=list)
@@ -188,6 +189,7 @@ class _Reading:
 
     def _epoch_start(self, event: Event) -> None:
         self.open_epoch = self._edge(event)
+        self.summary.epoch_starts.append(event)
 
     def _epoch_stop(self, event: Event) -> None:
         self._edge(event)

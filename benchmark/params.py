@@ -296,12 +296,9 @@ def _params(tree: object, lines: dict[str, int], source: object) -> Params:
         return decode(Params, tree, strict=True, leaf=_leaf)
     except UserError as error:
         place = f"{source}:{lines[error.where]}" if error.where in lines else source
-        remedy = (
-            "give it: a parameter file gives every key without a default"
-            if error.what == "missing key"
-            else error.remedy
-        )
-        raise UserError(error.what, where=f"{place}: {error.where}" if error.where else place, remedy=remedy) from None
+        raise UserError(
+            error.what, where=f"{place}: {error.where}" if error.where else place, remedy=error.remedy
+        ) from None
 
 
 def _leaf(kind: type, value: object, key: str) -> object:

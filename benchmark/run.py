@@ -17,7 +17,7 @@ from .caches import drop_caches
 from .display import Display
 from .job import Job, begin_record, decide, trainer_command, utc_now
 from .load import Load, Measurement
-from .log_summary import summarise
+from .log_summary import LogSummary, summarise
 from .mllog import Event, LogWriter
 from .record import (
     RunRecord,
@@ -245,7 +245,8 @@ def _finish(record: RunRecord, job: Job, out: _Outlets, status: Status, reason: 
         if not out.log.last(mllog.RUN_ABORTED_REASON):
             out.writer.event(mllog.RUN_ABORTED_REASON, reason or status, epoch_num=epoch_num)
         out.writer.end(mllog.RUN_STOP, status=mllog.ABORTED, epoch_num=epoch_num)
-    summary = _telemetry_summary(out)
+    log = summarise(out.log.events)
+    summary = _telemetry_summary(log, out)
     if summary:
         out.writer.event(mllog.TELEMETRY_SUMMARY, summary.as_dict())
     out.log.close()
@@ -253,7 +254,6 @@ def _finish(record: RunRecord, job: Job, out: _Outlets, status: Status, reason: 
     if out.log.failure and status in EXIT_STATUS:
         status, reason = "failed", f"{out.log.path}: the log could not be written to its end ({out.log.failure})"
 
-    log = summarise(out.log.events)
     peak = summary.trainer_peak_bytes if summary else None
     record = replace(
         record,
@@ -294,9 +294,8 @@ def _device(accelerators: Event | None) -> str | None:
     )
 
 
-def _telemetry_summary(out: _Outlets) -> Summary | None:
+def _telemetry_summary(log: LogSummary, out: _Outlets) -> Summary | None:
     """What was measured from run_start (or from where the run went on) to run_stop; None if the run never got there."""
-    log = summarise(out.log.events)
     begin = out.log.last(mllog.RESUMED) or log.run_start
     if not begin or not log.run_stop:
         return None

@@ -145,13 +145,13 @@ def is_run_folder(folder: Path) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 # The tree of a package, and of a published round
 
-SYSTEMS, RESULTS, BENCHMARKS = ROOMS = ("systems", "results", "benchmarks")
+SYSTEMS, RESULTS, BENCHMARKS = FOLDERS = ("systems", "results", "benchmarks")
 """The folders of a submitter."""
 IMPLEMENTATIONS = "implementations"
 SUMS_FILE, LOCK_FILE = "SHA256SUMS", "requirements.lock"
 README_FILE, START_FILE = "README.md", "run_and_time.sh"
 SYSTEM_FILES = (README_FILE, START_FILE, PARAMS_FILE)
-"""What says, in `room_of` a system, how its result is made again."""
+"""What says, in `setup_of` a system, how its result is made again."""
 SCALING_KINDS = ("strong", "weak")
 """MLPerf HPC's, each with a folder of its own between system and benchmark."""
 _ROUND = re.compile(
@@ -176,7 +176,7 @@ def results_of(system: str, benchmark: str = BENCHMARK) -> str:
     return f"{RESULTS}/{system}/{benchmark}"
 
 
-def room_of(system: str, benchmark: str = BENCHMARK) -> str:
+def setup_of(system: str, benchmark: str = BENCHMARK) -> str:
     """Where a submitter's folder says how a system's result is made again."""
     return f"{BENCHMARKS}/{benchmark}/{system}"
 

@@ -162,7 +162,7 @@ def _next_step(record: RunRecord, run_dir: Path) -> str:
         return f"sh run_and_time.sh --resume {_typed(run_dir)} goes on after the last whole epoch"
     if record.status == "interrupted":
         return "start again: no epoch was finished that the run could go on from"
-    return f"mend the cause (see {run_dir / ERRORS_FILE}) and start again"
+    return f"fix the cause (see {run_dir / ERRORS_FILE}) and start again"
 
 
 def _typed(path: Path) -> str:

@@ -19,10 +19,11 @@ import orjson
 from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError
 from datasets.manifest import write_atomically
 from datasets.usage import Filled
-from datasets.values import is_number, is_whole
+from datasets.values import is_whole
 
 from . import clock, mllog
-from .mllog import Event, LogWriter
+from .log_summary import LogSummary
+from .mllog import LogWriter
 from .params import Params
 from .score import Score
 from .settings import DEVICES, ROOT
@@ -189,37 +190,26 @@ def log_end(log: LogWriter, *, reached: bool, trained_samples: int, epoch: int) 
     log.end(mllog.RUN_STOP, status=mllog.SUCCESS if reached else mllog.ABORTED, epoch_num=epoch)
 
 
-def lacking(events: Sequence[Event]) -> str | None:
+def lacking(said: LogSummary) -> str | None:
     """What a log lacks for its run to have any outcome, as `no run_start` or `no eval_accuracy for epoch 2`; None: nothing.
 
     It is the least that time and outcome follow from. Whether all of EVENTS are there and right is for `compliance` to say.
     """
-    by_key: dict[str, list[Event]] = {
-        mllog.RUN_START: [],
-        mllog.EPOCH_START: [],
-        mllog.EVAL_ACCURACY: [],
-        mllog.RUN_STOP: [],
-    }
-    for event in events:
-        by_key.get(event.key, []).append(event)
-        if event.key == mllog.RUN_STOP:
-            break  # what comes after it is no part of the run
-    begun, scores, stops = by_key[mllog.EPOCH_START], by_key[mllog.EVAL_ACCURACY], by_key[mllog.RUN_STOP]
-    if not by_key[mllog.RUN_START]:
+    if said.run_start is None:
         return f"no {mllog.RUN_START}"
-    for event in begun + scores:
+    scores = [*(each.event for each in said.evaluations), *said.unread]
+    for event in said.epoch_starts + scores:
         if not is_whole(event.epoch_num, 1):
             return f"no whole number from 1 as {mllog.EPOCH_NUM} with {event.key}"
     evaluated = {event.epoch_num for event in scores}
-    for epoch in [event.epoch_num for event in begun] or [1]:
+    for epoch in [event.epoch_num for event in said.epoch_starts] or [1]:
         if epoch not in evaluated:
             return f"no {mllog.EVAL_ACCURACY} for epoch {epoch}"
-    for event in scores:
-        if not is_number(event.value):
-            return f"no number as {mllog.EVAL_ACCURACY} for epoch {event.epoch_num}"
-    if not stops:
+    if said.unread:
+        return f"no number as {mllog.EVAL_ACCURACY} for epoch {said.unread[0].epoch_num}"
+    if said.run_stop is None:
         return f"no {mllog.RUN_STOP}"
-    if stops[0].metadata.get(mllog.STATUS) not in (mllog.SUCCESS, mllog.ABORTED):
+    if said.status not in (mllog.SUCCESS, mllog.ABORTED):
         return f"no {mllog.STATUS} {mllog.SUCCESS} or {mllog.ABORTED} with {mllog.RUN_STOP}"
     return None
 

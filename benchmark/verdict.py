@@ -30,9 +30,8 @@ def verdict(
     `exit_status` is the trainer's, negative for a signal; `errors` its last lines on stderr. `log_decides`: the exit
     status says nothing (torchrun's is 1 whatever its workers' were), so the log alone decides.
     """
-    lacks, aborted = trainer_contract.lacking(log.events), log.last(mllog.RUN_ABORTED_REASON)
     said = summarise(log.events)
-    claimed = said.status
+    lacks, aborted, claimed = trainer_contract.lacking(said), log.last(mllog.RUN_ABORTED_REASON), said.status
     if not lacks:
         if claimed == mllog.SUCCESS and (log_decides or exit_status == HELD):
             if said.reaches(target_wer):

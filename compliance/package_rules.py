@@ -16,11 +16,11 @@ from benchmark.record import read_record
 from benchmark.submission import (
     AVAILABILITY,
     BENCHMARKS,
+    FOLDERS,
     LOCK_FILE,
     LOG_FILE,
     PARAMS_FILE,
     RECORD_FILE,
-    ROOMS,
     SUMS_FILE,
     SYSTEM_FILES,
     TRAINING_RUNS,
@@ -33,7 +33,7 @@ from benchmark.submission import (
     module_files,
     number_of,
     numbered,
-    room_of,
+    setup_of,
 )
 from benchmark.system import FIELDS
 from datasets.errors import UserError
@@ -117,12 +117,12 @@ def read_package(org: Path, results: list[Result]) -> Package:
 
 def package_tree(package: Package) -> Iterator[Fault]:
     """The package has its three rooms, and each result folder holds result_0.txt and so on, and nothing unknown."""
-    for room in ROOMS:
-        if not (package.org / room).is_dir():
+    for name in FOLDERS:
+        if not (package.org / name).is_dir():
             # Repositories of old rounds are often kept without their code; that is no fault of a result.
-            mild = room == BENCHMARKS and not package.ours
+            mild = name == BENCHMARKS and not package.ours
             remedy = "build the package with `python -m results package`"
-            yield Fault(f"a folder {room}/", "none", remedy, None, WARNING if mild else "error", package.org / room)
+            yield Fault(f"a folder {name}/", "none", remedy, None, WARNING if mild else "error", package.org / name)
     if not package.results:
         yield Fault("results/SYSTEM/BENCHMARK/result_N.txt", "none", "put the results there", file=package.org)
     for result in package.results:
@@ -238,14 +238,14 @@ def package_code(package: Package) -> Iterator[Fault]:
             remedy = "add the code that ran (`python -m results package` does)"
             path = (package.org / code_of("NAME", result.benchmark)).parent
             yield Fault(f"{path.name}/NAME/ with {LOCK_FILE}", "none", remedy, file=path)
-        room = package.org / room_of(result.system, result.benchmark)
+        setup = package.org / setup_of(result.system, result.benchmark)
         for name in SYSTEM_FILES:
-            path = room / name
+            path = setup / name
             if not path.is_file():
                 yield Fault(
                     f"{name} for {result.system}", "no such file", "say how the result is made again", file=path
                 )
-        yield from _params_agree(result, room / PARAMS_FILE)
+        yield from _params_agree(result, setup / PARAMS_FILE)
         yield from _trainer_is_there(package.org, result)
 
 

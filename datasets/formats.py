@@ -135,7 +135,8 @@ def decode(cls: type[T], tree: object, *, strict: bool = False, leaf: Leaf | Non
         elif _all_default(hints[field.name]):
             values[field.name] = decode(hints[field.name], {})
         else:
-            raise UserError("missing key", where=prefix + field.name)
+            remedy = "give it: every key without a default is needed" if strict else None
+            raise UserError("missing key", where=prefix + field.name, remedy=remedy)
     return cls(**values)
 
 

@@ -10,7 +10,9 @@ from typing import TypeGuard
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number (true and false are none)."""
     # Python's whole numbers have no end; what no float can hold is no figure.
-    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def number(value: object) -> float | None:
@@ -30,7 +32,7 @@ def number_or_text(value: object) -> float | None:
 
 def is_whole(value: object, low: int = 0) -> TypeGuard[int]:
     """Whether a value is a whole number of at least `low`."""
-    return type(value) is int and value >= low  # type: ignore[operator]
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
 def is_text(value: object) -> TypeGuard[str]:

@@ -185,9 +185,9 @@ def _record(path: Path | None, run: Run) -> RunRecord | None:
     except OSError as error:
         run.problems.append(f"{path.name}: cannot be read ({error.strerror})")
     except UserError as error:
-        field = str(error.where).removeprefix(str(path)).removeprefix(": ")
+        field = str(error.where).removeprefix(str(path))
         remedy = f" - {error.remedy}" if error.remedy else ""
-        run.problems.append(f"{path.name}: {field + ': ' if field else ''}{error.what}{remedy}; the log alone counts")
+        run.problems.append(f"{path.name}{field}: {error.what}{remedy}; the log alone counts")
     return None
 
 

@@ -25,7 +25,7 @@ from benchmark.submission import (
     description_of,
     numbered,
     results_of,
-    room_of,
+    setup_of,
 )
 from datasets.errors import UserError
 from results.discover import natural_key
@@ -62,10 +62,10 @@ def system_files(runs: Sequence[PackagedRun], system: str, description: dict[str
     module = runs[0].record.trainer
     own = f" --trainer-module {shlex.quote(module)}" if module not in (None, TRAINER_MODULE) else ""
     script = _RUN_AND_TIME.format(device=facts.device, nproc=facts.nproc, nnodes=facts.nnodes, trainer=own)
-    room = room_of(system)
-    files[f"{room}/{README_FILE}"] = (_readme(runs, system, description).encode(), False)
-    files[f"{room}/{START_FILE}"] = (script.encode(), True)
-    files[f"{room}/{PARAMS_FILE}"] = ((runs[0].folder / PARAMS_FILE).read_bytes(), False)
+    setup = setup_of(system)
+    files[f"{setup}/{README_FILE}"] = (_readme(runs, system, description).encode(), False)
+    files[f"{setup}/{START_FILE}"] = (script.encode(), True)
+    files[f"{setup}/{PARAMS_FILE}"] = ((runs[0].folder / PARAMS_FILE).read_bytes(), False)
     return files
 
 
@@ -159,7 +159,7 @@ def _kept(folder: Path, system: str, own: set[str]) -> Files:
         return {}
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / SUMS_FILE).is_file()):
         raise UserError("something that is no package lies here", where=folder, remedy="choose another --out")
-    replaced = (f"{results_of(system)}/", f"{room_of(system)}/")
+    replaced = (f"{results_of(system)}/", f"{setup_of(system)}/")
     return {
         name: content
         for name, content in _on_disk(folder).items()

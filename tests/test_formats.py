@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from benchmark.record import read_record
 from benchmark.series import read_plan
@@ -134,6 +134,14 @@ def later(path: Path, version: str = "schema_version") -> None:
     )
 
 
+def with_header(network: Path, **texts: str) -> Path:
+    """Make a network one whose header has other texts."""
+    with safe_open(network, framework="pt") as file:
+        about = file.metadata()
+    save_file(load_file(network), network, metadata=about | texts)
+    return network
+
+
 @pytest.fixture
 def copy(tmp_path):
     shutil.copytree(OLD, tmp_path / "formats")
@@ -182,10 +190,7 @@ def test_what_is_newer_is_refused_with_the_version_that_is_needed(copy):
     ],
 )
 def test_a_network_that_says_something_else_is_refused_with_the_field(copy, key, text, said):
-    network = copy / "six.safetensors"
-    with safe_open(network, framework="pt") as file:
-        about, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(weights, network, metadata=about | {key: text})
+    network = with_header(copy / "six.safetensors", **{key: text})
     with pytest.raises(UserError, match=said) as caught:
         load_trained(network)
     assert str(network) in str(caught.value)
@@ -196,8 +201,5 @@ def test_a_newer_checkpoint_or_network_is_refused_too(copy):
     torch.save(torch.load(path, weights_only=True) | {"schema_version": 99}, path)
     refused(lambda: load_checkpoint(path), path)
     refused(lambda: load_trained(path), path)
-    network = copy / "six.safetensors"
-    with safe_open(network, framework="pt") as file:
-        about, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(weights, network, metadata=about | {"schema_version": "99"})
+    network = with_header(copy / "six.safetensors", schema_version="99")
     refused(lambda: load_trained(network), network)
