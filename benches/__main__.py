@@ -19,9 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-from datasets.usage import Filled
-
-from .line import Line
+from benches.line import Line
+from common.help_format import Filled
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHES = {
@@ -60,15 +59,15 @@ def lines_of(name: str, output: str) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Run the named benches, or all; returns the exit status."""
     if arguments[:1] == ["gpu"]:
-        from . import gpu
+        from benches import gpu
 
         return gpu.main(arguments[1:])
     if arguments[:1] == ["publish"]:
-        from . import publish
+        from benches import publish
 
         return publish.main(arguments[1:])
     if arguments[:1] == ["curves"]:
-        from . import curves
+        from benches import curves
 
         return curves.main(arguments[1:])
     parser = argparse.ArgumentParser(

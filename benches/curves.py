@@ -19,9 +19,9 @@ from benchmark import mllog
 from benchmark.log_summary import summarise
 from benchmark.mllog import read_lines
 from benchmark.submission import LOG_FILE, MAX_TARGET_WER
-from datasets.errors import HELD, UserError, run_door
+from common.errors import HELD, UserError, run_door
+from common.help_format import Filled
 from datasets.manifest import write_atomically
-from datasets.usage import Filled
 from results.charts import WIDTH, Axis, Line, lines
 from results.markup import Markup, tag
 

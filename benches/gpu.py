@@ -29,11 +29,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.errors import UserError, run_door
-from datasets.usage import Filled
-
-from .gpu_table import ROOT
-from .gpu_watch import Budget, Watched, watch
+from benches.gpu_table import ROOT
+from benches.gpu_watch import Budget, Watched, watch
+from common.errors import UserError, run_door
+from common.help_format import Filled
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def _work(options: argparse.Namespace, plan: Plan) -> int:
     """The sections of one group, here."""
     end_s = time.monotonic() + options.budget
     # Imported only here: the watching process does without PyTorch.
-    from .gpu_worker import Task, work
+    from benches.gpu_worker import Task, work
 
     tasks = [
         Task(name, plan.sections[name].module, plan.sections[name].limit_s * _patience(options))

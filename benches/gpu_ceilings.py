@@ -6,11 +6,10 @@ import functools
 
 import torch
 
+from benches.gpu_bench import Bench
+from benches.gpu_table import rows_of
 from benchmark.ceilings import MEASURED, Ceilings
 from reference_model.precision import set_precision
-
-from .gpu_bench import Bench
-from .gpu_table import rows_of
 
 
 def ceilings(bench: Bench) -> None:

@@ -9,11 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from benches.gpu_bench import Bench
+from benches.gpu_table import first_line
 from reference_model.gru import Gru
 from reference_model.precision import set_precision
-
-from .gpu_bench import Bench
-from .gpu_table import first_line
 
 BYTES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4}
 

@@ -13,15 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from benches.gpu_bench import Bench
+from benches.gpu_step import closed, data_of, steps
+from benches.gpu_table import first_line
+from benches.train_step import make_step
 from datasets.geometry import output_frames
 from reference_model.data import Batch
 from reference_model.precision import set_precision
 from reference_model.step import TrainStep
-
-from .gpu_bench import Bench
-from .gpu_step import closed, data_of, steps
-from .gpu_table import first_line
-from .train_step import make_step
 
 
 def graphs(bench: Bench) -> None:

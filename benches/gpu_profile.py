@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
+from benches.gpu_bench import Bench
+from benches.gpu_step import closed, data_of, steps
+from benches.gpu_table import first_line
+from benches.train_step import make_step
 from reference_model.precision import set_precision
 from reference_model.profile import NoProfile
 from reference_model.step import TrainStep
-
-from .gpu_bench import Bench
-from .gpu_step import closed, data_of, steps
-from .gpu_table import first_line
-from .train_step import make_step
 
 TRACED = 2
 """Steps that are traced: in the second one the host runs ahead of the device, as in training."""

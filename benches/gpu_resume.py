@@ -19,16 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from benches.gpu_bench import Bench
+from benches.gpu_step import narrowed
+from benches.gpu_table import ROOT
+from benches.loader import make_split
 from benchmark import mllog
 from benchmark.params import Params, load_variant
+from common.errors import DID_NOT_HOLD, HELD
 from datasets.dataset import write_description
-from datasets.errors import DID_NOT_HOLD, HELD
 from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
-
-from .gpu_bench import Bench
-from .gpu_step import narrowed
-from .gpu_table import ROOT
-from .loader import make_split
 
 WEIGHTS_BOUND, LOSS_BOUND = 0.01, 1e-3
 """On a GPU: of what the resumed epochs changed the weights by, and of an epoch's loss. On a CPU nothing may differ."""

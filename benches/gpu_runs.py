@@ -14,16 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benches.gpu_bench import Bench
+from benches.gpu_step import fractions, narrowed
+from benches.gpu_table import ROOT
 from benchmark.params import Params, load_variant
 from benchmark.record import read_record
 from benchmark.submission import RECORD_FILE
-from datasets import limits, plans
+from common import limits
+from datasets import plans
 from reference_model.checkpoint_file import checkpoint_path
 from reference_model.latency import WHOLE
-
-from .gpu_bench import Bench
-from .gpu_step import fractions, narrowed
-from .gpu_table import ROOT
 
 ENDING_S = 8.0
 """A timed run that takes too long is told to end so long before its section is ended."""

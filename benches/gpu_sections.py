@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benches.gpu_bench import Bench
+from benches.gpu_step import closed, data_of
+from benches.loader import make_split
+from benches.train_step import make_step
 from benchmark.telemetry import Telemetry
 from datasets.dataset import Dataset, is_prepared, read_dataset, write_description
 from datasets.pack import open_packed, pack
@@ -18,11 +22,6 @@ from reference_model.distributed import World
 from reference_model.evaluate import evaluate
 from reference_model.precision import set_precision
 from reference_model.step import TrainState, received_from, train_epoch
-
-from .gpu_bench import Bench
-from .gpu_step import closed, data_of
-from .loader import make_split
-from .train_step import make_step
 
 
 def loader(bench: Bench) -> None:

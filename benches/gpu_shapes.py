@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from benches.gpu_bench import Bench
+from benches.gpu_step import closed, data_of
+from benches.gpu_table import first_line
+from benches.train_step import make_step
 from reference_model.data import Batch
 from reference_model.model import DeepSpeech2
 from reference_model.precision import set_precision
-
-from .gpu_bench import Bench
-from .gpu_step import closed, data_of
-from .gpu_table import first_line
-from .train_step import make_step
 
 
 def layout(bench: Bench) -> None:

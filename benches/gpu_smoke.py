@@ -10,17 +10,16 @@ import warnings
 import numpy as np
 import torch
 
+from benches.gpu_bench import Bench
+from benches.gpu_step import narrowed
+from benches.gpu_table import first_line
+from benches.train_step import make_batch, make_step
 from benchmark.params import Params, load_variant, variant_names
 from reference_model.augment import mask_uniforms
 from reference_model.data import Batch
 from reference_model.gru import gru_dtype
 from reference_model.precision import set_precision
 from reference_model.step import Readback
-
-from .gpu_bench import Bench
-from .gpu_step import narrowed
-from .gpu_table import first_line
-from .train_step import make_batch, make_step
 
 CLIPS, CLIP_S, STEPS = 4, 2.0, 3
 

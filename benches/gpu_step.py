@@ -9,6 +9,10 @@ from collections.abc import Iterator
 
 import torch
 
+from benches.gpu_bench import Bench
+from benches.gpu_ceilings import ceilings_of
+from benches.gpu_table import first_line
+from benches.train_step import make_batch, make_step
 from benchmark.ceilings import roofline_audio_s_per_s
 from benchmark.params import Params, load_variant
 from reference_model.data import Batch
@@ -16,11 +20,6 @@ from reference_model.features import Features
 from reference_model.flops import work_per_audio_s
 from reference_model.precision import set_precision
 from reference_model.step import Readback, TrainStep
-
-from .gpu_bench import Bench
-from .gpu_ceilings import ceilings_of
-from .gpu_table import first_line
-from .train_step import make_batch, make_step
 
 CLIP_S = 13.5
 """LibriSpeech's median training utterance."""

@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets.errors import COULD_NOT, HELD, UserError
-
-from .gpu_table import ROOT, Reader, note, save
+from benches.gpu_table import ROOT, Reader, note, save
+from common.errors import COULD_NOT, HELD, UserError
 
 LEAST_S = 10.0
 """A section is not begun with less time than this."""

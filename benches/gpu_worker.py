@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 
-from datasets.errors import COULD_NOT, HELD
+from benches.gpu_bench import Bench
+from benches.gpu_table import first_line, note
+from benches.gpu_watch import LEAST_S
+from common.errors import COULD_NOT, HELD
 from reference_model.process import die_with_parent
-
-from .gpu_bench import Bench
-from .gpu_table import first_line, note
-from .gpu_watch import LEAST_S
 
 
 @dataclass(frozen=True)

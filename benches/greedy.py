@@ -10,10 +10,9 @@ import sys
 import numpy as np
 import torch
 
+from benches.line import Line, alternating, report
 from reference_model.alphabet import BLANK, LABELS
 from reference_model.decode import greedy
-
-from .line import Line, alternating, report
 
 GOAL_RATIO = 20
 ROUNDS = 5

@@ -16,9 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from benches.line import Line, alternating, report
 from reference_model.model import Padding, RecurrentLayer, Stack
-
-from .line import Line, alternating, report
 
 GOAL = 1.0
 

@@ -19,12 +19,11 @@ from pathlib import Path
 
 import psutil
 
+from benches.line import Line, report, seconds
 from benchmark import mllog
 from benchmark.params import load_variant
+from common.errors import UserError, run_door
 from datasets.dataset import default_data_dir, is_prepared
-from datasets.errors import UserError, run_door
-
-from .line import Line, report, seconds
 
 GOAL_SHARE = 0.01
 LINES = 2_000

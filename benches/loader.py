@@ -22,17 +22,17 @@ import numpy as np
 import soundfile
 import torch
 
+from benches.line import Line, alternating, report
 from benchmark.params import AugmentParams, load_variant
-from datasets import audio, limits, plans
+from common import limits
+from common.errors import UserError, run_door
+from datasets import audio, plans
 from datasets.dataset import Dataset, Split, TreeDigest
-from datasets.errors import UserError, run_door
 from datasets.manifest import Manifest, Utterance, write_jsonl
 from datasets.pack import PackedAudio, open_packed, pack
 from reference_model.augment import draw
 from reference_model.data import Order, Recordings, loader
 from reference_model.step import received_from
-
-from .line import Line, alternating, report
 
 GOAL_SOX, GOAL_PACKED = 10.0, 5.0
 BATCH, LARGER_BATCH = 8, 32

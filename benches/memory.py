@@ -16,8 +16,8 @@ import torch
 
 from benchmark.expected import LONGEST_S
 from benchmark.params import Params, load_variant, variant_names
-from datasets.errors import HELD, run_door
-from datasets.usage import Filled
+from common.errors import HELD, run_door
+from common.help_format import Filled
 from reference_model.features import Features
 from reference_model.model import DeepSpeech2
 

@@ -16,8 +16,9 @@ import numpy as np
 import soundfile
 import torch
 
+from benches.line import Line, report
 from benchmark.params import ModelParams, Params, load_variant
-from datasets import limits
+from common import limits
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest, Utterance
 from reference_model import inference_run
 from reference_model.decode import greedy
@@ -28,8 +29,6 @@ from reference_model.model import DeepSpeech2
 from reference_model.opened_engine import choose_engine, onnx_engine
 from reference_model.train import default_threads
 from reference_model.trained import Trained
-
-from .line import Line, report
 
 GOAL_RATIO = 2
 SHORTEST_S, LONGEST_S = 0.6, 6.0

@@ -10,15 +10,14 @@ import sys
 
 import torch
 
+from benches.line import Line, alternating, report
 from benchmark.params import load_variant
-from datasets import limits
+from common import limits
 from reference_model.engines import Engine, TorchEngine
 from reference_model.features import Features
 from reference_model.model import DeepSpeech2
 from reference_model.opened_engine import choose_engine, onnx_engine
 from reference_model.trained import Trained
-
-from .line import Line, alternating, report
 
 GOAL_RATIO = 1
 ROUNDS = 5

@@ -14,13 +14,12 @@ import sys
 
 import numpy as np
 
+from benches.line import Line, report
 from benchmark.params import load_variant
 from datasets import plans
 from datasets.corpora import SIZES
 from datasets.dataset import LIBRISPEECH
 from reference_model.data import training_order
-
-from .line import Line, report
 
 UTTERANCES = SIZES[LIBRISPEECH].train
 GOAL_SORTED, GOAL_BUCKETS = 0.03, 0.05

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets import limits
+from common import limits
 from datasets.archives import Archive
 from datasets.librispeech import Options, prepare
 

@@ -32,16 +32,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benches.gpu_table import JSON as TABLE
+from benches.gpu_table import MARKDOWN, ROOT, cell, markdown_of
 from benchmark.record import RunRecord, hash_files, read_record
 from benchmark.submission import LOG_FILE, RECORD_FILE, SEALED_FILES, UNFINISHED
-from datasets.errors import HELD, UserError, run_door
+from common.errors import HELD, UserError, run_door
+from common.help_format import Filled
 from datasets.manifest import write_atomically
-from datasets.usage import Filled
 from results.discover import Source
 from results.load import read_run
-
-from .gpu_table import JSON as TABLE
-from .gpu_table import MARKDOWN, ROOT, cell, markdown_of
 
 PUBLISHED = ROOT / "results" / "published"
 UNPACKED_BYTES = 64 << 20

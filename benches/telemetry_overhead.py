@@ -14,10 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from benches.line import Line, report
 from benchmark.telemetry import Telemetry
-from datasets.errors import run_door
-
-from .line import Line, report
+from common.errors import run_door
 
 GOAL_SHARE = 0.01
 

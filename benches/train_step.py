@@ -14,6 +14,8 @@ import sys
 import numpy as np
 import torch
 
+from benches.line import Line, alternating, report
+from benches.plain_step import PlainStep
 from benchmark.params import Params, load_variant
 from reference_model.data import Batch
 from reference_model.distributed import World
@@ -21,9 +23,6 @@ from reference_model.features import Features
 from reference_model.model import DeepSpeech2, prefers_channels_last
 from reference_model.optim import build_optimizer
 from reference_model.step import TrainStep
-
-from .line import Line, alternating, report
-from .plain_step import PlainStep
 
 GOAL_CLOSED, GOAL_MINI = 1.0, 1.0
 

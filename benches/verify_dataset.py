@@ -22,12 +22,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets import limits
+from benches.line import Line, alternating, report, seconds
+from common import limits
 from datasets.dataset import Dataset, write_description
 from datasets.digest import digest_tree
 from datasets.tarball import tar_bytes
-
-from .line import Line, alternating, report, seconds
 
 ROUNDS = 7
 GOAL_RATIO = 2.0

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import Levenshtein
 from rapidfuzz.distance.Levenshtein import distance
 
+from benches.line import Line, alternating, report
 from benchmark.score import score_of
-
-from .line import Line, alternating, report
 
 GOAL_RATIO = 3
 ROUNDS = 5

@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from datasets.errors import run_door
-from datasets.usage import Filled
+from common.errors import run_door
+from common.help_format import Filled
 
 EXAMPLES = """examples:
   python -m benchmark run --variant mini > log
@@ -19,11 +19,11 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (`arguments` as typed after `python -m benchmark`) and return its exit status."""
-    from . import settings
+    from benchmark import settings
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["doctor"]:
-        from . import doctor
+        from benchmark import doctor
 
         return doctor.main(arguments[1:])
     parser = argparse.ArgumentParser(
@@ -51,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .run import run
-    from .series import run_series, wanted_runs
-    from .settings import from_environment
+    from benchmark.run import run
+    from benchmark.series import run_series, wanted_runs
+    from benchmark.settings import from_environment
 
     settings, runs = from_environment(options, os.environ), wanted_runs(os.environ)
     return run(settings) if runs == 1 else run_series(settings, runs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from datasets.errors import from_os_error
+from common.errors import from_os_error
 
 DROP_FILE = Path("/proc/sys/vm/drop_caches")
 

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import limits, tarball
+from benchmark import launch
+from benchmark.device import Usable, usable_gpus
+from benchmark.expected import SYNTHESIS_CORE_MIN, expected_minutes, gpu_bytes
+from benchmark.params import Params, load_params, load_variant
+from benchmark.settings import Settings
+from common import limits
+from common.errors import COULD_NOT, UserError
+from common.locks import FileLock
+from datasets import tarball
 from datasets.dataset import LIBRISPEECH, Dataset, Stamp, is_prepared, read_dataset, read_stamp
-from datasets.errors import COULD_NOT, UserError
-from datasets.locks import FileLock
 from datasets.plans import is_synthesised, synthesis_arguments, version_of
-
-from . import launch
-from .device import Usable, usable_gpus
-from .expected import SYNTHESIS_CORE_MIN, expected_minutes, gpu_bytes
-from .params import Params, load_params, load_variant
-from .settings import Settings
 
 
 class TreeSize(NamedTuple):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from datasets.errors import UserError
-
-from . import gpu_remedies, system
-from .ask_torch import ask_torch
-from .settings import TRAINER_MODULE, Settings
+from benchmark import gpu_remedies, system
+from benchmark.ask_torch import ask_torch
+from benchmark.settings import TRAINER_MODULE, Settings
+from common.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from datasets.errors import one_line
-from datasets.progress import Progress, clock
-
-from .record import EpochFacts
-from .trainer_contract import ProgressLine, read_progress
+from benchmark.record import EpochFacts
+from benchmark.trainer_contract import ProgressLine, read_progress
+from common.errors import one_line
+from common.progress import Progress, clock
 
 MAKE_WAY_S = 0.2
 """How long after a log line no new bar is drawn: it would stand where `tee` is about to write."""

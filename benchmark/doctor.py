@@ -11,12 +11,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.errors import DID_NOT_HOLD, HELD, one_line
-from datasets.usage import Filled
-
-from .doctor_checks import examine
-from .finding import Finding
-from .settings import ROOT
+from benchmark.doctor_checks import examine
+from benchmark.finding import Finding
+from benchmark.settings import ROOT
+from common.errors import DID_NOT_HOLD, HELD, one_line
+from common.help_format import Filled
 
 WIDTH = 80
 _HELD = "\0"

@@ -12,17 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import limits
+from benchmark import hardware
+from benchmark.ask_torch import ask_torch
+from benchmark.caches import DROP_FILE
+from benchmark.doctor_gpus import gpu_findings
+from benchmark.finding import GIB, Finding
+from benchmark.gpu_remedies import SET_UP, on_host
+from benchmark.load import Load, Measurement
+from common import limits
+from common.errors import UserError
 from datasets.dataset import LIBRISPEECH, is_prepared, read_dataset, read_stamp, removal
-from datasets.errors import UserError
-
-from . import hardware
-from .ask_torch import ask_torch
-from .caches import DROP_FILE
-from .doctor_gpus import gpu_findings
-from .finding import GIB, Finding
-from .gpu_remedies import SET_UP, on_host
-from .load import Load, Measurement
 
 OLDEST_PYTHON = (3, 11)
 LEAST_MEMORY, FULL_MEMORY = 3 * GIB, 16 * GIB

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from . import gpu_remedies, hardware
-from .expected import gpu_bytes
-from .finding import GIB, Finding, Level
-from .gpu_remedies import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND
-from .nvml import Gpu, Nvml, NvmlUnavailable
-from .params import load_variant
-from .system import has_gpu_devices
+from benchmark import gpu_remedies, hardware
+from benchmark.expected import gpu_bytes
+from benchmark.finding import GIB, Finding, Level
+from benchmark.gpu_remedies import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND
+from benchmark.nvml import Gpu, Nvml, NvmlUnavailable
+from benchmark.params import load_variant
+from benchmark.system import has_gpu_devices
 
 USED_SHARE, BUSY_PCT = 0.05, 5.0
 """A card is in use from more than this share of its memory, or this much of its time, on."""

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import hardware
+from benchmark import hardware
 
 SET_UP = "run `sh script/setup.sh`"
 

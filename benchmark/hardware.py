@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from datasets.limits import read_text
+from common.limits import read_text
 
 SYS = Path("/sys")
 PROC = Path("/proc")

@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmark import corpus, launch, resume, system
+from benchmark.device import gpus_of_run
+from benchmark.display import Display
+from benchmark.params import Params
+from benchmark.record import CodeVersion, DatasetFacts, RunFacts, RunRecord
+from benchmark.settings import ROOT, Settings
+from benchmark.submission import PARAMS_FILE
+from common.errors import UserError
 from datasets.dataset import Dataset
-from datasets.errors import UserError
 from datasets.manifest import write_atomically
-
-from . import corpus, launch, resume, system
-from .device import gpus_of_run
-from .display import Display
-from .params import Params
-from .record import CodeVersion, DatasetFacts, RunFacts, RunRecord
-from .settings import ROOT, Settings
-from .submission import PARAMS_FILE
 
 
 @dataclass(frozen=True)

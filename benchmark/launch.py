@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from . import trainer_contract
-from .settings import Settings
+from benchmark import trainer_contract
+from benchmark.settings import Settings
 
 GRACE_S = 10.0
 """How long a process may take to end after SIGTERM, before SIGKILL."""

@@ -11,9 +11,8 @@ import os
 import time
 from dataclasses import dataclass
 
-from datasets import limits
-
-from . import hardware
+from benchmark import hardware
+from common import limits
 
 GLANCE_S, LOOK_S = 0.2, 1.0
 """Seconds measured at least (the kernel counts in hundredths), and where the first look finds much: a moment's burst is no load."""

@@ -13,10 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets.values import is_number, number, number_or_text
-
-from . import mllog
-from .mllog import BadLine, Event
+from benchmark import mllog
+from benchmark.mllog import BadLine, Event
+from common.values import is_number, number, number_or_text
 
 _UNITS = (mllog.EPOCH_NUM, "samples_count", "step_num")
 """Metadata that say how far a training was when it was evaluated: DeepSpeech2 counts epochs, others what they like."""

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 from mlperf_logging.mllog import constants, mllog
 
-from . import clock
-from .submission import BENCHMARK as BENCHMARK
+from benchmark import clock
+from benchmark.submission import BENCHMARK as BENCHMARK
 
 TOKEN = b":::MLLOG "
 MAX_LINE_BYTES = 1 << 20

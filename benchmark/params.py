@@ -21,11 +21,10 @@ from typing import Literal
 
 import yaml
 
-from datasets.errors import UserError
-from datasets.formats import decode
-
-from .submission import Division
-from .yaml_text import Plain, read_yaml
+from benchmark.submission import Division
+from benchmark.yaml_text import Plain, read_yaml
+from common.errors import UserError
+from common.formats import decode
 
 VARIANTS_DIR = Path(__file__).parent / "variants"
 MAX_EPOCHS_CAP = 10

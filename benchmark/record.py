@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import orjson
 
-from datasets.errors import UserError
-from datasets.formats import RECORD
+from benchmark.log_summary import EpochFacts
+from benchmark.submission import RECORD_FILE, SEALED_FILES, Division
+from common.errors import UserError
+from common.formats import RECORD
+from common.sha256 import sha256_of
 from datasets.manifest import write_atomically
-from datasets.sha256 import sha256_of
-
-from .log_summary import EpochFacts
-from .submission import RECORD_FILE, SEALED_FILES, Division
 
 Status = Literal["unfinished", "success", "aborted", "failed", "interrupted"]
 """`aborted`: the trainer ended properly without the target; `failed`: it broke; `interrupted`: a signal ended it;

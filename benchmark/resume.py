@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark import mllog
+from benchmark.mllog import Event
+from benchmark.params import Params, load_params
+from benchmark.record import RunRecord, read_record
+from benchmark.settings import Settings
+from benchmark.submission import LOG_FILE, PARAMS_FILE
+from benchmark.trainer_contract import checkpoint_of, checkpoints
+from common.errors import UserError
 from datasets.dataset import Dataset
-from datasets.errors import UserError
-
-from . import mllog
-from .mllog import Event
-from .params import Params, load_params
-from .record import RunRecord, read_record
-from .settings import Settings
-from .submission import LOG_FILE, PARAMS_FILE
-from .trainer_contract import checkpoint_of, checkpoints
 
 FINISHED = {"success": "reached its target", "aborted": "ended at its last epoch without the target"}
 

@@ -10,28 +10,22 @@ import platform
 import subprocess
 from dataclasses import dataclass, field, replace
 
-from datasets.errors import COULD_NOT, from_os_error, one_line
-
-from . import clock, launch, mllog
-from .caches import drop_caches
-from .display import Display
-from .job import Job, begin_record, decide, trainer_command, utc_now
-from .load import Load, Measurement
-from .log_summary import LogSummary, summarise
-from .mllog import Event, LogWriter
-from .record import (
-    RunRecord,
-    Status,
-    hash_files,
-    write_record,
-)
-from .run_log import ErrorLog, RunLog
-from .settings import Settings
-from .submission import ERRORS_FILE, LOG_FILE, TELEMETRY_FILE
-from .summary_table import print_summary
-from .telemetry import Telemetry
-from .telemetry_sums import Summary
-from .verdict import EXIT_STATUS, follower_verdict, verdict
+from benchmark import clock, launch, mllog
+from benchmark.caches import drop_caches
+from benchmark.display import Display
+from benchmark.job import Job, begin_record, decide, trainer_command, utc_now
+from benchmark.load import Load, Measurement
+from benchmark.log_summary import LogSummary, summarise
+from benchmark.mllog import Event, LogWriter
+from benchmark.record import RunRecord, Status, hash_files, write_record
+from benchmark.run_log import ErrorLog, RunLog
+from benchmark.settings import Settings
+from benchmark.submission import ERRORS_FILE, LOG_FILE, TELEMETRY_FILE
+from benchmark.summary_table import print_summary
+from benchmark.telemetry import Telemetry
+from benchmark.telemetry_sums import Summary
+from benchmark.verdict import EXIT_STATUS, follower_verdict, verdict
+from common.errors import COULD_NOT, from_os_error, one_line
 
 RESERVE_BYTES = 1 << 18
 """Disk space held back in the run's folder, so that a disk that fills up leaves room to record that it did."""

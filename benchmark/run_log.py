@@ -7,10 +7,9 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from datasets.errors import UserError, from_os_error
-from datasets.locks import FileLock
-
-from .mllog import Event, parse_line
+from benchmark.mllog import Event, parse_line
+from common.errors import UserError, from_os_error
+from common.locks import FileLock
 
 KEPT_ERROR_LINES = 400
 

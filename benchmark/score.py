@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
-from datasets.errors import UserError
+from common.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)

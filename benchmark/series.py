@@ -19,19 +19,18 @@ from pathlib import Path
 
 import orjson
 
-from datasets.errors import COULD_NOT, UserError
-from datasets.formats import SERIES
-from datasets.locks import FileLock
+from benchmark import launch, system
+from benchmark.corpus import choose_params
+from benchmark.display import Display
+from benchmark.params import Params
+from benchmark.record import CodeVersion, RunRecord, read_record
+from benchmark.settings import ROOT, Settings
+from benchmark.submission import PARAMS_FILE, RECORD_FILE, UNFINISHED
+from benchmark.trainer_contract import checkpoints
+from common.errors import COULD_NOT, UserError
+from common.formats import SERIES
+from common.locks import FileLock
 from datasets.manifest import write_atomically
-
-from . import launch, system
-from .corpus import choose_params
-from .display import Display
-from .params import Params
-from .record import CodeVersion, RunRecord, read_record
-from .settings import ROOT, Settings
-from .submission import PARAMS_FILE, RECORD_FILE, UNFINISHED
-from .trainer_contract import checkpoints
 
 FOLDER, FILE_NAME = "series", "series.json"
 MOST_RUNS = 1000

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.errors import UserError
-
-from .submission import DIVISIONS, STATUSES, Division
+from benchmark.submission import DIVISIONS, STATUSES, Division
+from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: where `data/` and `runs/` lie unless the user says otherwise."""

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from datasets.progress import clock
-
-from .record import EpochFacts, RunRecord
-from .settings import ROOT, TRAINER_MODULE
-from .submission import ERRORS_FILE
+from benchmark.record import EpochFacts, RunRecord
+from benchmark.settings import ROOT, TRAINER_MODULE
+from benchmark.submission import ERRORS_FILE
+from common.progress import clock
 
 WIDTH = 80
 SCORE_NOTE = "MLPerf-style, unverified"

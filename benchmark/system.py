@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import limits
-from datasets.sha256 import sha256_of
-
-from . import hardware
-from .nvml import Gpu, Nvml, NvmlUnavailable
-from .submission import LOCK_FILE
+from benchmark import hardware
+from benchmark.nvml import Gpu, Nvml, NvmlUnavailable
+from benchmark.submission import LOCK_FILE
+from common import limits
+from common.sha256 import sha256_of
 
 FIELDS = (
     "submitter",

@@ -17,14 +17,13 @@ from typing import Literal
 
 import psutil
 
-from datasets.errors import one_line
-
-from . import clock
-from .nvml import Gpu, Nvml, NvmlUnavailable, plain_uuid
-from .readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
-from .telemetry_csv import CsvFile
-from .telemetry_host import Host, ProcessTree, other_processes
-from .telemetry_sums import GpuSummary, Integrals, Summary, figures, whole
+from benchmark import clock
+from benchmark.nvml import Gpu, Nvml, NvmlUnavailable, plain_uuid
+from benchmark.readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
+from benchmark.telemetry_csv import CsvFile
+from benchmark.telemetry_host import Host, ProcessTree, other_processes
+from benchmark.telemetry_sums import GpuSummary, Integrals, Summary, figures, whole
+from common.errors import one_line
 
 STOP_TIMEOUT_S = 10.0
 """A driver that hangs is waited for no longer than this."""

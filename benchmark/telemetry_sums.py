@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .readings import Kind, Reading
+from benchmark.readings import Kind, Reading
 
 MAX_BLOCKS = 2048
 MAX_MARKS = 256

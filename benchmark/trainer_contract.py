@@ -16,17 +16,16 @@ from typing import NamedTuple
 
 import orjson
 
-from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError
+from benchmark import clock, mllog
+from benchmark.log_summary import LogSummary
+from benchmark.mllog import LogWriter
+from benchmark.params import Params
+from benchmark.score import Score
+from benchmark.settings import DEVICES, ROOT
+from common.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError
+from common.help_format import Filled
+from common.values import is_whole
 from datasets.manifest import write_atomically
-from datasets.usage import Filled
-from datasets.values import is_whole
-
-from . import clock, mllog
-from .log_summary import LogSummary
-from .mllog import LogWriter
-from .params import Params
-from .score import Score
-from .settings import DEVICES, ROOT
 
 PAGE = "docs/trainer.md"
 """Where a trainer's author reads all this."""

@@ -6,12 +6,11 @@ import re
 import signal
 from collections.abc import Sequence
 
-from datasets.errors import DID_NOT_HOLD, HELD
-
-from . import mllog, trainer_contract
-from .log_summary import summarise
-from .record import Status
-from .run_log import RunLog
+from benchmark import mllog, trainer_contract
+from benchmark.log_summary import summarise
+from benchmark.record import Status
+from benchmark.run_log import RunLog
+from common.errors import DID_NOT_HOLD, HELD
 
 EXIT_STATUS = {"success": HELD, "aborted": DID_NOT_HOLD}
 """The harness's own exit status for each status of a run; every other status is COULD_NOT."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from datasets.errors import UserError
+from common.errors import UserError
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 

@@ -6,13 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from datasets.errors import DID_NOT_HOLD, HELD, run_door
+from common.errors import DID_NOT_HOLD, HELD, run_door
+from common.help_format import Filled
+from compliance import official
+from compliance.check import ALL_RULES, check_paths
+from compliance.findings import as_json, as_junit, as_text, totals
 from datasets.manifest import write_atomically
-from datasets.usage import Filled
-
-from . import official
-from .check import ALL_RULES, check_paths
-from .findings import as_json, as_junit, as_text, totals
 
 EPILOG = """examples:
   python -m compliance runs/mini/RUN

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 from benchmark import mllog
 from benchmark.submission import TRAINING_RUNS
-
-from . import official
-from .findings import Fault, Rule, shown
-from .log import Log
+from compliance import official
+from compliance.findings import Fault, Rule, shown
+from compliance.log import Log
 
 _OWN_KEYS = (mllog.PARAMS_SHA256, mllog.TARGET_WER)
 """Keys that DeepSpeech2 logs, and no benchmark of MLPerf's."""

@@ -21,19 +21,18 @@ from benchmark.submission import (
     locks_of,
     numbered_logs,
 )
-from datasets.errors import UserError
-
-from . import official
-from .benchmarks import KNOWN, is_another, is_ours, judged_as
-from .convergence import CONVERGENCE_RULES
-from .entry_rules import ENTRY_RULES
-from .epoch_rules import EPOCH_RULES
-from .findings import WARNING, Fault, Finding, Rule, Verdict, apply
-from .log import FILE_RULES, Log, read
-from .log_rules import SKELETON_RULES
-from .package_rules import PACKAGE_RULES, Result, read_package
-from .run_rules import RUN_RULES, Runs
-from .seals import SEAL_RULES, Sealed
+from common.errors import UserError
+from compliance import official
+from compliance.benchmarks import KNOWN, is_another, is_ours, judged_as
+from compliance.convergence import CONVERGENCE_RULES
+from compliance.entry_rules import ENTRY_RULES
+from compliance.epoch_rules import EPOCH_RULES
+from compliance.findings import WARNING, Fault, Finding, Rule, Verdict, apply
+from compliance.log import FILE_RULES, Log, read
+from compliance.log_rules import SKELETON_RULES
+from compliance.package_rules import PACKAGE_RULES, Result, read_package
+from compliance.run_rules import RUN_RULES, Runs
+from compliance.seals import SEAL_RULES, Sealed
 
 OURS = [*SKELETON_RULES, *EPOCH_RULES, *ENTRY_RULES]
 FORGIVEN = ("run-status", "key-present", "epoch-pairs")

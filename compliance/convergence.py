@@ -17,13 +17,12 @@ import orjson
 
 from benchmark import mllog
 from benchmark.submission import dropped_each_side, olympic_mean
-from datasets.errors import UserError
-from datasets.formats import REFERENCE_POINT, decode
-from datasets.values import is_whole
-
-from .findings import WARNING, Fault, Rule
-from .log import Log
-from .run_rules import Runs
+from common.errors import UserError
+from common.formats import REFERENCE_POINT, decode
+from common.values import is_whole
+from compliance.findings import WARNING, Fault, Rule
+from compliance.log import Log
+from compliance.run_rules import Runs
 
 RCP_DIR = Path(__file__).parent / "rcp"
 ALPHA = 0.05

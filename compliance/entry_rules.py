@@ -9,14 +9,13 @@ from benchmark import mllog
 from benchmark.params import NEUTRAL, Params, load_variant, params_from_dict, variant_names
 from benchmark.submission import MAX_TARGET_WER
 from benchmark.trainer_contract import REPEATED
+from common.errors import UserError
+from common.values import is_digest, is_number, is_text, is_whole
+from compliance.findings import WARNING, Fault, Rule, shown
+from compliance.log import Log
 from datasets.corpora import SIZES
-from datasets.errors import UserError
 from datasets.plans import SYNTHESISED
 from datasets.references import reference_of
-from datasets.values import is_digest, is_number, is_text, is_whole
-
-from .findings import WARNING, Fault, Rule, shown
-from .log import Log
 
 
 def variant(name: object) -> Params | None:

@@ -8,10 +8,9 @@ from benchmark import mllog
 from benchmark.mllog import Event
 from benchmark.params import MAX_EPOCHS_CAP
 from benchmark.trainer_contract import EPOCH_EVENTS
-from datasets.values import is_number, is_whole
-
-from .findings import Fault, Rule, shown
-from .log import Log
+from common.values import is_number, is_whole
+from compliance.findings import Fault, Rule, shown
+from compliance.log import Log
 
 CLOCK_S, CLOCK_SHARE = 0.5, 0.01
 """By so much the system's clock, kept by a time server, may run slower than a stopwatch."""

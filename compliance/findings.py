@@ -15,8 +15,8 @@ from xml.sax.saxutils import quoteattr
 
 import orjson
 
-from datasets.errors import one_line
-from datasets.formats import COMPLIANCE
+from common.errors import one_line
+from common.formats import COMPLIANCE
 
 ERROR, WARNING = "error", "warning"
 WIDTH = 80

@@ -16,8 +16,7 @@ from benchmark import mllog
 from benchmark.log_summary import LogSummary, summarise
 from benchmark.mllog import BadLine, Event
 from benchmark.params import NEUTRAL
-
-from .findings import WARNING, Fault, Rule, shown
+from compliance.findings import WARNING, Fault, Rule, shown
 
 MAX_EVENTS = 1_000_000
 """No run logs more; a file that does is not read further."""

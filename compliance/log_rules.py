@@ -10,10 +10,9 @@ from benchmark import mllog
 from benchmark.mllog import Event
 from benchmark.submission import DIVISIONS, STATUSES
 from benchmark.trainer_contract import ENDS, STARTS
-from datasets.values import is_digest, is_number, is_text, is_whole
-
-from .findings import WARNING, Fault, Rule, shown
-from .log import Log
+from common.values import is_digest, is_number, is_text, is_whole
+from compliance.findings import WARNING, Fault, Rule, shown
+from compliance.log import Log
 
 MAX_INIT_S = 30 * 60
 RANK_SKEW_MS = 1000

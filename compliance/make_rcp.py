@@ -15,15 +15,14 @@ import orjson
 
 from benchmark import mllog
 from benchmark.submission import LOG_FILE
-from datasets.errors import HELD, UserError, run_door
-from datasets.formats import REFERENCE_POINT
+from common.errors import HELD, UserError, run_door
+from common.formats import REFERENCE_POINT
+from common.help_format import Filled
+from compliance.check import log_findings
+from compliance.convergence import epochs_to_target
+from compliance.findings import WARNING
+from compliance.log import Log, read
 from datasets.manifest import write_atomically
-from datasets.usage import Filled
-
-from .check import log_findings
-from .convergence import epochs_to_target
-from .findings import WARNING
-from .log import Log, read
 
 MIN_REFERENCE_RUNS = 20
 """MLPerf asks twice as many reference runs as a submission has."""

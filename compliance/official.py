@@ -14,10 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from benchmark.submission import rounds_above
-from datasets.errors import UserError
-
-from .findings import WARNING, Fault, Rule
-from .log import Log
+from common.errors import UserError
+from compliance.findings import WARNING, Fault, Rule
+from compliance.log import Log
 
 VERDICT = "official-verdict"
 

@@ -36,13 +36,12 @@ from benchmark.submission import (
     setup_of,
 )
 from benchmark.system import FIELDS
-from datasets.errors import UserError
-from datasets.sha256 import sha256_of
-from datasets.values import is_text
-
-from .benchmarks import is_another, judged_as
-from .findings import WARNING, Fault, Rule, shown
-from .log import Log
+from common.errors import UserError
+from common.sha256 import sha256_of
+from common.values import is_text
+from compliance.benchmarks import is_another, judged_as
+from compliance.findings import WARNING, Fault, Rule, shown
+from compliance.log import Log
 
 DECISIVE = (
     "submitter",

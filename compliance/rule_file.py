@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from benchmark.params import NEUTRAL, load_variant, variant_names
+from common.errors import HELD, UserError, run_door
+from common.help_format import Filled
 from datasets.corpora import SIZES
-from datasets.errors import HELD, UserError, run_door
 from datasets.manifest import write_atomically
 from datasets.plans import SYNTHESISED
 from datasets.references import reference_of
-from datasets.usage import Filled
 
 RULE_FILE = Path(__file__).parent / "rules" / "deepspeech2.yaml"
 _BEGIN, _END = "      # closed-begin\n", "      # closed-end\n"

@@ -11,10 +11,9 @@ import orjson
 from benchmark import mllog
 from benchmark.params import NEUTRAL
 from benchmark.submission import RUNS
-from datasets.values import is_number
-
-from .findings import WARNING, Fault, Rule, shown
-from .log import Log
+from common.values import is_number
+from compliance.findings import WARNING, Fault, Rule, shown
+from compliance.log import Log
 
 
 @dataclass

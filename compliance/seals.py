@@ -16,12 +16,11 @@ from benchmark.params import params_from_dict
 from benchmark.record import RunRecord, read_record
 from benchmark.submission import LOCK_FILE, LOG_FILE, file_of_run, number_of
 from benchmark.system import lock_sha256
-from datasets.errors import UserError
-from datasets.sha256 import sha256_of
-from datasets.values import is_digest
-
-from .findings import WARNING, Fault, Rule, shown
-from .log import Log
+from common.errors import UserError
+from common.sha256 import sha256_of
+from common.values import is_digest
+from compliance.findings import WARNING, Fault, Rule, shown
+from compliance.log import Log
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from .cli import main
-from .errors import run_door
+from common.errors import run_door
+from datasets.cli import main
 
 if __name__ == "__main__":
     sys.exit(run_door(main))

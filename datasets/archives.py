@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from .errors import UserError
+from common.errors import UserError
 
 if TYPE_CHECKING:
-    from .fetch import Wanted
+    from datasets.fetch import Wanted
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Archive:
     @property
     def wanted(self) -> Wanted:
         """The archive as a file to fetch."""
-        from .fetch import Wanted  # Whoever only looks something up here need not wait for all of Python's HTTP.
+        from datasets.fetch import (
+            Wanted,  # Whoever only looks something up here need not wait for all of Python's HTTP.
+        )
 
         return Wanted(self.name + ".tar.gz", self.bytes, self.sha256)
 

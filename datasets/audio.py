@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from .errors import UserError
-from .manifest import SAMPLE_RATE_HZ
+from common.errors import UserError
+from datasets.manifest import SAMPLE_RATE_HZ
 
 LONGEST_S = 120.0
 """More than three times LibriSpeech's longest utterance: whoever brings more has forgotten to cut it."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import download, imported, pack, stats, synthetic
-from .usage import Filled
+from common.help_format import Filled
+from datasets import download, imported, pack, stats, synthetic
 
 COMMANDS = (synthetic, download, imported, pack, stats)
 

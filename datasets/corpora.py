@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import plans
-from .archives import PUBLISHED
-from .dataset import LIBRISPEECH
+from datasets import plans
+from datasets.archives import PUBLISHED
+from datasets.dataset import LIBRISPEECH
 
 
 @dataclass(frozen=True)

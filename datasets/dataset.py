@@ -17,10 +17,10 @@ from pathlib import Path
 
 import orjson
 
-from .errors import UserError
-from .formats import DATASET, STAMP
-from .manifest import Manifest, read_jsonl, write_atomically
-from .tarball import absolute, tree_size
+from common.errors import UserError
+from common.formats import DATASET, STAMP
+from datasets.manifest import Manifest, read_jsonl, write_atomically
+from datasets.tarball import absolute, tree_size
 
 STAMP_ENDING = ".verified.json"
 LIBRISPEECH = "LibriSpeech_dataset"

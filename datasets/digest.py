@@ -19,13 +19,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from . import limits
-from .cksum import combine, crc_of, multiply, posix_cksum, power_of_x
-from .dataset import TreeDigest, beside
-from .errors import UserError
-from .manifest import write_atomically
-from .sha256 import sha256_of
-from .tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
+from common import limits
+from common.errors import UserError
+from common.sha256 import sha256_of
+from datasets.cksum import combine, crc_of, multiply, posix_cksum, power_of_x
+from datasets.dataset import TreeDigest, beside
+from datasets.manifest import write_atomically
+from datasets.tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
 
 BATCH_FILES, BATCH_BYTES = 256, 16 << 20
 """A batch ends with the member that brings it to either."""

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from .archives import MIRRORS, PUBLISHED, SETS, load_table, select
-from .errors import HELD, UserError
-from .librispeech import Options, prepare
-from .stats import add_data_dir, report_splits
-from .unpack import LAYOUTS
-from .usage import Filled
+from common.errors import HELD, UserError
+from common.help_format import Filled
+from datasets.archives import MIRRORS, PUBLISHED, SETS, load_table, select
+from datasets.librispeech import Options, prepare
+from datasets.stats import add_data_dir, report_splits
+from datasets.unpack import LAYOUTS
 
 EPILOG = """examples:
   sh script/download_dataset.sh training

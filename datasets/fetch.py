@@ -23,8 +23,8 @@ from typing import BinaryIO
 
 import orjson
 
-from .errors import UserError
-from .manifest import write_atomically
+from common.errors import UserError
+from datasets.manifest import write_atomically
 
 CHUNK_BYTES = 1 << 20
 STALLED_AFTER_S = 30.0

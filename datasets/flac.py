@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fastcrc import crc8, crc16
 
-from .errors import UserError
+from common.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from .errors import UserError
+from common.errors import UserError
 
 TRAIN, VAL = "train", "val"
 LISTED_SHA256 = "3debbd2bbb9f4f1972520d30f6c29d91b6a202144ced1c07ecbc9f57bfc013fa"

@@ -20,12 +20,15 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from . import audio, limits
-from .dataset import Dataset, Split, is_prepared, write_description
-from .digest import digest_and_keep_sums
-from .errors import HELD, UserError, one_line
-from .geometry import ctc_frames_needed, output_frames
-from .manifest import (
+from common import limits
+from common.errors import HELD, UserError, one_line
+from common.help_format import Filled
+from common.progress import Progress, clock
+from datasets import audio
+from datasets.dataset import Dataset, Split, is_prepared, write_description
+from datasets.digest import digest_and_keep_sums
+from datasets.geometry import ctc_frames_needed, output_frames
+from datasets.manifest import (
     SAMPLE_RATE_HZ,
     Manifest,
     Utterance,
@@ -36,9 +39,7 @@ from .manifest import (
     write_csv,
     write_jsonl,
 )
-from .progress import Progress, clock
-from .staging import staging
-from .usage import Filled
+from datasets.staging import staging
 
 SHORTEST_S = 0.4
 """The network needs 31 frames of 10 ms, and training may speed an utterance up by 1.15."""

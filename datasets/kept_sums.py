@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from .dataset import Dataset, looks_whole
-from .digest import path_of_line, sum_tree, sums_path
-from .errors import UserError, one_line
-from .progress import Progress
-from .tarball import members
+from common.errors import UserError, one_line
+from common.progress import Progress
+from datasets.dataset import Dataset, looks_whole
+from datasets.digest import path_of_line, sum_tree, sums_path
+from datasets.tarball import members
 
 MEGABYTE = 1_000_000
 SHOWN = 5

@@ -18,9 +18,14 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import fetch, flac, limits
-from .archives import MIRRORS, Archive
-from .dataset import (
+from common import limits
+from common.errors import UserError
+from common.locks import FileLock
+from common.progress import Progress
+from common.sha256 import sha256_of
+from datasets import fetch, flac
+from datasets.archives import MIRRORS, Archive
+from datasets.dataset import (
     LIBRISPEECH,
     Dataset,
     Split,
@@ -32,15 +37,11 @@ from .dataset import (
     read_dataset,
     write_description,
 )
-from .digest import FileSum, derive_digest, sum_of, sums_path
-from .errors import UserError
-from .kept_sums import check_whole, contents_match, kept_lines, refuse_extra
-from .locks import FileLock
-from .manifest import Manifest, Utterance, write_atomically, write_csv, write_jsonl
-from .meter import Meter
-from .progress import Progress
-from .sha256 import sha256_of
-from .unpack import DamagedArchive, Part, mark_path, read_part, unpack
+from datasets.digest import FileSum, derive_digest, sum_of, sums_path
+from datasets.kept_sums import check_whole, contents_match, kept_lines, refuse_extra
+from datasets.manifest import Manifest, Utterance, write_atomically, write_csv, write_jsonl
+from datasets.meter import Meter
+from datasets.unpack import DamagedArchive, Part, mark_path, read_part, unpack
 
 NAME = LIBRISPEECH
 WAV_BYTES_PER_HOUR = 16_000 * 2 * 3_600

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import orjson
 
-from .errors import UserError
-from .values import is_number
+from common.errors import UserError
+from common.values import is_number
 
 CHARACTERS = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ "
 """The characters a transcript may hold, in the order of the reference's labels: those without the CTC blank."""

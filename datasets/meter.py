@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from .errors import one_line
-from .progress import Progress
+from common.errors import one_line
+from common.progress import Progress
 
 RATE_WINDOW_S = 10.0
 MEGABYTE = 1_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .audio import to_int16
+from datasets.audio import to_int16
 
 WIDTHS = (1, 4, 16, 64)
 """Samples that each part of the noise is summed over. Each reaches up a fourth as far as the one before, with four times its

@@ -24,17 +24,17 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from . import limits
-from .dataset import Dataset, beside, read_dataset
-from .errors import DID_NOT_HOLD, HELD, UserError
-from .formats import PACKED, decode
-from .manifest import SAMPLE_RATE_HZ, Manifest, write_atomically
-from .progress import Progress
-from .sha256 import sha256_of
-from .staging import staging
-from .stats import FOLDER_HELP, default_folder
-from .usage import Filled
-from .workers import each_in_fresh_process
+from common import limits
+from common.errors import DID_NOT_HOLD, HELD, UserError
+from common.formats import PACKED, decode
+from common.help_format import Filled
+from common.progress import Progress
+from common.sha256 import sha256_of
+from datasets.dataset import Dataset, beside, read_dataset
+from datasets.manifest import SAMPLE_RATE_HZ, Manifest, write_atomically
+from datasets.staging import staging
+from datasets.stats import FOLDER_HELP, default_folder
+from datasets.workers import each_in_fresh_process
 
 SHARD_SAMPLES = 1 << 29
 """Samples of a full shard: 1 GiB, so that LibriSpeech's 960 h become 105 files."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from .dataset import TreeDigest
+from datasets.dataset import TreeDigest
 
 COMMITTED = Path(__file__).parent / "references.json"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import UserError
-from .locks import FileLock
+from common.errors import UserError
+from common.locks import FileLock
 
 
 @contextmanager

@@ -7,11 +7,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from .dataset import LIBRISPEECH, Dataset, Split, default_data_dir, is_prepared, read_dataset
-from .errors import HELD, UserError
-from .manifest import ALPHABET, Manifest, Utterance
-from .progress import clock
-from .usage import Filled
+from common.errors import HELD, UserError
+from common.help_format import Filled
+from common.progress import clock
+from datasets.dataset import LIBRISPEECH, Dataset, Split, default_data_dir, is_prepared, read_dataset
+from datasets.manifest import ALPHABET, Manifest, Utterance
 
 BIN_S = 2.0
 BAR_WIDTH = 50

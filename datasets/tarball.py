@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import UserError
+from common.errors import UserError
 
 BLOCK = 512
 RECORD = 20 * BLOCK

@@ -23,12 +23,13 @@ from pathlib import Path
 
 import orjson
 
-from . import flac, limits
-from .archives import Archive
-from .digest import FileSum, sum_of
-from .errors import UserError
-from .fetch import Stopped
-from .manifest import SAMPLE_RATE_HZ, Utterance, check_text, normalise_text, write_atomically
+from common import limits
+from common.errors import UserError
+from datasets import flac
+from datasets.archives import Archive
+from datasets.digest import FileSum, sum_of
+from datasets.fetch import Stopped
+from datasets.manifest import SAMPLE_RATE_HZ, Utterance, check_text, normalise_text, write_atomically
 
 READ_BYTES = 1 << 20
 BYTES_IN_FLIGHT = 64 << 20

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import numpy as np
 
-from .errors import UserError
+from common.errors import UserError
 
 ACCENT = "en-us"
 

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from .errors import UserError
+from common.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -13,8 +13,8 @@ from benchmark import mllog
 from benchmark import trainer_contract as contract
 from benchmark.params import load_params
 from benchmark.score import score_of
+from common.errors import run_door
 from datasets.dataset import read_dataset
-from datasets.errors import run_door
 
 
 def main() -> int:

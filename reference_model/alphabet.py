@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datasets.errors import UserError
+from common.errors import UserError
 from datasets.manifest import CHARACTERS
 
 LABELS = "_" + CHARACTERS

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from datasets.errors import UserError
-
-from .alphabet import LABELS
+from common.errors import UserError
+from reference_model.alphabet import LABELS
 
 SENTENCE_START, SENTENCE_END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0

@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from common.errors import UserError
 from datasets.audio import reason
-from datasets.errors import UserError
 from datasets.manifest import SAMPLE_RATE_HZ
 
 STDIN = "-"

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmark.params import AugmentParams
-from datasets.errors import UserError
-
-from .tempo import change_tempos
+from common.errors import UserError
+from reference_model.tempo import change_tempos
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from datasets.errors import UserError
-
-from .alphabet import BLANK, LABELS
-from .arpa import LETTERS, SENTENCE_END, SENTENCE_START, LanguageModel, folded, read_arpa
-from .decode import greedy
+from common.errors import UserError
+from reference_model.alphabet import BLANK, LABELS
+from reference_model.arpa import LETTERS, SENTENCE_END, SENTENCE_START, LanguageModel, folded, read_arpa
+from reference_model.decode import greedy
 
 LEAST_PROBABILITY = 1e-4
 """Labels less probable than this in a frame start no new prefixes there: it saves nine tenths of the time."""

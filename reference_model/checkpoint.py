@@ -17,15 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from benchmark.params import params_from_dict
-from datasets.errors import HELD, UserError, run_door
+from common.errors import HELD, UserError, run_door
+from common.help_format import Filled
+from common.sha256 import sha256_of
 from datasets.manifest import write_atomically
-from datasets.sha256 import sha256_of
-from datasets.usage import Filled
-
-from . import checkpoint_file
-from .checkpoint_file import Checkpoint, as_checkpoint, is_ours, read_tree
-from .imported_checkpoint import PLAIN_TYPES, trained_from_package
-from .trained import Trained, from_metadata, value_of
+from reference_model import checkpoint_file
+from reference_model.checkpoint_file import Checkpoint, as_checkpoint, is_ours, read_tree
+from reference_model.imported_checkpoint import PLAIN_TYPES, trained_from_package
+from reference_model.trained import Trained, from_metadata, value_of
 
 
 def load_trained(path: Path) -> Trained:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from benchmark import trainer_contract
-from datasets.errors import UserError
-from datasets.formats import CHECKPOINT, VERSION_KEY
+from common.errors import UserError
+from common.formats import CHECKPOINT, VERSION_KEY
 
 SUFFIX = ".pt"
 

@@ -18,16 +18,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from benchmark.params import AugmentParams, Params
-from datasets import limits
+from common import limits
+from common.errors import UserError
 from datasets.audio import reason
-from datasets.errors import UserError
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest
 from datasets.pack import PackedAudio
-
-from .alphabet import encode
-from .augment import Draw, alter, draw, find_noise, mask_uniforms
-from .handover import Batch, Lent, Slots, keep_freed_memory
-from .tempo import samples_after
+from reference_model.alphabet import encode
+from reference_model.augment import Draw, alter, draw, find_noise, mask_uniforms
+from reference_model.handover import Batch, Lent, Slots, keep_freed_memory
+from reference_model.tempo import samples_after
 
 TOGETHER = 32
 """Utterances that a loader process reads and alters at a time, in as many whole batches as that takes: see `tempo`."""

@@ -14,7 +14,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from datasets.errors import UserError
+from common.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)
 

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datasets.errors import UserError
+from common.errors import UserError
 from datasets.geometry import FEWEST_FRAMES, output_frames
-
-from .precision import set_precision
-from .trained import Trained, from_metadata
+from reference_model.precision import set_precision
+from reference_model.trained import Trained, from_metadata
 
 ENGINES = ("torch", "onnx")
 INPUTS, OUTPUTS = ("features", "frames"), ("log_probabilities", "output_frames")

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from benchmark.score import Score, score_of
-
-from .data import Batch
-from .decode import greedy
-from .distributed import World
-from .features import Features
+from reference_model.data import Batch
+from reference_model.decode import greedy
+from reference_model.distributed import World
+from reference_model.features import Features
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import process
+from reference_model import process
 
 
 @dataclass(frozen=True)

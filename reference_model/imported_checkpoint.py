@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from benchmark.params import FeatureParams, ModelParams
-from datasets.errors import UserError
+from common.errors import UserError
+from common.sha256 import sha256_of
 from datasets.geometry import SMALLEST_BINS, output_bins
-from datasets.sha256 import sha256_of
-
-from .alphabet import LABELS
-from .features import Features
-from .trained import Trained
+from reference_model.alphabet import LABELS
+from reference_model.features import Features
+from reference_model.trained import Trained
 
 PLAIN_TYPES: tuple[Any, ...] = (
     # The history holds numpy's scalars (error rates per epoch): numbers, whose making runs no code of the file.

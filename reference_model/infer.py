@@ -21,19 +21,18 @@ import torch
 
 from benchmark import clock
 from benchmark.telemetry import Telemetry
+from common.errors import HELD, UserError, run_door
+from common.help_format import Filled
+from common.progress import Progress
 from datasets.dataset import default_data_dir
-from datasets.errors import HELD, UserError, run_door
-from datasets.progress import Progress
-from datasets.usage import Filled
-
-from .beam import decoder_of
-from .engines import PRECISIONS
-from .features import Features
-from .inference_report import build_report, print_report, write_report
-from .inference_run import OFFLINE_BATCH, Plan, run, side_by_side
-from .locate import default_results_dir, find_checkpoint, find_clips, variant_of
-from .opened_engine import AUTO, CHOICES, open_engine
-from .train import choose_device
+from reference_model.beam import decoder_of
+from reference_model.engines import PRECISIONS
+from reference_model.features import Features
+from reference_model.inference_report import build_report, print_report, write_report
+from reference_model.inference_run import OFFLINE_BATCH, Plan, run, side_by_side
+from reference_model.locate import default_results_dir, find_checkpoint, find_clips, variant_of
+from reference_model.opened_engine import AUTO, CHOICES, open_engine
+from reference_model.train import choose_device
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

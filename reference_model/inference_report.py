@@ -14,14 +14,13 @@ import torch
 
 from benchmark import system
 from benchmark.telemetry_sums import Summary
-from datasets.formats import INFERENCE
+from common.formats import INFERENCE
+from common.sha256 import sha256_of
 from datasets.manifest import write_atomically
-from datasets.sha256 import sha256_of
-
-from .inference_run import Outcome, Plan
-from .latency import WHOLE, spreads, write_csv
-from .locate import Clips
-from .opened_engine import Opened
+from reference_model.inference_run import Outcome, Plan
+from reference_model.latency import WHOLE, spreads, write_csv
+from reference_model.locate import Clips
+from reference_model.opened_engine import Opened
 
 ROWS = {
     WHOLE: "whole batch",

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from benchmark.score import Score, score_of
-from datasets.errors import UserError
+from common.errors import UserError
 from datasets.manifest import Manifest
-
-from .data import Batch, Recordings
-from .engines import Engine
-from .features import Features
-from .latency import BatchTimes
-from .process import usual_threads
+from reference_model.data import Batch, Recordings
+from reference_model.engines import Engine
+from reference_model.features import Features
+from reference_model.latency import BatchTimes
+from reference_model.process import usual_threads
 
 OFFLINE_BATCH = 32
 """Utterances in a batch of the offline scenario, unless said otherwise."""

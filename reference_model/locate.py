@@ -12,14 +12,13 @@ import soundfile
 from benchmark.corpus import ready_dataset
 from benchmark.params import load_variant, variant_names
 from benchmark.settings import ROOT, Settings
+from common.errors import UserError
 from datasets.audio import reason
 from datasets.dataset import LIBRISPEECH, Dataset, is_prepared, read_dataset
-from datasets.errors import UserError
 from datasets.imported import Transcripts
 from datasets.manifest import Manifest, Utterance, read_csv, read_jsonl
 from datasets.plans import SYNTHESISED
-
-from .checkpoint_file import checkpoint_path, kept_epochs
+from reference_model.checkpoint_file import checkpoint_path, kept_epochs
 
 LIBRI = "libri"
 

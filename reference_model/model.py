@@ -16,10 +16,9 @@ from torch.nn import functional
 
 from benchmark.params import ModelParams
 from datasets.geometry import KERNELS, SMALLEST_BINS, STRIDES, output_bins, output_frames
-
-from . import cpu_conv, cpu_gru
-from .alphabet import LABELS
-from .gru import Gru
+from reference_model import cpu_conv, cpu_gru
+from reference_model.alphabet import LABELS
+from reference_model.gru import Gru
 
 
 class _Synchronised(nn.modules.batchnorm._BatchNorm):

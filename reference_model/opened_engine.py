@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 
-from datasets.errors import UserError
-
-from .checkpoint import load_trained
-from .engines import ENGINES, Engine, OnnxEngine, TorchEngine, trained_from_onnx
-from .process import usual_threads
-from .train import SMALL_HIDDEN
-from .trained import Trained
+from common.errors import UserError
+from reference_model.checkpoint import load_trained
+from reference_model.engines import ENGINES, Engine, OnnxEngine, TorchEngine, trained_from_onnx
+from reference_model.process import usual_threads
+from reference_model.train import SMALL_HIDDEN
+from reference_model.trained import Trained
 
 AUTO = "auto"
 CHOICES = (AUTO, *ENGINES)
@@ -85,7 +84,7 @@ def choose_engine(trained: Trained, device: torch.device, precision: str) -> tup
 
 def onnx_engine(trained: Trained, device: torch.device) -> OnnxEngine:
     """ONNX Runtime over a graph made in memory."""
-    from .onnx_file import model_of
+    from reference_model.onnx_file import model_of
 
     return OnnxEngine(model_of(trained).SerializeToString(), device)
 

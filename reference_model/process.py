@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from datasets import limits
+from common import limits
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PR_SET_PDEATHSIG = 1

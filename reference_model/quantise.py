@@ -16,17 +16,16 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from common.errors import HELD, UserError
+from common.progress import Progress
 from datasets.dataset import default_data_dir
-from datasets.errors import HELD, UserError
-from datasets.progress import Progress
-
-from .decode import greedy
-from .engines import Engine, OnnxEngine, TorchEngine
-from .features import Features
-from .inference_run import OFFLINE_BATCH, Plan, run
-from .locate import Clips, find_clips
-from .onnx_file import OPSET, write
-from .trained import Trained
+from reference_model.decode import greedy
+from reference_model.engines import Engine, OnnxEngine, TorchEngine
+from reference_model.features import Features
+from reference_model.inference_run import OFFLINE_BATCH, Plan, run
+from reference_model.locate import Clips, find_clips
+from reference_model.onnx_file import OPSET, write
+from reference_model.trained import Trained
 
 ZERO_POINT = 128
 """Weights are unsigned bytes about this value: with signed ones, processors without VNNI clip sums of products at 16 bits."""

@@ -6,13 +6,13 @@ import time
 from types import TracebackType
 
 from benchmark.trainer_contract import ProgressLine
-from datasets.progress import Progress
+from common.progress import Progress
 
 EVENT_INTERVAL_S = 0.2
 
 
 class Told:
-    """The progress of one pass, told on stdout for the harness to draw. Same use as datasets.progress.Progress."""
+    """The progress of one pass, told on stdout for the harness to draw. Same use as common.progress.Progress."""
 
     def __init__(self, phase: str, epoch: int, total: int) -> None:
         self._phase, self._epoch, self._total = phase, epoch, total

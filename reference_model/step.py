@@ -12,16 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.params import Params
-from datasets.errors import UserError
-
-from .alphabet import BLANK
-from .augment import spec_augment
-from .data import Batch
-from .distributed import World
-from .features import Features
-from .flops import shares
-from .optim import learning_rate, set_learning_rate
-from .profile import NoProfile
+from common.errors import UserError
+from reference_model.alphabet import BLANK
+from reference_model.augment import spec_augment
+from reference_model.data import Batch
+from reference_model.distributed import World
+from reference_model.features import Features
+from reference_model.flops import shares
+from reference_model.optim import learning_rate, set_learning_rate
+from reference_model.profile import NoProfile
 
 
 @dataclass

@@ -22,28 +22,35 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmark import mllog, trainer_contract
 from benchmark.params import Params, load_params
-from datasets import limits
+from common import limits
+from common.errors import COULD_NOT, UserError, run_door
 from datasets.dataset import read_dataset
-from datasets.errors import COULD_NOT, UserError, run_door
 from datasets.geometry import ctc_frames_needed, output_frames
 from datasets.manifest import Manifest
 from datasets.pack import open_packed
-
-from . import distributed
-from .alphabet import encode
-from .checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from .data import Order, Recordings, default_workers, evaluation_order, loader, training_order, worker_bytes
-from .evaluate import evaluate
-from .features import Features
-from .gru import gru_dtype
-from .model import DeepSpeech2, prefers_channels_last
-from .optim import build_optimizer, lay_out_as_weights
-from .precision import set_precision
-from .process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory, usual_threads
-from .profile import NoProfile, Profile
-from .report import progress_of
-from .step import TrainState, TrainStep, loader_died, received_from, train_epoch
-from .tempo import samples_after
+from reference_model import distributed
+from reference_model.alphabet import encode
+from reference_model.checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from reference_model.data import (
+    Order,
+    Recordings,
+    default_workers,
+    evaluation_order,
+    loader,
+    training_order,
+    worker_bytes,
+)
+from reference_model.evaluate import evaluate
+from reference_model.features import Features
+from reference_model.gru import gru_dtype
+from reference_model.model import DeepSpeech2, prefers_channels_last
+from reference_model.optim import build_optimizer, lay_out_as_weights
+from reference_model.precision import set_precision
+from reference_model.process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory, usual_threads
+from reference_model.profile import NoProfile, Profile
+from reference_model.report import progress_of
+from reference_model.step import TrainState, TrainStep, loader_died, received_from, train_epoch
+from reference_model.tempo import samples_after
 
 NO_BF16_GRU = (
     "warning: PyTorch gives cuDNN no GRU in bf16 here, so that GRUs run in fp32, slower; it takes PyTorch 2.11 "

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmark.params import FeatureParams, ModelParams, plain
-from datasets.errors import UserError
-from datasets.formats import EXPORTED, decode
-
-from .alphabet import LABELS
-from .features import Features
-from .model import DeepSpeech2
+from common.errors import UserError
+from common.formats import EXPORTED, decode
+from reference_model.alphabet import LABELS
+from reference_model.features import Features
+from reference_model.model import DeepSpeech2
 
 
 @dataclass(frozen=True)

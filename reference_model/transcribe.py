@@ -23,16 +23,15 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from datasets.errors import COULD_NOT, HELD, UserError, from_os_error, one_line, run_door
+from common.errors import COULD_NOT, HELD, UserError, from_os_error, one_line, run_door
+from common.help_format import Filled
 from datasets.geometry import FEWEST_FRAMES, FRAMES_APART
 from datasets.manifest import SAMPLE_RATE_HZ
-from datasets.usage import Filled
-
-from .audio_in import PIECE_S, STDIN, blocks_16k, pieces
-from .decode import greedy_words
-from .features import Features
-from .opened_engine import AUTO, Opened, open_engine
-from .train import choose_device
+from reference_model.audio_in import PIECE_S, STDIN, blocks_16k, pieces
+from reference_model.decode import greedy_words
+from reference_model.features import Features
+from reference_model.opened_engine import AUTO, Opened, open_engine
+from reference_model.train import choose_device
 
 BATCH_SIZE = 8
 SILENCE = 2.0**-15

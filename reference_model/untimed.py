@@ -22,13 +22,12 @@ from benchmark.params import Params, load_params, load_variant
 from benchmark.settings import SEED_LIMIT, from_environment
 from benchmark.submission import PARAMS_FILE
 from benchmark.trainer_contract import command_line
-from datasets.errors import UserError, run_door
+from common.errors import UserError, run_door
+from common.help_format import Filled
 from datasets.manifest import write_atomically
-from datasets.usage import Filled
-
-from .checkpoint_file import checkpoint_path, kept_epochs, load_checkpoint
-from .locate import training_dir
-from .train import main as train
+from reference_model.checkpoint_file import checkpoint_path, kept_epochs, load_checkpoint
+from reference_model.locate import training_dir
+from reference_model.train import main as train
 
 NEW = "new"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from datasets.errors import COULD_NOT, HELD, run_door
+from common.errors import COULD_NOT, HELD, run_door
 
 COMMANDS = {
     "compare": ("results.compare", "one table over runs, machines and published MLPerf packages"),

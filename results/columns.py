@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from datasets.errors import one_line
+from common.errors import one_line
 from results.rows import Row
 
 

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from datasets.errors import COULD_NOT, HELD, UserError, one_line
-from datasets.usage import Filled
+from common.errors import COULD_NOT, HELD, UserError, one_line
+from common.help_format import Filled
 from results import inference
 from results.comparison import SORTS, Comparison, compare_runs
 from results.discover import find_sources

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.mllog import SUCCESS
-from datasets.errors import UserError
+from common.errors import UserError
 from results.discover import natural_key
 from results.load import Run
 from results.rows import ASPECTS, Aspects, Row, aspects_of, machine_of, row_of

@@ -25,7 +25,7 @@ from benchmark.submission import (
     rounds_above,
 )
 from benchmark.trainer_contract import CHECKPOINTS
-from datasets.errors import UserError
+from common.errors import UserError
 
 _LEFT_OUT = {CHECKPOINTS, "__pycache__", "node_modules"}
 

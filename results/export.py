@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.submission import runs_wanted
-from datasets.errors import one_line
-from datasets.formats import COMPARISON
+from common.errors import one_line
+from common.formats import COMPARISON
 from results.columns import COLUMNS, note_name
 from results.comparison import Comparison, describe
 from results.load import Run

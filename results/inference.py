@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import orjson
 
-from datasets.errors import UserError, one_line
-from datasets.formats import INFERENCE
+from common.errors import UserError, one_line
+from common.formats import INFERENCE
 from results.columns import figure
 from results.discover import natural_key
 from results.score_rules import UNVERIFIED

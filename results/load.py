@@ -19,8 +19,8 @@ from benchmark.mllog import BENCHMARK
 from benchmark.params import NEUTRAL
 from benchmark.record import RunRecord, read_record
 from benchmark.submission import UNFINISHED, devices_of
-from datasets.errors import UserError, one_line
-from datasets.values import number_or_text
+from common.errors import UserError, one_line
+from common.values import number_or_text
 from results import legacy
 from results.discover import Source
 from results.measures import Measures, count, measures_of, text

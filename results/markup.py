@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from datasets.errors import one_line
+from common.errors import one_line
 
 
 class Markup(str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from datasets.values import is_text, number_or_text
+from common.values import is_text, number_or_text
 
 WHOLE_SHARE = 0.98
 """Of a run's time, what telemetry must cover for its energy to be the run's."""

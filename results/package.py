@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmark.settings import ROOT
 from benchmark.submission import RUNS, description_of, module_files
-from datasets.errors import HELD, UserError
-from datasets.usage import Filled
+from common.errors import HELD, UserError
+from common.help_format import Filled
 from results.discover import find_sources
 from results.package_checks import PackagedRun, belong_together, read_packaged
 from results.package_code import code_files

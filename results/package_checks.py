@@ -11,8 +11,8 @@ from benchmark import mllog
 from benchmark.log_summary import summarise
 from benchmark.record import RunRecord, read_record
 from benchmark.submission import LOG_FILE, RECORD_FILE, UNFINISHED
-from datasets.errors import UserError
-from datasets.sha256 import sha256_of
+from common.errors import UserError
+from common.sha256 import sha256_of
 from results.discover import Source
 
 

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 
 from benchmark.record import CodeVersion
-from datasets.errors import UserError
+from common.errors import UserError
 
 FILES = (".", ":(exclude)results/published", ":(exclude)tests/data")
 """What is code, as git's pathspecs: neither results of other runs nor other people's data, which have licences of their own."""

@@ -9,7 +9,7 @@ from benchmark import mllog
 from benchmark.submission import AVAILABILITY, devices_of
 from benchmark.system import FIELDS, NOT_APPLICABLE, missing
 from benchmark.yaml_text import read_yaml
-from datasets.errors import UserError
+from common.errors import UserError
 from results.package_checks import PackagedRun
 
 _FROM_THE_RUNS = {"submitter", "division", "status", "number_of_nodes"}

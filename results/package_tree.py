@@ -27,7 +27,7 @@ from benchmark.submission import (
     results_of,
     setup_of,
 )
-from datasets.errors import UserError
+from common.errors import UserError
 from results.discover import natural_key
 from results.export import markdown_text
 from results.package_checks import PackagedRun

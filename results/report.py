@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.errors import HELD, UserError
+from common.errors import HELD, UserError
+from common.help_format import Filled
 from datasets.manifest import write_atomically
-from datasets.usage import Filled
 from results.compare import add_choices, report_problems
 from results.comparison import compare_runs
 from results.discover import find_sources

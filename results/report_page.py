@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from datasets.sha256 import sha256_of
+from common.sha256 import sha256_of
 from results.columns import COLUMNS
 from results.comparison import Comparison, Group, describe
 from results.load import Run

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD
-from datasets.usage import Filled
+from common.errors import COULD_NOT, DID_NOT_HOLD, HELD
+from common.help_format import Filled
 from results.columns import minutes_text, name_text
 from results.compare import load_runs, report_problems
 from results.comparison import compare_runs

@@ -6,7 +6,7 @@ import re
 
 from rich.cells import cell_len, chop_cells
 
-from datasets.errors import one_line
+from common.errors import one_line
 from results.columns import Column, filled_columns, note_name
 from results.comparison import Comparison, Group, describe
 from results.rows import Row

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmark.submission import TELEMETRY_FILE, file_of_run
-from datasets.values import number_or_text
+from common.values import number_or_text
 from results.load import Run
 
 BINS = 240

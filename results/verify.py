@@ -14,20 +14,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from datasets import limits
+from common import limits
+from common.errors import DID_NOT_HOLD, HELD, UserError, one_line
+from common.help_format import Filled
+from common.progress import Progress
 from datasets.cksum import file_cksum
 from datasets.dataset import Dataset, Stamp, description_path, read_dataset, write_stamp
 from datasets.digest import TreeSums, sum_tree
-from datasets.errors import DID_NOT_HOLD, HELD, UserError, one_line
-from datasets.progress import Progress
 from datasets.stats import default_folder
 from datasets.tarball import absolute, tar_bytes
-from datasets.usage import Filled
-
-from .verify_cache import Cache
-from .verify_difference import describe_difference
-from .verify_reference import Reference, find_references, parse_expected
-from .verify_tarball import check_target, write_tarball
+from results.verify_cache import Cache
+from results.verify_difference import describe_difference
+from results.verify_reference import Reference, find_references, parse_expected
+from results.verify_tarball import check_target, write_tarball
 
 REFERENCE_WAV_BYTES = 113_699_829_760
 """The length of the MLPerf reference's own tar of its processed tree, all seven archives as WAV and txt files."""

@@ -6,9 +6,9 @@ import contextlib
 import json
 from pathlib import Path
 
+from common.errors import UserError
 from datasets.dataset import writable_beside
 from datasets.digest import BatchSums
-from datasets.errors import UserError
 
 
 class Cache:

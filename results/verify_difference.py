@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from common.errors import one_line
 from datasets.dataset import Dataset
 from datasets.digest import TreeSums, path_of_line, sums_path
-from datasets.errors import one_line
 from datasets.kept_sums import kept_lines
 from datasets.tarball import members
-
-from .verify_reference import Reference
+from results.verify_reference import Reference
 
 SHOWN = 20
 """How many files of a kind are named; the rest are counted."""

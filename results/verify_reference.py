@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import one_line
 from datasets.archives import PUBLISHED
 from datasets.dataset import Dataset, TreeDigest
 from datasets.digest import TreeSums
-from datasets.errors import one_line
 from datasets.references import reference_of
 
 

@@ -6,10 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+from common.errors import UserError, one_line
+from common.progress import Progress
 from datasets.cksum import crc_of, posix_cksum
 from datasets.dataset import TreeDigest
-from datasets.errors import UserError, one_line
-from datasets.progress import Progress
 from datasets.tarball import absolute, stream
 
 MEGABYTE = 1_000_000

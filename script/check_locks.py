@@ -23,7 +23,7 @@ import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 
-from datasets.errors import DID_NOT_HOLD, HELD, UserError, run_door
+from common.errors import DID_NOT_HOLD, HELD, UserError, run_door
 from script.pip_install import ROOT, RUNTIME_LOCK, TEST_LOCK
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")

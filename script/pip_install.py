@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from datasets.errors import UserError, one_line
-from datasets.progress import clock
+from common.errors import UserError, one_line
+from common.progress import clock
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"

@@ -3,7 +3,7 @@
 `python3 -m script.set_up [test]`, from the checkout's root, with the Python that the environment is to be made from.
 `.venv/setup/` keeps the state of it:
 
-    lock                     held while one set-up works, by its pip too (datasets/locks.py); its text is who holds it
+    lock                     held while one set-up works, by its pip too (common/locks.py); its text is who holds it
     unfinished               there while packages are being changed: what an interruption leaves cannot be trusted
     requirements[-test].lock the lock files as installed
     home                     root of the checkout and kind of Python; written last, so it means "finished"
@@ -31,9 +31,9 @@ from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
-from datasets.errors import COULD_NOT, HELD, UserError, run_door
-from datasets.locks import FileLock
-from datasets.progress import clock
+from common.errors import COULD_NOT, HELD, UserError, run_door
+from common.locks import FileLock
+from common.progress import clock
 from script.pip_install import (
     ENVIRONMENT_GB,
     OWN_PYTHON,

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from datasets.errors import UserError
+from common.errors import UserError
 from script.pip_install import ROOT, STATE, VENV
 
 MOUNTS = Path("/proc/self/mountinfo")

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tests.logs import (
-    FakeRun,
-    at,
-    change,
-    change_value,
-    double,
-    drop,
-    fields_of,
-    line_of,
-    move,
-    places,
-    shifted,
-    swap,
-)
+from tests.logs import FakeRun, at, change, change_value, double, drop, fields_of, line_of, move, places, shifted, swap
 
 GOOD = FakeRun().write()
 END = "last line"

@@ -16,13 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Each package and the packages of ours that it may import besides itself.
 FLOORS = {
-    "datasets": set(),
-    "benchmark": {"datasets"},
-    "reference_model": {"benchmark", "datasets"},
-    "results": {"benchmark", "datasets"},
-    "compliance": {"benchmark", "datasets"},
-    "examples": {"benchmark", "datasets"},
-    "script": {"datasets"},
+    "common": set(),
+    "datasets": {"common"},
+    "benchmark": {"common", "datasets"},
+    "reference_model": {"common", "benchmark", "datasets"},
+    "results": {"common", "benchmark", "datasets"},
+    "compliance": {"common", "benchmark", "datasets"},
+    "examples": {"common", "benchmark", "datasets"},
+    "script": {"common"},
 }
 OURS = {*FLOORS, "tests", "benches"}
 TORCH = {"torch", "torchaudio", "torchvision"}
@@ -42,9 +43,10 @@ RANKS_GATE = "reference_model/distributed.py"
 NOTHING_INSTALLED = [
     "script/set_up.py",
     "script/pip_install.py",
-    "datasets/__init__.py",
-    "datasets/errors.py",
-    "datasets/progress.py",
+    "common/__init__.py",
+    "common/locks.py",
+    "common/errors.py",
+    "common/progress.py",
 ]
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for package in FLOORS for path in (ROOT / package).rglob("*.py"))
@@ -183,7 +185,7 @@ def test_the_standard_library_suffices_for_the_set_up(module):
     tree = syntax(module)
     at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {name.split(".")[0] for name in imports(ast.Module(at_import, []), Path(module).parent.parts)}
-    assert names <= set(sys.stdlib_module_names) | {"datasets", "script"}
+    assert names <= set(sys.stdlib_module_names) | {"common", "script"}
 
 
 def test_the_reader_sees_every_kind_of_import():

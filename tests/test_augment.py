@@ -12,16 +12,8 @@ import soundfile
 import torch
 
 from benchmark.params import load_variant
-from datasets.errors import UserError
-from reference_model.augment import (
-    Draw,
-    add_noise,
-    alter,
-    draw,
-    find_noise,
-    mask_uniforms,
-    spec_augment,
-)
+from common.errors import UserError
+from reference_model.augment import Draw, add_noise, alter, draw, find_noise, mask_uniforms, spec_augment
 from reference_model.tempo import change_tempo, samples_after
 
 CLOSED = load_variant("librispeech").augment

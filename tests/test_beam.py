@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.errors import UserError
+from common.errors import UserError
 from reference_model.alphabet import LABELS
 from reference_model.arpa import read_arpa
 from reference_model.beam import BeamSearch, decoder_of, read_words

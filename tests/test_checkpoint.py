@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.errors import UserError
+from common.errors import UserError
 from reference_model.checkpoint import load_trained
 from reference_model.checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from reference_model.model import DeepSpeech2

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from compliance.__main__ import main
 from compliance.check import check_paths
 from compliance.official import ruleset_for, rulesets, rulesets_of
-from datasets.errors import UserError
 from tests.conftest import DATA
 from tests.mlperf_round import EXTRACT, ROUND, WHOLE, PublishedRound
 

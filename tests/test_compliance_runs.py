@@ -11,11 +11,11 @@ import orjson
 import pytest
 
 from benchmark.params import load_variant
+from common.errors import UserError
 from compliance import convergence
 from compliance.check import check_paths
 from compliance.convergence import Point, read_points, reference_at
 from compliance.make_rcp import make_points
-from datasets.errors import UserError
 from tests.logs import FakeRun, change, change_value, shifted, ten_runs, written
 
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from benchmark.params import load_variant
-from datasets.errors import UserError
+from common.errors import UserError
 from datasets.manifest import read_jsonl
 from reference_model.data import Order, Recordings, evaluation_order, loader, training_order
 from tests.corpus import tiny_corpus, tiny_params

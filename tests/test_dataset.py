@@ -9,6 +9,7 @@ import subprocess
 import orjson
 import pytest
 
+from common.errors import UserError
 from datasets.dataset import (
     LIBRISPEECH,
     Dataset,
@@ -23,7 +24,6 @@ from datasets.dataset import (
     write_description,
     write_stamp,
 )
-from datasets.errors import UserError
 from datasets.manifest import Manifest, Utterance, write_jsonl
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from datasets import cli, progress
-from datasets.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, from_os_error, one_line, run_door
+from common import progress
+from common.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, from_os_error, one_line, run_door
+from common.progress import Progress, clock
+from datasets import cli
 from datasets.meter import Meter
-from datasets.progress import Progress, clock
 from tests.harness import members, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,7 +155,7 @@ def test_an_os_error_without_a_number_is_still_told():
 
 
 def test_a_name_that_the_encoding_cannot_hold_is_shown_as_an_escape():
-    code = "from datasets.errors import run_door; run_door(lambda: print('caf\\xe9 \\udce9') or 0)"
+    code = "from common.errors import run_door; run_door(lambda: print('caf\\xe9 \\udce9') or 0)"
     line = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
     shown = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment)
@@ -162,7 +163,7 @@ def test_a_name_that_the_encoding_cannot_hold_is_shown_as_an_escape():
 
 
 def test_closed_streams_change_nothing_else():
-    code = "import sys; from datasets.errors import run_door; sys.exit(run_door(lambda: print('x') or 1))"
+    code = "import sys; from common.errors import run_door; sys.exit(run_door(lambda: print('x') or 1))"
     for closed in (">&-", "2>&-", ">&- 2>&- <&-"):
         assert subprocess.run(f'"{sys.executable}" -c "{code}" {closed}', shell=True, cwd=ROOT).returncode == 1
     done = subprocess.run(
@@ -181,7 +182,7 @@ def test_the_folder_may_be_the_working_directory_but_not_the_root(command, tmp_p
 
 
 def test_a_reader_that_goes_away_ends_quietly():
-    code = "import sys; from datasets.errors import run_door; sys.exit(run_door(lambda: print('x\\n' * 10**6) or 0))"
+    code = "import sys; from common.errors import run_door; sys.exit(run_door(lambda: print('x\\n' * 10**6) or 0))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
@@ -224,7 +225,7 @@ def on_terminal(code: str, columns: int = 80) -> bytes:
     """What `code` shows on a terminal of that width; it must print nothing on stdout."""
     master, slave = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": str(columns)}
-    line = [sys.executable, "-c", "from datasets.progress import Progress\n" + code]
+    line = [sys.executable, "-c", "from common.progress import Progress\n" + code]
     ran = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env=environment)
     os.close(slave)
     shown = io.BytesIO()

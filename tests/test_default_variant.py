@@ -12,7 +12,7 @@ from benchmark import corpus, device, job
 from benchmark.expected import EPOCHS, FRACTION, REFERENCE_WORK, expected_minutes
 from benchmark.params import load_variant
 from benchmark.settings import Settings
-from datasets import limits
+from common import limits
 from datasets.plans import SYNTHETIC_HOURS
 from reference_model.flops import work_per_audio_s
 

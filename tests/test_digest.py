@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.errors import UserError
 from datasets import digest, tarball
 from datasets.cksum import combine, crc_of, file_cksum
 from datasets.digest import derive_digest, digest_tree, sum_of, sum_tree
-from datasets.errors import UserError
 from tests.gnu_tar import TAR, as_before_1_35, gnu_cksum, gnu_tar
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmark.score import score_of
-from datasets.errors import UserError
+from common.errors import UserError
 from reference_model.alphabet import encode
 from reference_model.data import Batch
 from reference_model.distributed import World, join

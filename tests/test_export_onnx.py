@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from datasets.errors import UserError
+from common.errors import UserError
 from datasets.geometry import output_frames
 from reference_model import export_onnx, infer, opened_engine
 from reference_model.checkpoint import load_trained

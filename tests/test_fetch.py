@@ -13,8 +13,8 @@ import pytest
 from harness import small_disk
 from http_server import Server, serve
 
+from common.errors import UserError
 from datasets import fetch as module
-from datasets.errors import UserError
 from datasets.fetch import Reports, Stopped, Wanted, fetch, part_path
 
 DATA = random.Random(5).randbytes(300_000)

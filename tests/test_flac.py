@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.errors import UserError
 from datasets import flac
-from datasets.errors import UserError
 
 
 def make(samples: int, seed: int = 0, rate: int = 16_000) -> bytes:

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.record import read_record
 from benchmark.series import read_plan
+from common.errors import UserError
+from common.formats import FORMATS, Format
 from compliance.convergence import read_points
 from datasets.dataset import read_dataset, read_stamp
-from datasets.errors import UserError
-from datasets.formats import FORMATS, Format
 from datasets.pack import damaged, open_packed
 from reference_model.checkpoint import load_trained
 from reference_model.checkpoint_file import load_checkpoint

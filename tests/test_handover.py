@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.errors import UserError
+from common.errors import UserError
 from reference_model import data
 from reference_model.data import Order, Recordings, loader
 from reference_model.handover import Batch, Lent, Slots

@@ -34,7 +34,7 @@ def shown(command: list[str], cwd: Path = ROOT, **variables: str) -> str:
 def test_every_module_that_is_a_door_is_tested_here():
     doors = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
-        for package in ("benchmark", "datasets", "results", "compliance", "reference_model", "examples")
+        for package in ("common", "benchmark", "datasets", "results", "compliance", "reference_model", "examples")
         for path in (ROOT / package).rglob("*.py")
         if '__name__ == "__main__"' in path.read_text()
     }

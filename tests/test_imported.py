@@ -15,9 +15,9 @@ from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import UserError
 from datasets import audio
 from datasets.dataset import is_prepared, read_dataset
-from datasets.errors import UserError
 from datasets.geometry import ctc_frames_needed
 from datasets.imported import _in_processes, import_corpus, left_out_path, outputs
 from datasets.manifest import read_csv

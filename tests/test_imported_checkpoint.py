@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from datasets.errors import UserError
+from common.errors import UserError
 from reference_model.checkpoint import load_trained, main
 from reference_model.checkpoint_file import save_checkpoint
 from reference_model.engines import TorchEngine

@@ -17,8 +17,8 @@ import soundfile
 import torch
 
 from benchmark import mllog
+from common.errors import UserError
 from datasets.dataset import Dataset, Split, write_description
-from datasets.errors import UserError
 from reference_model import infer, untimed
 from reference_model.checkpoint import load_trained
 from reference_model.checkpoint_file import checkpoint_path, load_checkpoint

@@ -21,11 +21,11 @@ from harness import small_disk
 from http_server import serve
 from libri_archives import build, flac_bytes, hash_of, published, real_chapters, write_table
 
+from common.errors import UserError
 from datasets import librispeech
 from datasets.archives import PUBLISHED, SETS, Archive
 from datasets.dataset import description_path, is_prepared, read_dataset
 from datasets.digest import digest_tree
-from datasets.errors import UserError
 from datasets.librispeech import NAME, Options, prepare
 from datasets.manifest import read_csv
 from datasets.unpack import unpack

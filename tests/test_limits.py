@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets import limits
-from datasets.errors import UserError
+from common import limits
+from common.errors import UserError
 from reference_model import data, process
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -267,7 +267,7 @@ def test_a_limit_that_the_kernel_enforces(controller, files, expected):
         if not written:
             pytest.skip(f"needs control groups with the {controller} controller")
         code = (
-            "import json; from datasets import limits; "
+            "import json; from common import limits; "
             "print(json.dumps({'memory': limits.memory_bytes(), 'cores': limits.usable_cores()}))"
         )
         command = f'mkdir -p {group}/inner && echo $$ >{group}/inner/cgroup.procs && exec "$@"'
@@ -286,9 +286,9 @@ WITHOUT_SEMAPHORES = """
 import sys
 from pathlib import Path
 import numpy, soundfile
-from datasets import limits
+from common import limits
 from datasets.digest import digest_tree
-from datasets.errors import run_door
+from common.errors import run_door
 from datasets.imported import import_corpus
 
 def main():

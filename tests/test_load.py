@@ -8,7 +8,7 @@ import pytest
 from harness import Bench
 
 from benchmark import hardware, load
-from datasets import limits
+from common import limits
 
 
 class Machine:

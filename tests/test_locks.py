@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.errors import UserError
+from common.locks import FileLock
 from datasets.dataset import is_prepared
-from datasets.errors import UserError
-from datasets.locks import FileLock
 from tests import fake_library
 from tests.conftest import ROOT
 from tests.harness import Bench, finish
@@ -25,8 +25,8 @@ BUSY = UserError("somebody else is at work", where="here")
 HOLD = """
 import sys, time
 from pathlib import Path
-from datasets.errors import run_door
-from datasets.locks import FileLock
+from common.errors import run_door
+from common.locks import FileLock
 
 def main():
     with FileLock(Path(sys.argv[1]), lambda: print("waiting", flush=True)):
@@ -105,7 +105,7 @@ def test_a_child_that_inherits_the_lock_holds_it_when_its_parent_is_gone(holder,
     parent = f"""
 import os, subprocess, sys
 from pathlib import Path
-from datasets.locks import FileLock
+from common.locks import FileLock
 lock = FileLock(Path({str(tmp_path / "lock")!r}), lambda: None)
 child = subprocess.Popen(["sleep", "300"], pass_fds=[lock.fd], stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.errors import UserError
+from common.errors import UserError
 from datasets.manifest import (
     ALPHABET,
     Manifest,

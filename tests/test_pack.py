@@ -14,8 +14,8 @@ import orjson
 import pytest
 import soundfile
 
+from common.errors import UserError
 from datasets.dataset import read_dataset
-from datasets.errors import UserError
 from datasets.pack import damaged, open_packed, pack, packed_path
 from reference_model.data import Recordings
 from tests.conftest import ROOT

@@ -24,8 +24,8 @@ from benchmark.params import (
     parse_params,
     variant_names,
 )
-from datasets.errors import UserError
-from datasets.formats import decode
+from common.errors import UserError
+from common.formats import decode
 
 TREE = load_variant("mini").as_dict()
 NEEDED = [tuple(key.split(".")) for key in load_variant("mini").flat() if key not in NEUTRAL]

@@ -15,18 +15,10 @@ from hypothesis import strategies as st
 
 from benchmark.log_summary import EpochFacts
 from benchmark.params import load_variant
-from benchmark.record import (
-    CodeVersion,
-    DatasetFacts,
-    RunFacts,
-    RunRecord,
-    hash_files,
-    read_record,
-    write_record,
-)
+from benchmark.record import CodeVersion, DatasetFacts, RunFacts, RunRecord, hash_files, read_record, write_record
 from benchmark.summary_table import print_summary, summary_rows
-from datasets.errors import UserError
-from datasets.formats import RECORD
+from common.errors import UserError
+from common.formats import RECORD
 
 
 def a_record(**changes) -> RunRecord:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.errors import UserError
+from common.errors import UserError
 from results import compare
 from results.comparison import compare_runs
 from results.discover import find_sources

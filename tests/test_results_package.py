@@ -15,8 +15,8 @@ from mlperf_logging.system_desc_checker.system_desc_checker import check_system_
 from benchmark import system
 from benchmark.params import load_params
 from benchmark.record import CodeVersion, read_record, write_record
+from common.errors import UserError
 from compliance.check import check_paths
-from datasets.errors import UserError
 from results import package, package_code, score
 from results.compare import load_runs
 from results.comparison import compare_runs

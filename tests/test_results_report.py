@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from datasets.errors import UserError
+from common.errors import UserError
 from results import report
 from results.charts import log_ticks, nice_ticks, shortened
 from results.markup import escape, tag

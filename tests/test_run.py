@@ -264,7 +264,7 @@ def test_help_names_every_variable(bench):
 
 
 def test_the_users_working_directory_cannot_shadow_our_packages(bench):
-    for name in ("benchmark", "datasets", "tests"):
+    for name in ("common", "benchmark", "datasets", "tests"):
         (bench.folder / name).mkdir()
         (bench.folder / name / "__init__.py").write_text("raise RuntimeError('shadowed')\n")
     done = bench.run(env={"PYTHONSAFEPATH": "1"})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.score import Score, score_of
-from datasets.errors import UserError
+from common.errors import UserError
 
 WORDS = [
     "A",

@@ -32,7 +32,7 @@ class Checkout:
         self.root, self.wheels = folder / "a checkout", folder / "wheels"
         for name in ["setup.sh", "set_up.py", "pip_install.py", "venv_guard.py", "check_locks.py"]:
             self._copy(f"script/{name}")
-        for name in ["datasets/__init__.py", "datasets/errors.py", "datasets/locks.py", "datasets/progress.py"]:
+        for name in ["common/__init__.py", "common/errors.py", "common/locks.py", "common/progress.py"]:
             self._copy(name)
         self.wheels.mkdir()
         self.lock("requirements.lock", ["tiny"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.errors import UserError
+from common.errors import UserError
 from datasets.plans import synthetic
 from datasets.staging import staging
 from datasets.synthetic import synthesise

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.params import Params, load_variant
-from datasets.errors import UserError
+from common.errors import UserError
 from reference_model.data import Batch, Order, Recordings, loader, training_order
 from reference_model.distributed import World
 from reference_model.features import Features

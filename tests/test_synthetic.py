@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.errors import UserError
 from datasets import audio, grammar, plans
 from datasets.corpora import SIZES, Sizes
 from datasets.dataset import is_prepared, read_dataset
-from datasets.errors import UserError
 from datasets.grammar import TRAIN, VAL
 from datasets.manifest import ALPHABET, read_csv
 from datasets.synthetic import synthesise
@@ -312,7 +312,7 @@ def test_utterances_reach_the_lengths_planned_and_none_passes_35_s(tmp_path):
 DRIVER = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
-from datasets.errors import run_door
+from common.errors import run_door
 from test_synthetic import MINI, part_of, synthesise
 sys.exit(run_door(lambda: synthesise(part_of(MINI, 20, 4, 8), {data!r}, 1) and 0))
 """

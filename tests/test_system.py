@@ -13,7 +13,7 @@ from fake_nvml import build, run_python
 from mlperf_logging.system_desc_checker.system_desc_checker import check_system_desc
 
 from benchmark import hardware, system
-from datasets import limits
+from common import limits
 
 ROOT = Path(__file__).resolve().parents[1]
 

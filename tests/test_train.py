@@ -287,7 +287,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_in_words(corpus, tmp_path)
 
 ALARM = """
 import sys
-from datasets.errors import run_door
+from common.errors import run_door
 from reference_model import train
 
 def alarm(*arguments):

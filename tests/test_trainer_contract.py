@@ -19,8 +19,8 @@ from benchmark.record import read_record
 from benchmark.run_log import RunLog
 from benchmark.trainer_contract import ProgressLine, checkpoint_of, checkpoints, lacking, read_progress
 from benchmark.verdict import verdict
+from common.errors import UserError
 from compliance.log_rules import EDGE, INIT, KEYS, RUN
-from datasets.errors import UserError
 from tests.conftest import ROOT
 from tests.harness import Bench, Finished, finish, keys, make_dataset, wait_for
 from tests.logs import FakeRun

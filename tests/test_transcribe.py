@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.errors import UserError
+from common.errors import UserError
 from reference_model import transcribe
 from reference_model.alphabet import LABELS
 from reference_model.audio_in import blocks_16k, pieces

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.corpus import valid_stamp
+from common.errors import UserError
 from datasets import references
 from datasets.archives import PUBLISHED
 from datasets.dataset import (
@@ -27,7 +28,6 @@ from datasets.dataset import (
     write_stamp,
 )
 from datasets.digest import digest_and_keep_sums, digest_tree, sums_path
-from datasets.errors import UserError
 from results.verify import FAILED, PASSED, main
 from results.verify_cache import Cache
 from results.verify_difference import compare_lines

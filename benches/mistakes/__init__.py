@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import sys
 
+from benches.curves import MISTAKE
 from benchmark.mllog import LogWriter
 from benchmark.trainer_contract import print_line
-from datasets.errors import run_door
+from common.errors import run_door
 from reference_model import train
-
-from ..curves import MISTAKE
 
 
 def train_with(mistake: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from benches.mistakes import train_with
 from benchmark.params import ModelParams
 from reference_model import train
 from reference_model.model import DeepSpeech2
-
-from . import train_with
 
 
 class _Wrong(DeepSpeech2):

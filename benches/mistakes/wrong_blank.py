@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from benches.mistakes import train_with
 from reference_model import step
 from reference_model.alphabet import LABELS
-
-from . import train_with
 
 step.BLANK = len(LABELS) - 1
 

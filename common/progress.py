@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from .errors import one_line
+from common.errors import one_line
 
 PLAIN_INTERVAL_S = 15.0
 

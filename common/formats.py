@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-from .errors import UserError
+from common.errors import UserError
 
 VERSION_KEY = "schema_version"
 _OLDER_KEYS = ("schema", "format")

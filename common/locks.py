@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import UserError, one_line
+from common.errors import UserError, one_line
 
 POLL_S = 0.2
 

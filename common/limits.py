@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .errors import UserError
+from common.errors import UserError
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")

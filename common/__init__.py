@@ -1,0 +1,1 @@
+"""What every package uses: errors and exit statuses, help, progress, locks, limits, file formats."""
