@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from datasets.cksum import READ_BYTES, crc_of, file_cksum
+from datasets.checksums.posix_cksum import READ_BYTES, crc_of, file_cksum
 
 ROUNDS = 7
 GOAL_RATIO = 5.0

@@ -21,7 +21,7 @@ from benchmark.params import Params, load_variant
 from benchmark.record import read_record
 from benchmark.submission import RECORD_FILE
 from common import limits
-from datasets import plans
+from datasets.synthesis import plans
 from reference_model.checkpoint_file import checkpoint_path
 from reference_model.latency import WHOLE
 

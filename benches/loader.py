@@ -2,7 +2,7 @@
 
     python -m benches.loader [--files 256]
 
-A made-up split of LibriSpeech's lengths (datasets.plans), sorted. `loader`: FLAC files with tempo and gain, by as many
+A made-up split of LibriSpeech's lengths (datasets.synthesis.plans), sorted. `loader`: FLAC files with tempo and gain, by as many
 loader processes as there are cores (two at most), beside the reference's way: one process that starts a shell with sox for each
 utterance, which writes a temporary WAV file that is read again. `one process` is ours in one process. `packed`: the split as
 evaluation reads it, from packed shards and from FLAC files, in one process; `packed, augmented` is with alterations.
@@ -26,10 +26,11 @@ from benches.line import Line, alternating, report
 from benchmark.params import AugmentParams, load_variant
 from common import limits
 from common.errors import UserError, run_door
-from datasets import audio, plans
+from datasets import audio
 from datasets.dataset import Dataset, Split, TreeDigest
 from datasets.manifest import Manifest, Utterance, write_jsonl
 from datasets.pack import PackedAudio, open_packed, pack
+from datasets.synthesis import plans
 from reference_model.augment import draw
 from reference_model.data import Order, Recordings, loader
 from reference_model.step import received_from

@@ -1,4 +1,4 @@
-"""How much of a batch is padding, on 281,241 lengths of LibriSpeech's distribution (datasets.plans).
+"""How much of a batch is padding, on 281,241 lengths of LibriSpeech's distribution (datasets.synthesis.plans).
 
     python -m benches.padding
 
@@ -16,9 +16,9 @@ import numpy as np
 
 from benches.line import Line, report
 from benchmark.params import load_variant
-from datasets import plans
 from datasets.corpora import SIZES
 from datasets.dataset import LIBRISPEECH
+from datasets.synthesis import plans
 from reference_model.data import training_order
 
 UTTERANCES = SIZES[LIBRISPEECH].train

@@ -26,8 +26,8 @@ import numpy as np
 import soundfile
 
 from common import limits
-from datasets.archives import Archive
-from datasets.librispeech import Options, prepare
+from datasets.librispeech.archives import Archive
+from datasets.librispeech.assemble import Options, prepare
 
 GOAL_RATIO = 3.0
 ROUNDS = 2

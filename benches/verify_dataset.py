@@ -24,9 +24,9 @@ from pathlib import Path
 
 from benches.line import Line, alternating, report, seconds
 from common import limits
+from datasets.checksums.digest import digest_tree
+from datasets.checksums.tarball import tar_bytes
 from datasets.dataset import Dataset, write_description
-from datasets.digest import digest_tree
-from datasets.tarball import tar_bytes
 
 ROUNDS = 7
 GOAL_RATIO = 2.0

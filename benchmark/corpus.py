@@ -16,9 +16,9 @@ from benchmark.settings import Settings
 from common import limits
 from common.errors import COULD_NOT, UserError
 from common.locks import FileLock
-from datasets import tarball
+from datasets.checksums import tarball
 from datasets.dataset import LIBRISPEECH, Dataset, Stamp, is_prepared, read_dataset, read_stamp
-from datasets.plans import is_synthesised, synthesis_arguments, version_of
+from datasets.synthesis.plans import is_synthesised, synthesis_arguments, version_of
 
 
 class TreeSize(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmark.ceilings import MEASURED, Work, roofline_audio_s_per_s
 from benchmark.params import Params
-from datasets.plans import SYNTHETIC_HOURS
+from datasets.synthesis.plans import SYNTHETIC_HOURS
 
 REFERENCE_WORK = Work(flops=32.8e9, recurrent_weights=3 * 3 * 2560 * 2560, frames=50.0)
 """The reference network's, as `reference_model.flops` works it out from its shapes (a test holds the two together)."""

@@ -14,8 +14,8 @@ from common.values import is_digest, is_number, is_text, is_whole
 from compliance.findings import WARNING, Fault, Rule, shown
 from compliance.log import Log
 from datasets.corpora import SIZES
-from datasets.plans import SYNTHESISED
 from datasets.references import reference_of
+from datasets.synthesis.plans import SYNTHESISED
 
 
 def variant(name: object) -> Params | None:

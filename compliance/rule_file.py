@@ -15,8 +15,8 @@ from common.errors import HELD, UserError, run_door
 from common.help_format import Filled
 from datasets.corpora import SIZES
 from datasets.manifest import write_atomically
-from datasets.plans import SYNTHESISED
 from datasets.references import reference_of
+from datasets.synthesis.plans import SYNTHESISED
 
 RULE_FILE = Path(__file__).parent / "rules" / "deepspeech2.yaml"
 _BEGIN, _END = "      # closed-begin\n", "      # closed-end\n"

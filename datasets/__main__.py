@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from common.errors import run_door
-from datasets.cli import main
+from datasets.commands import main
 
 if __name__ == "__main__":
     sys.exit(run_door(main))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from datasets import plans
-from datasets.archives import PUBLISHED
 from datasets.dataset import LIBRISPEECH
+from datasets.librispeech.archives import PUBLISHED
+from datasets.synthesis import plans
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import orjson
 
 from common.errors import UserError
 from common.formats import DATASET, STAMP
+from datasets.checksums.tarball import absolute, tree_size
 from datasets.manifest import Manifest, read_jsonl, write_atomically
-from datasets.tarball import absolute, tree_size
 
 STAMP_ENDING = ".verified.json"
 LIBRISPEECH = "LibriSpeech_dataset"

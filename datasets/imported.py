@@ -25,8 +25,8 @@ from common.errors import HELD, UserError, one_line
 from common.help_format import Filled
 from common.progress import Progress, clock
 from datasets import audio
+from datasets.checksums.digest import digest_and_keep_sums
 from datasets.dataset import Dataset, Split, is_prepared, write_description
-from datasets.digest import digest_and_keep_sums
 from datasets.geometry import ctc_frames_needed, output_frames
 from datasets.manifest import (
     SAMPLE_RATE_HZ,

@@ -34,7 +34,7 @@ from datasets.dataset import Dataset, beside, read_dataset
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest, write_atomically
 from datasets.staging import staging
 from datasets.stats import FOLDER_HELP, default_folder
-from datasets.workers import each_in_fresh_process
+from datasets.synthesis.workers import each_in_fresh_process
 
 SHARD_SAMPLES = 1 << 29
 """Samples of a full shard: 1 GiB, so that LibriSpeech's 960 h become 105 files."""

@@ -18,11 +18,11 @@ from common import limits
 from common.errors import DID_NOT_HOLD, HELD, UserError, one_line
 from common.help_format import Filled
 from common.progress import Progress
-from datasets.cksum import file_cksum
+from datasets.checksums.digest import TreeSums, sum_tree
+from datasets.checksums.posix_cksum import file_cksum
+from datasets.checksums.tarball import absolute, tar_bytes
 from datasets.dataset import Dataset, Stamp, description_path, read_dataset, write_stamp
-from datasets.digest import TreeSums, sum_tree
 from datasets.stats import default_folder
-from datasets.tarball import absolute, tar_bytes
 from results.verify_cache import Cache
 from results.verify_difference import describe_difference
 from results.verify_reference import Reference, find_references, parse_expected

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 from common.errors import UserError
+from datasets.checksums.digest import BatchSums
 from datasets.dataset import writable_beside
-from datasets.digest import BatchSums
 
 
 class Cache:
-    """Sums of batches by key, appended to `NAME.verifying.jsonl` (`writable_beside`) as they come; see datasets.digest.Cache."""
+    """Sums of batches by key, appended to `NAME.verifying.jsonl` (`writable_beside`) as they come."""
 
     def __init__(self, folder: Path) -> None:
         try:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import one_line
+from datasets.checksums.digest import TreeSums, path_of_line, sums_path
+from datasets.checksums.tarball import members
 from datasets.dataset import Dataset
-from datasets.digest import TreeSums, path_of_line, sums_path
-from datasets.kept_sums import kept_lines
-from datasets.tarball import members
+from datasets.file_list import kept_lines
 from results.verify_reference import Reference
 
 SHOWN = 20

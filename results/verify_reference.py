@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import one_line
-from datasets.archives import PUBLISHED
+from datasets.checksums.digest import TreeSums
 from datasets.dataset import Dataset, TreeDigest
-from datasets.digest import TreeSums
+from datasets.librispeech.archives import PUBLISHED
 from datasets.references import reference_of
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from common.errors import UserError, one_line
 from common.progress import Progress
-from datasets.cksum import crc_of, posix_cksum
+from datasets.checksums.posix_cksum import crc_of, posix_cksum
+from datasets.checksums.tarball import absolute, stream
 from datasets.dataset import TreeDigest
-from datasets.tarball import absolute, stream
 
 MEGABYTE = 1_000_000
 

@@ -19,8 +19,8 @@ import pytest
 from benchmark.mllog import read_log
 from benchmark.params import load_variant
 from benchmark.record import RunRecord, read_record
+from datasets.checksums.digest import digest_tree
 from datasets.dataset import Dataset, Split, write_description
-from datasets.digest import digest_tree
 from datasets.manifest import Manifest, Utterance, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets.archives import PUBLISHED, Archive
+from datasets.librispeech.archives import PUBLISHED, Archive
 from tests.conftest import DATA
 
 TRANSCRIPTS = sorted((DATA / "librispeech-dev-clean-text").glob("dev-clean/*/*/*.trans.txt"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from datasets.checksums.digest import digest_and_keep_sums
 from datasets.dataset import Dataset, Split, write_description
-from datasets.digest import digest_and_keep_sums
 
 ROOT = Path(__file__).resolve().parents[1]
 UTTERANCES = 300_000

@@ -11,8 +11,8 @@ from http_server import serve
 from libri_archives import build, real_chapters, write_table
 
 from benchmark.mllog import read_log
-from datasets import voices
 from datasets.audio import to_16k
+from datasets.synthesis import voices
 
 ROOT = Path(__file__).resolve().parents[1]
 

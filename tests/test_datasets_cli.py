@@ -19,8 +19,8 @@ import pytest
 from common import progress
 from common.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, from_os_error, one_line, run_door
 from common.progress import Progress, clock
-from datasets import cli
-from datasets.meter import Meter
+from datasets import commands
+from datasets.librispeech.transfer_progress import Meter
 from tests.harness import members, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +37,7 @@ def door(*arguments, **options):
 @pytest.mark.parametrize("line", [["synthesise", "mini"], ["download", "clean_test"]])
 def test_corpora_are_made_where_data_dir_says(line, monkeypatch, tmp_path):
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    assert cli.build_parser().parse_args(line).data_dir == tmp_path
+    assert commands.build_parser().parse_args(line).data_dir == tmp_path
 
 
 def test_help_shows_every_command_with_examples():
@@ -51,7 +51,7 @@ def test_help_shows_every_command_with_examples():
 @pytest.mark.parametrize("name", ["synthesise", "import"])
 def test_each_command_has_help_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as exit:
-        cli.main([name, "--help"])
+        commands.main([name, "--help"])
     assert exit.value.code == 0 and f"python -m datasets {name}" in capsys.readouterr().out.split("example")[1]
 
 
@@ -61,7 +61,7 @@ def test_each_command_has_help_with_an_example(name, capsys):
 )
 def test_a_wrong_command_line_ends_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
-        cli.main(arguments)
+        commands.main(arguments)
     assert exit.value.code == 2 and "usage: python -m datasets" in capsys.readouterr().err
 
 
@@ -81,7 +81,7 @@ def test_a_wrong_command_line_ends_with_2(arguments, capsys):
 )
 def test_a_wrong_value_is_named(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run_door(lambda: cli.main(arguments)) == COULD_NOT
+    assert run_door(lambda: commands.main(arguments)) == COULD_NOT
     assert capsys.readouterr().err.startswith(f"error: {said}")
     assert not list(tmp_path.iterdir())
 
@@ -175,9 +175,9 @@ def test_closed_streams_change_nothing_else():
 @pytest.mark.parametrize("command", ["stats", "pack"])
 def test_the_folder_may_be_the_working_directory_but_not_the_root(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run_door(lambda: cli.main([command, "."])) == COULD_NOT
+    assert run_door(lambda: commands.main([command, "."])) == COULD_NOT
     assert f"{tmp_path}.dataset.json: the data set is half-made" in capsys.readouterr().err
-    assert run_door(lambda: cli.main([command, "/"])) == COULD_NOT
+    assert run_door(lambda: commands.main([command, "/"])) == COULD_NOT
     assert capsys.readouterr().err.startswith("error: /: the root of the file system cannot be a data set")
 
 

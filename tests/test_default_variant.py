@@ -13,7 +13,7 @@ from benchmark.expected import EPOCHS, FRACTION, REFERENCE_WORK, expected_minute
 from benchmark.params import load_variant
 from benchmark.settings import Settings
 from common import limits
-from datasets.plans import SYNTHETIC_HOURS
+from datasets.synthesis.plans import SYNTHETIC_HOURS
 from reference_model.flops import work_per_audio_s
 
 H100 = "NVIDIA H100 80GB HBM3"

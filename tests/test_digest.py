@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from datasets import digest, tarball
-from datasets.cksum import combine, crc_of, file_cksum
-from datasets.digest import derive_digest, digest_tree, sum_of, sum_tree
+from datasets.checksums import digest, tarball
+from datasets.checksums.digest import derive_digest, digest_tree, sum_of, sum_tree
+from datasets.checksums.posix_cksum import combine, crc_of, file_cksum
 from tests.gnu_tar import TAR, as_before_1_35, gnu_cksum, gnu_tar
 
 

@@ -14,8 +14,8 @@ from harness import small_disk
 from http_server import Server, serve
 
 from common.errors import UserError
-from datasets import fetch as module
-from datasets.fetch import Reports, Stopped, Wanted, fetch, part_path
+from datasets.librispeech import fetch as module
+from datasets.librispeech.fetch import Reports, Stopped, Wanted, fetch, part_path
 
 DATA = random.Random(5).randbytes(300_000)
 NAME = "dev-clean.tar.gz"
@@ -191,7 +191,7 @@ def test_stopping_keeps_what_arrived(server: Server, tmp_path: Path):
 def test_killed_while_downloading_goes_on(get, server: Server, tmp_path: Path):
     server.faults.rate = 200_000
     script = (
-        "import sys, threading; from pathlib import Path; from datasets.fetch import *\n"
+        "import sys, threading; from pathlib import Path; from datasets.librispeech.fetch import *\n"
         f"fetch(Wanted({NAME!r}, {len(DATA)}, {WANTED.sha256!r}), [sys.argv[1]], Path(sys.argv[2]),"
         "Reports(print, print, threading.Event()))"
     )

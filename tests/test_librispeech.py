@@ -22,13 +22,13 @@ from http_server import serve
 from libri_archives import build, flac_bytes, hash_of, published, real_chapters, write_table
 
 from common.errors import UserError
-from datasets import librispeech
-from datasets.archives import PUBLISHED, SETS, Archive
+from datasets.checksums.digest import digest_tree
 from datasets.dataset import description_path, is_prepared, read_dataset
-from datasets.digest import digest_tree
-from datasets.librispeech import NAME, Options, prepare
+from datasets.librispeech import assemble
+from datasets.librispeech.archives import PUBLISHED, SETS, Archive
+from datasets.librispeech.assemble import NAME, Options, prepare
+from datasets.librispeech.unpack import unpack
 from datasets.manifest import read_csv
-from datasets.unpack import unpack
 from results.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,7 +232,7 @@ def test_interrupted_at_any_step_goes_on(shelf, tmp_path: Path, monkeypatch: pyt
     data = tmp_path / "data"
     run_prepare(shelf, data, "dev-clean")
     calls = []
-    original = getattr(librispeech, step)
+    original = getattr(assemble, step)
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -240,11 +240,11 @@ def test_interrupted_at_any_step_goes_on(shelf, tmp_path: Path, monkeypatch: pyt
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(librispeech, step, interrupted)
+    monkeypatch.setattr(assemble, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_prepare(shelf, data, parallel=1)
     assert step == "unpack" or not is_prepared(data / NAME)
-    monkeypatch.setattr(librispeech, step, original)
+    monkeypatch.setattr(assemble, step, original)
     assert run_prepare(shelf, data).digest == digest_tree(data / NAME)
 
 
@@ -475,7 +475,7 @@ def test_a_set_whose_folder_lies_on_another_disk_is_refused_before_the_work(shel
 def test_two_at_once(shelf, tmp_path: Path):
     work = tmp_path / "data" / f"{NAME}.parts"
     work.mkdir(parents=True)
-    with librispeech._only_one(work), pytest.raises(UserError, match="another process is preparing"):
+    with assemble._only_one(work), pytest.raises(UserError, match="another process is preparing"):
         run_prepare(shelf, tmp_path / "data")
 
 
@@ -483,7 +483,7 @@ def test_too_little_space_is_said_before_anything_is_fetched(tmp_path: Path, mon
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 9 * 10**11, 10**11))
     with pytest.raises(UserError, match=r"123\.0 GB of free disk space are needed.*--delete-archives"):
         prepare(PUBLISHED, PUBLISHED, tmp_path, Options(mirrors=["http://127.0.0.1:1/"]))
-    monkeypatch.setattr(librispeech.fetch, "FRUITLESS_ROUNDS", 1)
+    monkeypatch.setattr(assemble.fetch, "FRUITLESS_ROUNDS", 1)
     with pytest.raises(UserError, match=r"no mirror gave the archive"):
         prepare(PUBLISHED[:1], PUBLISHED, tmp_path, Options(mirrors=["http://127.0.0.1:1/"], delete_archives=True))
 
@@ -505,7 +505,7 @@ def test_full_disk_while_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(UserError, match="free disk space are needed"):
             run_prepare(shelf, data)
         # Somebody else fills the disk after the check.
-        monkeypatch.setattr(librispeech, "_check_space", lambda *a: None)
+        monkeypatch.setattr(assemble, "_check_space", lambda *a: None)
         with pytest.raises(OSError, match="No space left"):
             run_prepare(shelf, data)
         assert not is_prepared(data / NAME)

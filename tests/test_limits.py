@@ -287,7 +287,7 @@ import sys
 from pathlib import Path
 import numpy, soundfile
 from common import limits
-from datasets.digest import digest_tree
+from datasets.checksums.digest import digest_tree
 from common.errors import run_door
 from datasets.imported import import_corpus
 

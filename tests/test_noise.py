@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from datasets.noise import add_background, background
+from datasets.synthesis.noise import add_background, background
 
 
 def power_db(samples):

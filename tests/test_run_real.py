@@ -18,8 +18,8 @@ import torch
 
 from benchmark.mllog import parse_line, read_log
 from benchmark.record import RunRecord, read_record
+from datasets.checksums.digest import digest_tree
 from datasets.dataset import write_description
-from datasets.digest import digest_tree
 from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
 from tests.corpus import tiny_corpus, tiny_params
 from tests.fake_trainer import fill_the_disk

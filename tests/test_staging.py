@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from datasets.plans import synthetic
 from datasets.staging import staging
-from datasets.synthetic import synthesise
+from datasets.synthesis.plans import synthetic
+from datasets.synthesis.synthesise import synthesise
 
 
 @pytest.mark.parametrize("name", ["mine", ".mine.part", ".mine.part/tree", ".mine.part/done", ".mine.part/lock"])

@@ -22,14 +22,15 @@ import pytest
 import soundfile
 
 from common.errors import UserError
-from datasets import audio, grammar, plans
+from datasets import audio
 from datasets.corpora import SIZES, Sizes
 from datasets.dataset import is_prepared, read_dataset
-from datasets.grammar import TRAIN, VAL
 from datasets.manifest import ALPHABET, read_csv
-from datasets.synthetic import synthesise
-from datasets.voices import Synthesiser, draw_speaker
-from datasets.workers import each_in_fresh_process, signals_held
+from datasets.synthesis import grammar, plans
+from datasets.synthesis.grammar import TRAIN, VAL
+from datasets.synthesis.synthesise import synthesise
+from datasets.synthesis.voices import Synthesiser, draw_speaker
+from datasets.synthesis.workers import each_in_fresh_process, signals_held
 from results.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -368,7 +369,7 @@ def test_files_damaged_after_an_interruption_are_made_again(small, tmp_path):
         raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.synthetic._write_manifests", stop)
+        patch.setattr("datasets.synthesis.synthesise._write_manifests", stop)
         with pytest.raises(StopError):
             synthesise(SMALL, tmp_path, 1)
     tree = tmp_path / ".mini.part" / "tree"
@@ -393,7 +394,7 @@ def test_an_interruption_between_the_move_and_the_description_is_mended(small, t
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.synthetic.write_description", stop)
+        patch.setattr("datasets.synthesis.synthesise.write_description", stop)
         with pytest.raises(KeyboardInterrupt):
             synthesise(SMALL, tmp_path, 1)
     assert (tmp_path / "mini").is_dir() and not is_prepared(tmp_path / "mini")

@@ -14,7 +14,7 @@ import pytest
 from benchmark.corpus import valid_stamp
 from common.errors import UserError
 from datasets import references
-from datasets.archives import PUBLISHED
+from datasets.checksums.digest import digest_and_keep_sums, digest_tree, sums_path
 from datasets.dataset import (
     Dataset,
     Split,
@@ -27,7 +27,7 @@ from datasets.dataset import (
     write_description,
     write_stamp,
 )
-from datasets.digest import digest_and_keep_sums, digest_tree, sums_path
+from datasets.librispeech.archives import PUBLISHED
 from results.verify import FAILED, PASSED, main
 from results.verify_cache import Cache
 from results.verify_difference import compare_lines

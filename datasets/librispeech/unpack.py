@@ -26,9 +26,9 @@ import orjson
 from common import limits
 from common.errors import UserError
 from datasets import flac
-from datasets.archives import Archive
-from datasets.digest import FileSum, sum_of
-from datasets.fetch import Stopped
+from datasets.checksums.digest import FileSum, sum_of
+from datasets.librispeech.archives import Archive
+from datasets.librispeech.fetch import Stopped
 from datasets.manifest import SAMPLE_RATE_HZ, Utterance, check_text, normalise_text, write_atomically
 
 READ_BYTES = 1 << 20

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from common.errors import HELD, UserError
 from common.help_format import Filled
-from datasets.archives import MIRRORS, PUBLISHED, SETS, load_table, select
-from datasets.librispeech import Options, prepare
+from datasets.librispeech.archives import MIRRORS, PUBLISHED, SETS, load_table, select
+from datasets.librispeech.assemble import Options, prepare
+from datasets.librispeech.unpack import LAYOUTS
 from datasets.stats import add_data_dir, report_splits
-from datasets.unpack import LAYOUTS
 
 EPILOG = """examples:
   sh script/download_dataset.sh training

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from common.errors import UserError, one_line
 from common.progress import Progress
+from datasets.checksums.digest import path_of_line, sum_tree, sums_path
+from datasets.checksums.tarball import members
 from datasets.dataset import Dataset, looks_whole
-from datasets.digest import path_of_line, sum_tree, sums_path
-from datasets.tarball import members
 
 MEGABYTE = 1_000_000
 SHOWN = 5

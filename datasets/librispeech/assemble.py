@@ -23,8 +23,8 @@ from common.errors import UserError
 from common.locks import FileLock
 from common.progress import Progress
 from common.sha256 import sha256_of
-from datasets import fetch, flac
-from datasets.archives import MIRRORS, Archive
+from datasets import flac
+from datasets.checksums.digest import FileSum, derive_digest, sum_of, sums_path
 from datasets.dataset import (
     LIBRISPEECH,
     Dataset,
@@ -37,11 +37,12 @@ from datasets.dataset import (
     read_dataset,
     write_description,
 )
-from datasets.digest import FileSum, derive_digest, sum_of, sums_path
-from datasets.kept_sums import check_whole, contents_match, kept_lines, refuse_extra
+from datasets.file_list import check_whole, contents_match, kept_lines, refuse_extra
+from datasets.librispeech import fetch
+from datasets.librispeech.archives import MIRRORS, Archive
+from datasets.librispeech.transfer_progress import Meter
+from datasets.librispeech.unpack import DamagedArchive, Part, mark_path, read_part, unpack
 from datasets.manifest import Manifest, Utterance, write_atomically, write_csv, write_jsonl
-from datasets.meter import Meter
-from datasets.unpack import DamagedArchive, Part, mark_path, read_part, unpack
 
 NAME = LIBRISPEECH
 WAV_BYTES_PER_HOUR = 16_000 * 2 * 3_600

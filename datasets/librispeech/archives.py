@@ -16,7 +16,7 @@ import orjson
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets.fetch import Wanted
+    from datasets.librispeech.fetch import Wanted
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class Archive:
     @property
     def wanted(self) -> Wanted:
         """The archive as a file to fetch."""
-        from datasets.fetch import (
-            Wanted,  # Whoever only looks something up here need not wait for all of Python's HTTP.
-        )
+        from datasets.librispeech.fetch import Wanted
 
         return Wanted(self.name + ".tar.gz", self.bytes, self.sha256)
 

@@ -22,16 +22,17 @@ from common import limits
 from common.errors import HELD, UserError
 from common.help_format import Filled
 from common.progress import Progress
-from datasets import audio, plans
+from datasets import audio
+from datasets.checksums.digest import digest_and_keep_sums
 from datasets.dataset import Dataset, Split, is_prepared, looks_whole, read_dataset, removal, write_description
-from datasets.digest import digest_and_keep_sums
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest, Utterance, write_atomically, write_csv, write_jsonl
-from datasets.noise import add_background
-from datasets.plans import Chapter, Corpus
 from datasets.staging import staging
 from datasets.stats import add_data_dir, report_splits
-from datasets.voices import Synthesiser
-from datasets.workers import each_in_fresh_process
+from datasets.synthesis import plans
+from datasets.synthesis.noise import add_background
+from datasets.synthesis.plans import Chapter, Corpus
+from datasets.synthesis.voices import Synthesiser
+from datasets.synthesis.workers import each_in_fresh_process
 
 # The network sees nothing within 0.15 s of an utterance's ends as an output of its own, and recordings begin and end with
 # silence too.

@@ -22,10 +22,10 @@ from typing import Protocol
 from common import limits
 from common.errors import UserError
 from common.sha256 import sha256_of
-from datasets.cksum import combine, crc_of, multiply, posix_cksum, power_of_x
+from datasets.checksums.posix_cksum import combine, crc_of, multiply, posix_cksum, power_of_x
+from datasets.checksums.tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
 from datasets.dataset import TreeDigest, beside
 from datasets.manifest import write_atomically
-from datasets.tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
 
 BATCH_FILES, BATCH_BYTES = 256, 16 << 20
 """A batch ends with the member that brings it to either."""

@@ -11,9 +11,9 @@ from random import Random
 
 import orjson
 
-from datasets import grammar
-from datasets.grammar import TRAIN, VAL, Sentences
-from datasets.voices import Speaker, draw_speaker
+from datasets.synthesis import grammar
+from datasets.synthesis.grammar import TRAIN, VAL, Sentences
+from datasets.synthesis.voices import Speaker, draw_speaker
 
 VERSIONS = {"mini": 1, "synthetic": 2}
 """By corpus, raised whenever a change anywhere alters its bytes."""

@@ -11,9 +11,11 @@ import argparse
 from collections.abc import Sequence
 
 from common.help_format import Filled
-from datasets import download, imported, pack, stats, synthetic
+from datasets import imported, pack, stats
+from datasets.librispeech import download
+from datasets.synthesis import synthesise
 
-COMMANDS = (synthetic, download, imported, pack, stats)
+COMMANDS = (synthesise, download, imported, pack, stats)
 
 EXAMPLES = """examples:
   python -m datasets synthesise mini

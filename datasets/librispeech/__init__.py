@@ -1,0 +1,1 @@
+"""LibriSpeech: its published archives, fetched, unpacked and made into a dataset."""
