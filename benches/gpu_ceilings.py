@@ -8,7 +8,7 @@ import torch
 
 from benches.gpu_bench import Bench
 from benches.gpu_table import rows_of
-from benchmark.ceilings import MEASURED, Ceilings
+from benchmark.machine.roofline import MEASURED, Ceilings
 from reference_model.precision import set_precision
 
 

@@ -13,7 +13,7 @@ from benches.gpu_bench import Bench
 from benches.gpu_step import closed, data_of
 from benches.loader import make_split
 from benches.train_step import make_step
-from benchmark.telemetry import Telemetry
+from benchmark.telemetry.sampler import Telemetry
 from datasets.dataset import Dataset, is_prepared, read_dataset, write_description
 from datasets.pack import open_packed, pack
 from reference_model.data import Order, Recordings, default_workers, evaluation_order

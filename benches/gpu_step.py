@@ -13,7 +13,7 @@ from benches.gpu_bench import Bench
 from benches.gpu_ceilings import ceilings_of
 from benches.gpu_table import first_line
 from benches.train_step import make_batch, make_step
-from benchmark.ceilings import roofline_audio_s_per_s
+from benchmark.machine.roofline import roofline_audio_s_per_s
 from benchmark.params import Params, load_variant
 from reference_model.data import Batch
 from reference_model.features import Features

@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from benchmark.expected import LONGEST_S
+from benchmark.machine.estimates import LONGEST_S
 from benchmark.params import Params, load_variant, variant_names
 from common.errors import HELD, run_door
 from common.help_format import Filled

@@ -268,7 +268,7 @@ def _check_record(run: TimedRun, record: RunRecord, hashes: dict[str, str]) -> N
         raise UserError(f"the run did not come to its end (status {record.status})", where=run.where)
     if record.variant != run.variant:
         raise UserError(f"the record is of the variant {record.variant}", where=run.where)
-    # The harness writes variables' names for folders (benchmark/job.py), so that there is nothing to be replaced here.
+    # The harness writes variables' names for folders (benchmark/harness/job.py), so that there is nothing to be replaced here.
     paths = [part for part in record.command if part.startswith("/")]
     paths += _MACHINE_PATH.findall(run.files[RECORD_FILE].decode())
     if paths:

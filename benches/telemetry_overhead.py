@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from benches.line import Line, report
-from benchmark.telemetry import Telemetry
+from benchmark.telemetry.sampler import Telemetry
 from common.errors import run_door
 
 GOAL_SHARE = 0.01

@@ -1,4 +1,4 @@
-"""Counting word errors: on lists of words, as benchmark.score does, beside python-Levenshtein as the MLPerf reference uses it.
+"""Counting word errors: as benchmark.error_rates does, beside python-Levenshtein as the MLPerf reference uses it.
 
 Run by `python -m benches.wer_counting`. The reference maps each distinct word to a character and compares the strings, utterance
 by utterance (`decoder.py`, `wer`). Pairs of texts per second, one thread.
@@ -14,7 +14,7 @@ import Levenshtein
 from rapidfuzz.distance.Levenshtein import distance
 
 from benches.line import Line, alternating, report
-from benchmark.score import score_of
+from benchmark.error_rates import score_of
 
 GOAL_RATIO = 3
 ROUNDS = 5

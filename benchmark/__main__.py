@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["doctor"]:
-        from benchmark import doctor
+        from benchmark.doctor import doctor
 
         return doctor.main(arguments[1:])
     parser = argparse.ArgumentParser(
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from benchmark.run import run
-    from benchmark.series import run_series, wanted_runs
+    from benchmark.harness.run import run
+    from benchmark.harness.series import run_series, wanted_runs
     from benchmark.settings import from_environment
 
     settings, runs = from_environment(options, os.environ), wanted_runs(os.environ)

@@ -1,7 +1,7 @@
 """What the harness and a trainer of any framework agree on: command line, environment, log, progress, checkpoints, ending.
 
-The harness (`benchmark.run`), the reference trainer and the checker (`compliance`) all take it from here. docs/trainer.md says the
-same for whoever writes a trainer of their own, and `examples/plain_trainer.py` is one that uses all of it.
+The harness (`benchmark.harness.run`), the reference trainer and the checker (`compliance`) all take it from here.
+docs/trainer.md says the same for whoever writes a trainer of their own, and `examples/plain_trainer.py` uses all of it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import NamedTuple
 import orjson
 
 from benchmark import clock, mllog
+from benchmark.error_rates import Score
 from benchmark.log_summary import LogSummary
 from benchmark.mllog import LogWriter
 from benchmark.params import Params
-from benchmark.score import Score
 from benchmark.settings import DEVICES, ROOT
 from common.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError
 from common.help_format import Filled

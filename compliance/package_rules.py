@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from benchmark import mllog
+from benchmark.machine.system import FIELDS
 from benchmark.params import load_params
 from benchmark.record import read_record
 from benchmark.submission import (
@@ -35,7 +36,6 @@ from benchmark.submission import (
     numbered,
     setup_of,
 )
-from benchmark.system import FIELDS
 from common.errors import UserError
 from common.sha256 import sha256_of
 from common.values import is_text

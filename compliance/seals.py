@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark import mllog
+from benchmark.machine.system import lock_sha256
 from benchmark.params import params_from_dict
 from benchmark.record import RunRecord, read_record
 from benchmark.submission import LOCK_FILE, LOG_FILE, file_of_run, number_of
-from benchmark.system import lock_sha256
 from common.errors import UserError
 from common.sha256 import sha256_of
 from common.values import is_digest

@@ -11,8 +11,8 @@ import time
 
 from benchmark import mllog
 from benchmark import trainer_contract as contract
+from benchmark.error_rates import score_of
 from benchmark.params import load_params
-from benchmark.score import score_of
 from common.errors import run_door
 from datasets.dataset import read_dataset
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from benchmark.score import Score, score_of
+from benchmark.error_rates import Score, score_of
 from reference_model.data import Batch
 from reference_model.decode import greedy
 from reference_model.distributed import World

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmark.ceilings import MEASURED, Work, roofline_audio_s_per_s
+from benchmark.machine.roofline import MEASURED, Work, roofline_audio_s_per_s
 from benchmark.params import Params
 from datasets.geometry import FRAMES_APART, KERNELS, SMALLEST_BINS, bins_between, output_bins
 from reference_model.alphabet import LABELS

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmark import clock
-from benchmark.telemetry import Telemetry
+from benchmark.telemetry.sampler import Telemetry
 from common.errors import HELD, UserError, run_door
 from common.help_format import Filled
 from common.progress import Progress

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import torch
 
-from benchmark import system
-from benchmark.telemetry_sums import Summary
+from benchmark.machine import system
+from benchmark.telemetry.integrals import Summary
 from common.formats import INFERENCE
 from common.sha256 import sha256_of
 from datasets.manifest import write_atomically

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.score import Score, score_of
+from benchmark.error_rates import Score, score_of
 from common.errors import UserError
 from datasets.manifest import Manifest
 from reference_model.data import Batch, Recordings

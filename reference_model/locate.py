@@ -9,7 +9,7 @@ from pathlib import Path
 
 import soundfile
 
-from benchmark.corpus import ready_dataset
+from benchmark.harness.run_dataset import ready_dataset
 from benchmark.params import load_variant, variant_names
 from benchmark.settings import ROOT, Settings
 from common.errors import UserError

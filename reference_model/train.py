@@ -4,7 +4,7 @@
     python -m torch.distributed.run --nproc-per-node 2 -m reference_model.train ...
 
 Log lines go to stdout (from the first process alone), progress and errors to stderr. Exit status: 0 target reached, 1 not
-reached, 2 could not; under torchrun 0 for both of the first. The benchmark's harness (`benchmark.run`) starts this as a
+reached, 2 could not; under torchrun 0 for both of the first. The benchmark's harness (`benchmark.harness.run`) starts this as a
 process and times it from its log.
 """
 

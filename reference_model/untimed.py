@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchmark.corpus import ready_dataset
-from benchmark.device import usable_gpus
+from benchmark.harness.run_dataset import ready_dataset
+from benchmark.machine.trainer_gpus import usable_gpus
 from benchmark.params import Params, load_params, load_variant
 from benchmark.settings import SEED_LIMIT, from_environment
 from benchmark.submission import PARAMS_FILE

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import mllog
+from benchmark.machine.system import FIELDS, NOT_APPLICABLE, missing
 from benchmark.submission import AVAILABILITY, devices_of
-from benchmark.system import FIELDS, NOT_APPLICABLE, missing
 from benchmark.yaml_text import read_yaml
 from common.errors import UserError
 from results.package_checks import PackagedRun

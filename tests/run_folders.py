@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmark import mllog, record
 from benchmark.log_summary import summarise
-from benchmark.system import FIELDS
-from benchmark.telemetry_csv import CSV_COLUMNS
+from benchmark.machine.system import FIELDS
+from benchmark.telemetry.csv_file import CSV_COLUMNS
 from tests.logs import FakeRun, fields_of, line_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

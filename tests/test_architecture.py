@@ -33,7 +33,7 @@ SAME_LINES = 6
 
 # The one module that may import a library, or read a variable: everyone else goes through it.
 GATES = {
-    "pynvml": "benchmark/nvml.py",
+    "pynvml": "benchmark/machine/nvml.py",
     "mlperf_logging.mllog": "benchmark/mllog.py",
 }
 RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}

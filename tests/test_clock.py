@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import clock, launch
+from benchmark import clock
+from benchmark.harness import launch
 from benchmark.mllog import read_log
 from tests import fake_library
 from tests.harness import Bench, finish, wait_for

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmark import record
-from benchmark.system import FIELDS
+from benchmark.machine.system import FIELDS
 from compliance.check import check_paths
 from compliance.findings import ERROR, Finding
 from compliance.rule_file import RULE_FILE

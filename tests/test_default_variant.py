@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from corpus import tiny_corpus
 
-from benchmark import corpus, device, job
-from benchmark.expected import EPOCHS, FRACTION, REFERENCE_WORK, expected_minutes
+from benchmark.harness import job, run_dataset
+from benchmark.machine import trainer_gpus
+from benchmark.machine.estimates import EPOCHS, FRACTION, REFERENCE_WORK, expected_minutes
 from benchmark.params import load_variant
 from benchmark.settings import Settings
 from common import limits
@@ -24,16 +25,16 @@ def machine(monkeypatch):
     """Sets what the driver and PyTorch say of this machine's GPUs."""
 
     def has(driver: bool, **torch_says):
-        monkeypatch.setattr(device.system, "has_gpu", lambda: driver)
+        monkeypatch.setattr(trainer_gpus.system, "has_gpu", lambda: driver)
         answer = {"version": "2", "built_for": "13.0", "gpus": [], "memory_bytes": [80 << 30]} | torch_says
-        monkeypatch.setattr(device, "ask_torch", lambda: answer)
+        monkeypatch.setattr(trainer_gpus, "ask_torch", lambda: answer)
 
     return has
 
 
 def chosen(tmp_path, **settings):
     said = []
-    params = corpus.choose_params(Settings(data_dir=tmp_path, **settings), said.append)
+    params = run_dataset.choose_params(Settings(data_dir=tmp_path, **settings), said.append)
     assert len(said) == 1
     return params.variant, said[0]
 
@@ -76,14 +77,16 @@ def test_a_card_that_is_too_small_for_the_longest_batch_runs_mini(machine, tmp_p
 
 def test_device_cuda_without_a_gpu_ends_before_anything_is_made(machine, tmp_path):
     machine(False)
-    with pytest.raises(corpus.UserError, match="DEVICE=cuda: PyTorch sees no GPU here - `python -m benchmark doctor`"):
+    with pytest.raises(
+        run_dataset.UserError, match="DEVICE=cuda: PyTorch sees no GPU here - `python -m benchmark doctor`"
+    ):
         chosen(tmp_path, device="cuda")
 
 
 def test_device_cuda_without_a_gpu_ends_a_run_of_any_variant_before_its_folder(machine, tmp_path):
     machine(True)
     settings = Settings(variant="mini", device="cuda", data_dir=tmp_path, results_dir=tmp_path / "runs")
-    with pytest.raises(corpus.UserError, match="DEVICE=cuda: PyTorch sees no GPU here"):
+    with pytest.raises(run_dataset.UserError, match="DEVICE=cuda: PyTorch sees no GPU here"):
         job.decide(settings, Said())
     assert not (tmp_path / "runs").exists()
 
@@ -95,7 +98,7 @@ def test_device_cuda_needs_no_word_of_the_driver(machine, tmp_path):
 
 def test_without_a_gpu_mini_and_pytorch_is_not_even_asked(machine, tmp_path, monkeypatch):
     machine(False)
-    monkeypatch.setattr(device, "ask_torch", lambda: pytest.fail("seconds of every start for nothing"))
+    monkeypatch.setattr(trainer_gpus, "ask_torch", lambda: pytest.fail("seconds of every start for nothing"))
     assert chosen(tmp_path) == (
         "mini",
         f"variant mini: VARIANT is not set, and no prepared LibriSpeech lies in {tmp_path}/LibriSpeech_dataset; no GPU is here. "
@@ -140,7 +143,7 @@ def test_a_run_that_ends_up_on_the_cpu_says_so_and_is_called_so(machine, tmp_pat
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(job.system, "gpu_label", lambda gpus: {(): "cpu", None: "h200"}.get(gpus, "other"))
     data = tiny_corpus(tmp_path / "data" / "mini")
-    monkeypatch.setattr(corpus, "ready_dataset", lambda *_: data)
+    monkeypatch.setattr(run_dataset, "ready_dataset", lambda *_: data)
     settings = Settings(variant="mini", data_dir=tmp_path / "data", results_dir=tmp_path / "runs", seed=1)
     decided = job.decide(settings, display := Said())
     assert display[0].startswith(f"warning: this run is on the CPU: {why}")
@@ -192,18 +195,18 @@ def test_an_earlier_versions_corpus_is_not_taken_for_todays(tmp_path):
     description = tmp_path / "synthetic.dataset.json"
     tree = json.loads(description.read_bytes())
     description.write_text(json.dumps(tree | {"provenance": {"version": 1}}))
-    with pytest.raises(corpus.UserError, match="of version 1, where the benchmark's is now of version 2 - remove"):
-        corpus.ready_dataset(load_variant("synthetic"), Settings(data_dir=tmp_path), print)
+    with pytest.raises(run_dataset.UserError, match="of version 1, where the benchmark's is now of version 2 - remove"):
+        run_dataset.ready_dataset(load_variant("synthetic"), Settings(data_dir=tmp_path), print)
 
 
 def test_a_smaller_synthetic_is_made_where_its_name_asks_for_it(tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(corpus.launch, "run_to_the_end", lambda command: commands.append(command[3:]) or 2)
+    monkeypatch.setattr(run_dataset.launch, "run_to_the_end", lambda command: commands.append(command[3:]) or 2)
     for name, words in (
         ("synthetic-4h", ["synthetic", "--hours", "4"]),
         ("synthetic", ["synthetic"]),
         ("mini", ["mini"]),
     ):
-        with pytest.raises(corpus.UserError):
-            corpus._synthesise(name, tmp_path)
+        with pytest.raises(run_dataset.UserError):
+            run_dataset._synthesise(name, tmp_path)
         assert commands.pop() == ["synthesise", *words, "--data-dir", str(tmp_path)]

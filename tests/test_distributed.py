@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from benchmark.score import score_of
+from benchmark.error_rates import score_of
 from common.errors import UserError
 from reference_model.alphabet import encode
 from reference_model.data import Batch

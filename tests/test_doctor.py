@@ -10,18 +10,19 @@ from types import SimpleNamespace
 import pytest
 from fake_nvml import build, environment, run_python
 
-from benchmark import ask_torch, doctor, doctor_checks, doctor_gpus, gpu_remedies, hardware
-from benchmark.finding import GIB, Finding
-from benchmark.load import Load
+from benchmark.doctor import checks, doctor, gpu_checks, gpu_remedies
+from benchmark.doctor.finding import GIB, Finding
+from benchmark.machine import hardware, torch_gpus
+from benchmark.machine.cpu_load import Load
 from datasets.dataset import Dataset, Split, Stamp, TreeDigest, description_path, write_description, write_stamp
 from tests.corpus import tiny_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = "import sys; from benchmark.doctor import main; sys.exit(main(sys.argv[1:]))"
+CODE = "import sys; from benchmark.doctor.doctor import main; sys.exit(main(sys.argv[1:]))"
 TORCH_ON_CPU = {"version": "2.11.0", "built_for": "13.0", "gpus": [], "nccl": None}
 LOOK = """
 import dataclasses, json
-from benchmark.doctor_gpus import gpu_findings
+from benchmark.doctor.gpu_checks import gpu_findings
 seen = {"built_for": "13.0", "gpus": [], "nccl": None}
 print(json.dumps([dataclasses.asdict(finding) for finding in gpu_findings(seen)]))
 """
@@ -221,17 +222,17 @@ def test_what_pytorch_says_decides_the_remedy(bare, monkeypatch, why, words):
 
 
 def test_a_torch_that_breaks_is_told_by_its_last_line(monkeypatch):
-    monkeypatch.setattr(ask_torch, "_ASK_TORCH", "raise ImportError('libcudart is missing')")
-    seen = ask_torch.ask_torch()
-    finding = doctor_checks._torch(seen)
+    monkeypatch.setattr(torch_gpus, "_ASK_TORCH", "raise ImportError('libcudart is missing')")
+    seen = torch_gpus.ask_torch()
+    finding = checks._torch(seen)
     assert finding.level == "problem"
     assert "libcudart is missing" in finding.text
     assert "setup.sh" in finding.remedy
-    monkeypatch.setattr(ask_torch, "_ASK_TORCH", "import os; os.kill(os.getpid(), 11)")
-    assert "signal 11" in ask_torch.ask_torch()["error"]
-    monkeypatch.setattr(ask_torch, "_ASK_TORCH", "import time; time.sleep(60)")
-    monkeypatch.setattr(ask_torch, "TIMEOUT_S", 0.3)
-    assert "no answer" in ask_torch.ask_torch()["error"]
+    monkeypatch.setattr(torch_gpus, "_ASK_TORCH", "import os; os.kill(os.getpid(), 11)")
+    assert "signal 11" in torch_gpus.ask_torch()["error"]
+    monkeypatch.setattr(torch_gpus, "_ASK_TORCH", "import time; time.sleep(60)")
+    monkeypatch.setattr(torch_gpus, "TIMEOUT_S", 0.3)
+    assert "no answer" in torch_gpus.ask_torch()["error"]
 
 
 @pytest.mark.parametrize(
@@ -244,47 +245,47 @@ def test_a_torch_that_breaks_is_told_by_its_last_line(monkeypatch):
     ],
 )
 def test_what_torch_sees_is_held_against_the_driver(seen, gpus, level):
-    finding = doctor_gpus.cuda(seen, gpus)
+    finding = gpu_checks.cuda(seen, gpus)
     assert finding.level == level
     assert (finding.remedy is None) == (level == "good")
 
 
 def test_a_card_without_a_driver_is_noticed(bare, monkeypatch):
-    error = doctor_gpus.NvmlUnavailable("NVML cannot be used", OSError("no library"))
+    error = gpu_checks.NvmlUnavailable("NVML cannot be used", OSError("no library"))
     error.code = gpu_remedies.LIBRARY_NOT_FOUND
-    monkeypatch.setattr(doctor_gpus, "has_gpu_devices", lambda: False)
+    monkeypatch.setattr(gpu_checks, "has_gpu_devices", lambda: False)
     monkeypatch.setattr(hardware, "nvidia_devices_on_bus", lambda: 0)
-    assert doctor_gpus.no_driver(error).level == "good"
+    assert gpu_checks.no_driver(error).level == "good"
     monkeypatch.setattr(hardware, "nvidia_devices_on_bus", lambda: 1)
-    finding = doctor_gpus.no_driver(error)
+    finding = gpu_checks.no_driver(error)
     assert (finding.level, finding.remedy) == ("warning", "install NVIDIA's driver")
     assert finding.text == "1 on the bus, but NVML cannot be used (no library)"
 
 
 def test_data_sets_are_held_against_their_stamps(tmp_path):
-    assert [finding.text for finding in doctor_checks._datasets(tmp_path)] == [
+    assert [finding.text for finding in checks._datasets(tmp_path)] == [
         "none prepared yet: a run of `mini` or `synthetic` makes its own"
     ]
     folder = data_set(tmp_path)
-    assert "never verified" in next(doctor_checks._datasets(tmp_path)).text
+    assert "never verified" in next(checks._datasets(tmp_path)).text
     write_stamp(folder, Stamp("2026-01-02T03:04:05Z", "a" * 64, True))
-    good = next(doctor_checks._datasets(tmp_path))
+    good = next(checks._datasets(tmp_path))
     assert (good.level, good.text) == ("good", "mini: 0.50 h train; verified 2026-01-02T03:04:05Z")
     data_set(tmp_path, sha="b" * 64)
-    assert "never verified" in next(doctor_checks._datasets(tmp_path)).text
+    assert "never verified" in next(checks._datasets(tmp_path)).text
     write_stamp(folder, Stamp("2026-01-02T03:04:05Z", "a" * 64, True))
-    assert "prepared anew" in next(doctor_checks._datasets(tmp_path)).text
+    assert "prepared anew" in next(checks._datasets(tmp_path)).text
     write_stamp(folder, Stamp("2026-01-02T03:04:05Z", "b" * 64, False))
-    failed = next(doctor_checks._datasets(tmp_path))
+    failed = next(checks._datasets(tmp_path))
     assert failed.level == "problem"
     assert failed.remedy == f"remove it (rm -r {folder} {description_path(folder)}) and prepare it again"
     data_set(tmp_path, sha="b" * 64)
-    assert "never verified" in next(doctor_checks._datasets(tmp_path)).text
+    assert "never verified" in next(checks._datasets(tmp_path)).text
     description_path(folder).write_text("{")
     libri = data_set(tmp_path / "libri", name="LibriSpeech_dataset")
     write_stamp(libri, Stamp("2026-01-02T03:04:05Z", "a" * 64, False))
-    assert next(doctor_checks._datasets(libri.parent)).remedy == "start its download again, which mends it"
-    broken = next(doctor_checks._datasets(tmp_path))
+    assert next(checks._datasets(libri.parent)).remedy == "start its download again, which mends it"
+    broken = next(checks._datasets(tmp_path))
     assert broken.level == "problem"
     assert broken.remedy
 
@@ -292,13 +293,13 @@ def test_data_sets_are_held_against_their_stamps(tmp_path):
 def test_the_remedy_verifies_that_very_data_set(tmp_path):
     """Its command, pasted into a shell as it stands on the screen."""
     mine = tiny_corpus(tmp_path / "my data" / "mine (2)").folder
-    (finding,) = doctor_checks._datasets(mine.parent)
+    (finding,) = checks._datasets(mine.parent)
     assert finding.level == "warning"
     screen = doctor.screen([finding])
     (command,) = (line.split("`")[1] for line in screen.splitlines() if "verify_dataset.sh" in line)
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert "verifying mine (2)" in done.stderr, done.stderr
-    (finding,) = doctor_checks._datasets(mine.parent)
+    (finding,) = checks._datasets(mine.parent)
     assert "never verified" not in finding.text
 
 
@@ -309,7 +310,7 @@ def closed(tmp_path):
     folder.mkdir()
 
     def examined(expression):
-        code = f"from pathlib import Path; from benchmark import doctor_checks as d; f = d.{expression}; "
+        code = f"from pathlib import Path; from benchmark.doctor import checks; f = checks.{expression}; "
         code += "print(f.level, f.text, f.remedy, sep='\\n')"
         mount = (
             'mount --bind -o ro "$0" "$0" 2>/dev/null || { mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"; }'
@@ -346,7 +347,7 @@ def test_a_folder_that_nobody_lets_us_into_is_a_problem(tmp_path):
     (tmp_path / "locked" / "in").mkdir(parents=True)
     (tmp_path / "locked").chmod(0o000)
     for folder in (tmp_path / "locked", tmp_path / "locked" / "in"):
-        findings = [*doctor_checks._datasets(folder), doctor_checks._data_folder(folder, "mini")]
+        findings = [*checks._datasets(folder), checks._data_folder(folder, "mini")]
         assert findings[-1].level == "problem"
         assert "DATA_DIR" in findings[-1].remedy
     (tmp_path / "locked").chmod(0o700)
@@ -360,40 +361,37 @@ def test_a_read_only_results_folder_is_a_problem(closed):
 
 def test_disks_too_small_or_closed_are_problems(tmp_path):
     sizes = {"wanted_for": "LibriSpeech"}
-    huge = doctor_checks._disk("data folder", tmp_path, needed_bytes=1 << 60, wanted_bytes=1 << 61, **sizes)
+    huge = checks._disk("data folder", tmp_path, needed_bytes=1 << 60, wanted_bytes=1 << 61, **sizes)
     assert (huge.level, "DATA_DIR" in huge.remedy) == ("problem", True)
-    large = doctor_checks._disk("results folder", tmp_path, needed_bytes=1, wanted_bytes=1 << 60, **sizes)
+    large = checks._disk("results folder", tmp_path, needed_bytes=1, wanted_bytes=1 << 60, **sizes)
     assert (large.level, "RESULTS_DIR" in large.remedy) == ("warning", True)
-    assert (
-        doctor_checks._disk("data folder", tmp_path / "a" / "b", needed_bytes=1, wanted_bytes=1, **sizes).level
-        == "good"
-    )
+    assert checks._disk("data folder", tmp_path / "a" / "b", needed_bytes=1, wanted_bytes=1, **sizes).level == "good"
     (tmp_path / "file").write_text("")
-    closed = doctor_checks._disk("data folder", tmp_path / "file" / "x", needed_bytes=1, wanted_bytes=1, **sizes)
+    closed = checks._disk("data folder", tmp_path / "file" / "x", needed_bytes=1, wanted_bytes=1, **sizes)
     assert closed.level == "problem"
 
 
 def test_little_memory_or_one_core_is_told(monkeypatch):
-    monkeypatch.setattr(doctor_checks.limits, "machine_memory_bytes", lambda: 64 * GIB)
+    monkeypatch.setattr(checks.limits, "machine_memory_bytes", lambda: 64 * GIB)
     for limit, free, level, words in (
         (2, 2, "problem", "Slurm: `--mem`"),
         (64, 2, "problem", "larger machine"),
         (64, 8, "warning", "full-size variants"),
         (64, 40, "good", "40.0 GiB available of 64.0 GiB"),
     ):
-        monkeypatch.setattr(doctor_checks.limits, "memory_bytes", lambda limit=limit: limit * GIB)
-        monkeypatch.setattr(doctor_checks.limits, "available_bytes", lambda free=free: free * GIB)
-        finding = doctor_checks._memory()
+        monkeypatch.setattr(checks.limits, "memory_bytes", lambda limit=limit: limit * GIB)
+        monkeypatch.setattr(checks.limits, "available_bytes", lambda free=free: free * GIB)
+        finding = checks._memory()
         assert finding.level == level
         assert words in f"{finding.text} {finding.remedy}"
-    monkeypatch.setattr(doctor_checks.limits, "available_bytes", lambda: None)
-    assert doctor_checks._memory().level == "warning"
-    monkeypatch.setattr(doctor_checks.limits, "usable_cores", lambda: 1.0)
-    assert doctor_checks._cores().level == "warning"
+    monkeypatch.setattr(checks.limits, "available_bytes", lambda: None)
+    assert checks._memory().level == "warning"
+    monkeypatch.setattr(checks.limits, "usable_cores", lambda: 1.0)
+    assert checks._cores().level == "warning"
 
 
 def test_a_limited_address_space_is_told():
-    code = "from benchmark import doctor_checks; print(*doctor_checks._address_space(), sep='\\n')"
+    code = "from benchmark.doctor import checks as doctor_checks; print(*doctor_checks._address_space(), sep='\\n')"
     shell = 'ulimit -v 20971520; exec "$@"'
     done = subprocess.run(
         ["sh", "-c", shell, "sh", sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
@@ -403,7 +401,7 @@ def test_a_limited_address_space_is_told():
 
 
 def test_a_load_that_disturbs_or_is_unknown_is_no_good_one():
-    levels = [doctor_checks._load(Load(taken, 2.0)).level for taken in (0.1, 0.6, None)]
+    levels = [checks._load(Load(taken, 2.0)).level for taken in (0.1, 0.6, None)]
     assert levels == ["good", "warning", "warning"]
 
 
@@ -432,19 +430,17 @@ def test_a_card_too_small_for_synthetic_is_told(gigabytes, level):
         lost=False,
         read=lambda at_s: {"memory_used_bytes": 0, "utilization_pct": 0.0},
     )  # fmt: skip
-    finding = doctor_gpus.gpu_finding(quiet)
+    finding = gpu_checks.gpu_finding(quiet)
     assert finding.level == level
     if level == "warning":
         assert "longest batches of `synthetic` need" in finding.remedy and "NPROC" in finding.remedy
 
 
 def test_a_gpus_run_needs_more_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        doctor_checks, "ask_torch", lambda: {"version": "2", "built_for": "13", "gpus": ["a"], "nccl": "2"}
-    )
+    monkeypatch.setattr(checks, "ask_torch", lambda: {"version": "2", "built_for": "13", "gpus": ["a"], "nccl": "2"})
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5 << 30))
-    findings = by_subject(doctor_checks.examine(tmp_path, tmp_path))
+    findings = by_subject(checks.examine(tmp_path, tmp_path))
     assert "a run needs 8 GiB" in findings["data folder"].remedy
     assert "a run needs 10 GiB" in findings["results folder"].remedy
     tiny_corpus(tmp_path / "synthetic")
-    assert by_subject(doctor_checks.examine(tmp_path, tmp_path))["data folder"].level == "warning"
+    assert by_subject(checks.examine(tmp_path, tmp_path))["data folder"].level == "warning"

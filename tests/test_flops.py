@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.ceilings import MEASURED, Ceilings, roofline_audio_s_per_s
+from benchmark.machine.roofline import MEASURED, Ceilings, roofline_audio_s_per_s
 from benchmark.params import load_variant
 from datasets.geometry import output_frames
 from reference_model.flops import shares, work_per_audio_s

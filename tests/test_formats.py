@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from benchmark.harness.series import read_plan
 from benchmark.record import read_record
-from benchmark.series import read_plan
 from common.errors import UserError
 from common.formats import FORMATS, Format
 from compliance.convergence import read_points

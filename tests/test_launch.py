@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import launch
-from benchmark.caches import drop_caches
-from benchmark.launch import Interrupted, Stop, listen, start, stop_on_signals, trainer_command
+from benchmark.harness import launch
+from benchmark.harness.caches import drop_caches
+from benchmark.harness.launch import Interrupted, Stop, listen, start, stop_on_signals, trainer_command
 from benchmark.settings import ROOT, Settings
 from benchmark.trainer_contract import variables
 from tests.harness import alive, wait_for
@@ -129,7 +129,7 @@ def test_children_of_before_are_left_alone():
 def test_a_child_dies_with_its_parent(tmp_path):
     pid_file = tmp_path / "pid"
     code = (
-        "import subprocess, sys, time\nfrom benchmark import launch\n"
+        "import subprocess, sys, time\nfrom benchmark.harness import launch\n"
         "p = launch.start(['sleep', '600'])\n"
         f"open({str(pid_file)!r}, 'w').write(str(p.pid) + '\\n')\ntime.sleep(600)"
     )

@@ -7,7 +7,7 @@ import sys
 import pytest
 from harness import Bench
 
-from benchmark import hardware, load
+from benchmark.machine import cpu_load, hardware
 from common import limits
 
 
@@ -19,8 +19,8 @@ class Machine:
         for module in (hardware, limits):
             monkeypatch.setattr(module, "PROC", folder / "proc")
         monkeypatch.setattr(limits, "CGROUP", folder / "cgroup")
-        monkeypatch.setattr(load, "GLANCE_S", 0.0)
-        monkeypatch.setattr(load, "LOOK_S", 0.0)
+        monkeypatch.setattr(cpu_load, "GLANCE_S", 0.0)
+        monkeypatch.setattr(cpu_load, "LOOK_S", 0.0)
         monkeypatch.setattr(os, "sysconf", lambda name: 100)
         monkeypatch.setattr(os, "times", lambda: (0.0, 0.0, 0.0, 0.0, 0.0))
         self.runs_on(0, 1)
@@ -39,7 +39,7 @@ class Machine:
 
     def measured(self, *processors):
         self.counts(*processors)
-        measurement = load.Measurement()
+        measurement = cpu_load.Measurement()
         self.counts(*processors, second=20)
         return measurement.end()
 
@@ -87,7 +87,7 @@ def test_what_others_in_the_group_use_of_its_quota(machine):
     stat = machine.folder / "cgroup/cpu.stat"
     stat.write_text("usage_usec 0\n")
     machine.counts(*[0] * 64)
-    measurement = load.Measurement()
+    measurement = cpu_load.Measurement()
     machine.counts(*[0] * 64, second=20)
     stat.write_text("usage_usec 900000000\n")
     assert measurement.end().disturbs
@@ -95,27 +95,27 @@ def test_what_others_in_the_group_use_of_its_quota(machine):
 
 def test_a_system_that_does_not_tell_disturbs_nobody_and_says_so(machine):
     assert machine.measured().taken_cores is None
-    assert not load.Measurement().end().disturbs
-    assert "cannot be read" in str(load.Measurement().end())
+    assert not cpu_load.Measurement().end().disturbs
+    assert "cannot be read" in str(cpu_load.Measurement().end())
 
 
 def test_a_moments_burst_is_looked_at_twice(machine, monkeypatch):
     looks = []
-    monkeypatch.setattr(load.time, "sleep", lambda _: machine.counts(*looks.pop(0), second=20))
+    monkeypatch.setattr(cpu_load.time, "sleep", lambda _: machine.counts(*looks.pop(0), second=20))
     machine.counts(0, 0)
     looks[:] = [(1, 1), (0.1, 0)]
-    assert not load.Measurement().end().disturbs
+    assert not cpu_load.Measurement().end().disturbs
     assert not looks
 
 
 def test_own_work_and_that_of_ended_children_is_no_load(machine, monkeypatch):
-    monkeypatch.setattr(load.os, "times", lambda: (1.0, 1.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(cpu_load.os, "times", lambda: (1.0, 1.0, 0.0, 0.0, 0.0))
     machine.counts(0, 0)
-    measurement = load.Measurement()
+    measurement = cpu_load.Measurement()
     machine.counts(1, 1, second=20)
     clock = iter([measurement._began_s + 20])
-    monkeypatch.setattr(load.os, "times", lambda: (20.0, 3.0, 18.0, 1.0, 0.0))
-    monkeypatch.setattr(load.time, "monotonic", lambda: next(clock, measurement._began_s + 20))
+    monkeypatch.setattr(cpu_load.os, "times", lambda: (20.0, 3.0, 18.0, 1.0, 0.0))
+    monkeypatch.setattr(cpu_load.time, "monotonic", lambda: next(clock, measurement._began_s + 20))
     assert measurement.end().taken_cores == pytest.approx(0)
 
 

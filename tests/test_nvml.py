@@ -10,14 +10,15 @@ import pynvml
 import pytest
 from fake_nvml import REFUSED_BY_GPU_1, UUIDS, build, run_python
 
-from benchmark import nvml, readings
+from benchmark.machine import nvml
+from benchmark.telemetry import readings
 
 ONLY_MONITORS = {each.name for each in readings.GPU_READINGS if each.gpm and not each.calls}
 """The readings that a chip without performance monitors does not have."""
 
 READ_TWICE = """
 import json, time
-from benchmark.nvml import Nvml
+from benchmark.machine.nvml import Nvml
 with Nvml() as nvml:
     first = [gpu.read(time.monotonic()) for gpu in nvml.gpus]
     time.sleep(0.15)
@@ -108,7 +109,7 @@ def test_a_driver_that_vanishes_leaves_everything_missing(driver):
 def test_samples_too_close_together_give_no_monitor_values(driver):
     code = """
 import json, time
-from benchmark.nvml import Nvml
+from benchmark.machine.nvml import Nvml
 with Nvml() as nvml:
     gpu = nvml.gpus[0]
     gpu.read(10.0)
@@ -132,7 +133,7 @@ def test_a_mig_slice_stands_beside_its_gpu_with_what_it_can_tell(driver):
 
 def test_a_gpu_is_found_by_the_uuid_that_torch_writes(driver):
     code = f"""
-from benchmark.nvml import Nvml
+from benchmark.machine.nvml import Nvml
 with Nvml() as nvml:
     print(nvml.gpu("{UUIDS[1].removeprefix("GPU-")}").info.index, nvml.gpu("{UUIDS[0]}").info.index, nvml.gpu("GPU-no"))
 """
@@ -156,7 +157,7 @@ def _has_driver() -> bool:
 @pytest.mark.parametrize("kind", ["driver", "old_driver"])
 def test_the_processes_on_a_gpu_are_listed(kind, request, tmp_path):
     (tmp_path / "pids").write_text("17\n18\n")
-    code = "from benchmark.nvml import Nvml\nwith Nvml() as nvml: print(nvml.gpus[0].process_ids())"
+    code = "from benchmark.machine.nvml import Nvml\nwith Nvml() as nvml: print(nvml.gpus[0].process_ids())"
     found = run_python(code, request.getfixturevalue(kind), pids=tmp_path / "pids", others=1).stdout
     assert json.loads(found) == [17, 18, 1 << 22]
     assert json.loads(run_python(code, request.getfixturevalue(kind)).stdout) == [], "nobody is there"
@@ -167,7 +168,7 @@ def test_text_that_an_older_pynvml_returns_as_bytes_is_text(driver):
 import json, pynvml
 for name in ("nvmlDeviceGetUUID", "nvmlDeviceGetName", "nvmlSystemGetDriverVersion"):
     setattr(pynvml, name, getattr(pynvml, name).__wrapped__)
-from benchmark.nvml import Nvml
+from benchmark.machine.nvml import Nvml
 with Nvml() as nvml:
     print(json.dumps([nvml.driver_version, nvml.gpus[0].info.uuid, nvml.gpus[0].info.name]))
 """
@@ -198,7 +199,7 @@ NAMES = names_of_pynvml()
 WITHOUT_EACH = """
 import importlib.util, json, sys, time, types
 import pynvml
-from benchmark.readings import GPU_READINGS
+from benchmark.telemetry.readings import GPU_READINGS
 whole = vars(pynvml)
 
 def without(name):

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.harness.summary import print_summary, summary_rows
 from benchmark.log_summary import EpochFacts
 from benchmark.params import load_variant
 from benchmark.record import CodeVersion, DatasetFacts, RunFacts, RunRecord, hash_files, read_record, write_record
-from benchmark.summary_table import print_summary, summary_rows
 from common.errors import UserError
 from common.formats import RECORD
 

@@ -12,7 +12,7 @@ import sys
 import pytest
 from mlperf_logging.system_desc_checker.system_desc_checker import check_system_desc
 
-from benchmark import system
+from benchmark.machine import system
 from benchmark.params import load_params
 from benchmark.record import CodeVersion, read_record, write_record
 from common.errors import UserError

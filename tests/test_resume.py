@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark import resume
+from benchmark.harness import resume
 from benchmark.mllog import read_log
 from benchmark.record import read_record, write_record
 from benchmark.settings import Settings

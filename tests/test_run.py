@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from benchmark import display
+from benchmark.harness import display
 from benchmark.mllog import read_log
 from benchmark.record import read_record
 from datasets.dataset import Stamp, read_dataset, write_stamp

@@ -10,7 +10,7 @@ import sys
 import pynvml
 import pytest
 
-from benchmark.summary_table import summary_rows
+from benchmark.harness.summary import summary_rows
 from compliance.check import check_paths
 from tests import fake_nvml
 from tests.harness import ROOT, Bench

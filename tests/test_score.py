@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.score import Score, score_of
+from benchmark.error_rates import Score, score_of
 from common.errors import UserError
 
 WORDS = [

@@ -76,7 +76,7 @@ def test_run_tests_passes_its_arguments_on(tmp_path):
         command, cwd=tmp_path, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "benchmark/nvml.py" in done.stdout
+    assert "benchmark/machine/nvml.py" in done.stdout
     assert "benchmark/mllog.py" not in done.stdout
 
 

@@ -12,7 +12,7 @@ from mlperf_logging.result_summarizer.result_summarizer import _compute_olympic_
 from mlperf_logging.system_desc_checker.system_desc_checker import check_system_desc
 
 from benchmark import submission
-from benchmark.system import FIELDS
+from benchmark.machine.system import FIELDS
 from compliance.check import check_paths
 from results.discover import find_sources
 from tests.logs import FakeRun, written

@@ -12,7 +12,7 @@ import pytest
 from fake_nvml import build, run_python
 from mlperf_logging.system_desc_checker.system_desc_checker import check_system_desc
 
-from benchmark import hardware, system
+from benchmark.machine import hardware, system
 from common import limits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def with_gpus(tmp_path_factory):
     code = """
 import json
-from benchmark import system
+from benchmark.machine import system
 description = system.describe()
 print(json.dumps([description, system.missing(description), system.software(), system.gpu_label()]))
 """
@@ -79,7 +79,7 @@ def test_accelerators_come_from_the_driver(with_gpus):
 def test_a_run_on_the_cpu_is_described_without_the_gpus_that_it_leaves_alone(tmp_path):
     code = """
 import json
-from benchmark import system
+from benchmark.machine import system
 print(json.dumps([system.describe(gpus=names) for names in ([], ["NVIDIA H200"])] + [system.gpu_label([])]))
 """
     on_cpu, on_gpu, label = json.loads(run_python(code, build(tmp_path)).stdout)
@@ -124,7 +124,7 @@ def test_versions_are_those_that_are_installed():
 
 
 def test_looking_at_the_system_imports_no_torch():
-    code = "import sys; from benchmark import system; system.describe(); print('torch' in sys.modules)"
+    code = "import sys; from benchmark.machine import system; system.describe(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -14,16 +14,16 @@ import pandas as pd
 import pytest
 from fake_nvml import REFUSED_BY_GPU_1, UUIDS, build, environment, run_python
 
-from benchmark import telemetry as module
-from benchmark.readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
-from benchmark.telemetry import Telemetry
-from benchmark.telemetry_csv import CSV_COLUMNS, PLACE_COLUMNS
-from benchmark.telemetry_host import Host, ProcessTree, other_processes
+from benchmark.telemetry import sampler as module
+from benchmark.telemetry.csv_file import CSV_COLUMNS, PLACE_COLUMNS
+from benchmark.telemetry.host import Host, ProcessTree, other_processes
+from benchmark.telemetry.readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
+from benchmark.telemetry.sampler import Telemetry
 
 RUN = """
 import json, sys, time
 from pathlib import Path
-from benchmark.telemetry import Telemetry
+from benchmark.telemetry.sampler import Telemetry
 telemetry = Telemetry(Path(sys.argv[1]) if len(sys.argv) > 1 else None, interval_s=0.12)
 telemetry.use([None, {uuid!r}])
 telemetry.start()
@@ -143,8 +143,8 @@ def test_without_a_gpu_there_are_host_figures_and_one_remark(driver, tmp_path):
 # The tables of readings, and what follows from them
 
 ADDED = """
-from benchmark import readings
-from benchmark.readings import Reading
+from benchmark.telemetry import readings
+from benchmark.telemetry.readings import Reading
 
 def ramp(nv, gpu):
     return nv.nvmlDeviceGetTotalEnergyConsumption(gpu) - 1e9
@@ -247,7 +247,7 @@ def test_the_documentation_has_every_reading_with_its_kind():
 
 OTHERS = """
 import json, subprocess, sys, time
-from benchmark import telemetry as module
+from benchmark.telemetry import sampler as module
 module.STOP_TIMEOUT_S = 0.2
 said = []
 telemetry = module.Telemetry(None, interval_s=0.05, say=said.append)
@@ -386,7 +386,7 @@ def test_a_kernel_without_lists_of_children_is_served_by_psutil(monkeypatch):
     def no_list(pid):
         raise FileNotFoundError
 
-    monkeypatch.setattr("benchmark.telemetry_host._children", no_list)
+    monkeypatch.setattr("benchmark.telemetry.host._children", no_list)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         tree = ProcessTree(os.getpid())
         assert tree.read(time.monotonic())["processes"] >= 2

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.readings import EVENT_REASONS, Reading
-from benchmark.telemetry_sums import Integrals, Stat, Totals, figures, stat, whole
+from benchmark.telemetry.integrals import Integrals, Stat, Totals, figures, stat, whole
+from benchmark.telemetry.readings import EVENT_REASONS, Reading
 
 GAUGE, MEAN, COUNTER = (Reading(kind, kind) for kind in ("gauge", "mean", "counter"))
 READINGS = (GAUGE, MEAN, COUNTER)

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from benchmark import mllog, trainer_contract
+from benchmark.harness.outcome import verdict
+from benchmark.harness.run_log import RunLog
 from benchmark.log_summary import summarise
 from benchmark.mllog import parse_line, read_log
 from benchmark.record import read_record
-from benchmark.run_log import RunLog
 from benchmark.trainer_contract import ProgressLine, checkpoint_of, checkpoints, lacking, read_progress
-from benchmark.verdict import verdict
 from common.errors import UserError
 from compliance.log_rules import EDGE, INIT, KEYS, RUN
 from tests.conftest import ROOT

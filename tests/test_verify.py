@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.corpus import valid_stamp
+from benchmark.harness.run_dataset import valid_stamp
 from common.errors import UserError
 from datasets import references
 from datasets.checksums.digest import digest_and_keep_sums, digest_tree, sums_path

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import hardware
-from benchmark.nvml import Gpu, Nvml, NvmlUnavailable
+from benchmark.machine import hardware
+from benchmark.machine.nvml import Gpu, Nvml, NvmlUnavailable
 from benchmark.submission import LOCK_FILE
 from common import limits
 from common.sha256 import sha256_of

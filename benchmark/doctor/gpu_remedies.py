@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmark import hardware
+from benchmark.machine import hardware
 
 SET_UP = "run `sh script/setup.sh`"
 

@@ -11,8 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.doctor_checks import examine
-from benchmark.finding import Finding
+from benchmark.doctor.checks import examine
+from benchmark.doctor.finding import Finding
 from benchmark.settings import ROOT
 from common.errors import DID_NOT_HOLD, HELD, one_line
 from common.help_format import Filled

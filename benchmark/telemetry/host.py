@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmark.readings import TRAINER_READINGS
+from benchmark.telemetry.readings import TRAINER_READINGS
 
 
 class Host:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmark import corpus, launch, resume, system
-from benchmark.device import gpus_of_run
-from benchmark.display import Display
+from benchmark.harness import launch, resume, run_dataset
+from benchmark.harness.display import Display
+from benchmark.machine import system
+from benchmark.machine.trainer_gpus import gpus_of_run
 from benchmark.params import Params
 from benchmark.record import CodeVersion, DatasetFacts, RunFacts, RunRecord
 from benchmark.settings import ROOT, Settings
@@ -44,7 +45,7 @@ def decide(settings: Settings, display: Display) -> Job:
     if resumption and settings.trainer_module is None:
         settings = replace(settings, trainer_module=resumption.record.trainer)
     usable = gpus_of_run(settings)
-    params = resumption.params if resumption else corpus.choose_params(settings, display.say, usable)
+    params = resumption.params if resumption else run_dataset.choose_params(settings, display.say, usable)
     if usable and usable.warning:
         display.say(usable.warning)
     gpus = usable.gpus if usable else None
@@ -57,7 +58,7 @@ def decide(settings: Settings, display: Display) -> Job:
             where="NPROC" if settings.nodes == 1 else "NPROC times NNODES",
             remedy=f"use at most {batch_size}",
         )
-    dataset = corpus.ready_dataset(params, settings, display.say)
+    dataset = run_dataset.ready_dataset(params, settings, display.say)
     if resumption:
         resume.check_dataset(resumption, dataset)
         display.say(f"going on with {resumption.run_dir} after epoch {resumption.epoch}")
@@ -160,7 +161,7 @@ def begin_record(job: Job) -> RunRecord:
 
 def _dataset_facts(dataset: Dataset, params: Params) -> DatasetFacts:
     train, evaluation = dataset.splits[params.data.train_split], dataset.splits[params.data.eval_split]
-    stamp = corpus.valid_stamp(dataset)
+    stamp = run_dataset.valid_stamp(dataset)
     return DatasetFacts(
         name=dataset.name,
         tree_sha256=dataset.digest.tree_sha256,

@@ -18,11 +18,11 @@ from typing import Literal
 import psutil
 
 from benchmark import clock
-from benchmark.nvml import Gpu, Nvml, NvmlUnavailable, plain_uuid
-from benchmark.readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
-from benchmark.telemetry_csv import CsvFile
-from benchmark.telemetry_host import Host, ProcessTree, other_processes
-from benchmark.telemetry_sums import GpuSummary, Integrals, Summary, figures, whole
+from benchmark.machine.nvml import Gpu, Nvml, NvmlUnavailable, plain_uuid
+from benchmark.telemetry.csv_file import CsvFile
+from benchmark.telemetry.host import Host, ProcessTree, other_processes
+from benchmark.telemetry.integrals import GpuSummary, Integrals, Summary, figures, whole
+from benchmark.telemetry.readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
 from common.errors import one_line
 
 STOP_TIMEOUT_S = 10.0

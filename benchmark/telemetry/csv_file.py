@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from benchmark.readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
+from benchmark.telemetry.readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
 
 PLACE_COLUMNS = ["time_unix_s", "elapsed_s", "device", "uuid", "mark"]
 """When and where a row was read; `device` is host, trainer, gpu0, gpu1 ... or mark."""

@@ -10,21 +10,22 @@ import platform
 import subprocess
 from dataclasses import dataclass, field, replace
 
-from benchmark import clock, launch, mllog
-from benchmark.caches import drop_caches
-from benchmark.display import Display
-from benchmark.job import Job, begin_record, decide, trainer_command, utc_now
-from benchmark.load import Load, Measurement
+from benchmark import clock, mllog
+from benchmark.harness import launch
+from benchmark.harness.caches import drop_caches
+from benchmark.harness.display import Display
+from benchmark.harness.job import Job, begin_record, decide, trainer_command, utc_now
+from benchmark.harness.outcome import EXIT_STATUS, follower_verdict, verdict
+from benchmark.harness.run_log import ErrorLog, RunLog
+from benchmark.harness.summary import print_summary
 from benchmark.log_summary import LogSummary, summarise
+from benchmark.machine.cpu_load import Load, Measurement
 from benchmark.mllog import Event, LogWriter
 from benchmark.record import RunRecord, Status, hash_files, write_record
-from benchmark.run_log import ErrorLog, RunLog
 from benchmark.settings import Settings
 from benchmark.submission import ERRORS_FILE, LOG_FILE, TELEMETRY_FILE
-from benchmark.summary_table import print_summary
-from benchmark.telemetry import Telemetry
-from benchmark.telemetry_sums import Summary
-from benchmark.verdict import EXIT_STATUS, follower_verdict, verdict
+from benchmark.telemetry.integrals import Summary
+from benchmark.telemetry.sampler import Telemetry
 from common.errors import COULD_NOT, from_os_error, one_line
 
 RESERVE_BYTES = 1 << 18

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Sequence
 
 from benchmark import mllog, trainer_contract
+from benchmark.harness.run_log import RunLog
 from benchmark.log_summary import summarise
 from benchmark.record import Status
-from benchmark.run_log import RunLog
 from common.errors import DID_NOT_HOLD, HELD
 
 EXIT_STATUS = {"success": HELD, "aborted": DID_NOT_HOLD}

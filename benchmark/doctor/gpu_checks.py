@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmark import gpu_remedies, hardware
-from benchmark.expected import gpu_bytes
-from benchmark.finding import GIB, Finding, Level
-from benchmark.gpu_remedies import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND
-from benchmark.nvml import Gpu, Nvml, NvmlUnavailable
+from benchmark.doctor import gpu_remedies
+from benchmark.doctor.finding import GIB, Finding, Level
+from benchmark.doctor.gpu_remedies import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND
+from benchmark.machine import hardware
+from benchmark.machine.estimates import gpu_bytes
+from benchmark.machine.nvml import Gpu, Nvml, NvmlUnavailable
+from benchmark.machine.system import has_gpu_devices
 from benchmark.params import load_variant
-from benchmark.system import has_gpu_devices
 
 USED_SHARE, BUSY_PCT = 0.05, 5.0
 """A card is in use from more than this share of its memory, or this much of its time, on."""

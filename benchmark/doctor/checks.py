@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmark import hardware
-from benchmark.ask_torch import ask_torch
-from benchmark.caches import DROP_FILE
-from benchmark.doctor_gpus import gpu_findings
-from benchmark.finding import GIB, Finding
-from benchmark.gpu_remedies import SET_UP, on_host
-from benchmark.load import Load, Measurement
+from benchmark.doctor.finding import GIB, Finding
+from benchmark.doctor.gpu_checks import gpu_findings
+from benchmark.doctor.gpu_remedies import SET_UP, on_host
+from benchmark.harness.caches import DROP_FILE
+from benchmark.machine import hardware
+from benchmark.machine.cpu_load import Load, Measurement
+from benchmark.machine.torch_gpus import ask_torch
 from common import limits
 from common.errors import UserError
 from datasets.dataset import LIBRISPEECH, is_prepared, read_dataset, read_stamp, removal

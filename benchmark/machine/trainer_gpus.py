@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark import gpu_remedies, system
-from benchmark.ask_torch import ask_torch
+from benchmark.doctor import gpu_remedies
+from benchmark.machine import system
+from benchmark.machine.torch_gpus import ask_torch
 from benchmark.settings import TRAINER_MODULE, Settings
 from common.errors import UserError
 

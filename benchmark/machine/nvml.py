@@ -15,7 +15,7 @@ from typing import Any
 
 import pynvml
 
-from benchmark.readings import GPU_READINGS, Reading
+from benchmark.telemetry.readings import GPU_READINGS, Reading
 
 GPM_MIN_INTERVAL_S = 0.1
 """Two samples of the GPU's performance monitors must lie further apart than this (NVML's own rule)."""

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import orjson
 
-from benchmark import launch, system
-from benchmark.corpus import choose_params
-from benchmark.display import Display
+from benchmark.harness import launch
+from benchmark.harness.display import Display
+from benchmark.harness.run_dataset import choose_params
+from benchmark.machine import system
 from benchmark.params import Params
 from benchmark.record import CodeVersion, RunRecord, read_record
 from benchmark.settings import ROOT, Settings

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark import launch
-from benchmark.device import Usable, usable_gpus
-from benchmark.expected import SYNTHESIS_CORE_MIN, expected_minutes, gpu_bytes
+from benchmark.harness import launch
+from benchmark.machine.estimates import SYNTHESIS_CORE_MIN, expected_minutes, gpu_bytes
+from benchmark.machine.trainer_gpus import Usable, usable_gpus
 from benchmark.params import Params, load_params, load_variant
 from benchmark.settings import Settings
 from common import limits

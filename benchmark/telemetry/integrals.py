@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmark.readings import Kind, Reading
+from benchmark.telemetry.readings import Kind, Reading
 
 MAX_BLOCKS = 2048
 MAX_MARKS = 256

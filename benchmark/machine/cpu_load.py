@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from benchmark import hardware
+from benchmark.machine import hardware
 from common import limits
 
 GLANCE_S, LOOK_S = 0.2, 1.0

@@ -1,0 +1,1 @@
+"""`python -m benchmark doctor`: what this machine can run, and the remedy for what it cannot."""

@@ -1,0 +1,1 @@
+"""What the machine is: its processors, memory, disks, GPUs and their limits."""
