@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benches.gpu_bench import Bench
 from benches.gpu_table import first_line
-from reference_model.gru import Gru
+from reference_model.model.gru import Gru
 from reference_model.precision import set_precision
 
 BYTES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4}

@@ -18,9 +18,9 @@ from benches.gpu_step import closed, data_of, steps
 from benches.gpu_table import first_line
 from benches.train_step import make_step
 from datasets.geometry import output_frames
-from reference_model.data import Batch
+from reference_model.data.data_loader import Batch
 from reference_model.precision import set_precision
-from reference_model.step import TrainStep
+from reference_model.training.step import TrainStep
 
 
 def graphs(bench: Bench) -> None:

@@ -17,8 +17,8 @@ from benches.gpu_step import closed, data_of, steps
 from benches.gpu_table import first_line
 from benches.train_step import make_step
 from reference_model.precision import set_precision
-from reference_model.profile import NoProfile
-from reference_model.step import TrainStep
+from reference_model.training.profiler import NoProfile
+from reference_model.training.step import TrainStep
 
 TRACED = 2
 """Steps that are traced: in the second one the host runs ahead of the device, as in training."""

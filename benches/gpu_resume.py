@@ -27,7 +27,7 @@ from benchmark import mllog
 from benchmark.params import Params, load_variant
 from common.errors import DID_NOT_HOLD, HELD
 from datasets.dataset import write_description
-from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
+from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
 
 WEIGHTS_BOUND, LOSS_BOUND = 0.01, 1e-3
 """On a GPU: of what the resumed epochs changed the weights by, and of an epoch's loss. On a CPU nothing may differ."""

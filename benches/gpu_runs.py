@@ -22,8 +22,8 @@ from benchmark.record import read_record
 from benchmark.submission import RECORD_FILE
 from common import limits
 from datasets.synthesis import plans
-from reference_model.checkpoint_file import checkpoint_path
-from reference_model.latency import WHOLE
+from reference_model.checkpoints.training_state import checkpoint_path
+from reference_model.inference.latency import WHOLE
 
 ENDING_S = 8.0
 """A timed run that takes too long is told to end so long before its section is ended."""

@@ -16,12 +16,12 @@ from benches.train_step import make_step
 from benchmark.telemetry.sampler import Telemetry
 from datasets.dataset import Dataset, is_prepared, read_dataset, write_description
 from datasets.pack import open_packed, pack
-from reference_model.data import Order, Recordings, default_workers, evaluation_order
-from reference_model.data import loader as make_loader
-from reference_model.distributed import World
-from reference_model.evaluate import evaluate
+from reference_model.data.data_loader import Order, Recordings, default_workers, evaluation_order
+from reference_model.data.data_loader import loader as make_loader
 from reference_model.precision import set_precision
-from reference_model.step import TrainState, received_from, train_epoch
+from reference_model.training.distributed import World
+from reference_model.training.evaluate import evaluate
+from reference_model.training.step import TrainState, received_from, train_epoch
 
 
 def loader(bench: Bench) -> None:

@@ -12,8 +12,8 @@ from benches.gpu_bench import Bench
 from benches.gpu_step import closed, data_of
 from benches.gpu_table import first_line
 from benches.train_step import make_step
-from reference_model.data import Batch
-from reference_model.model import DeepSpeech2
+from reference_model.data.data_loader import Batch
+from reference_model.model.network import DeepSpeech2
 from reference_model.precision import set_precision
 
 

@@ -15,11 +15,11 @@ from benches.gpu_step import narrowed
 from benches.gpu_table import first_line
 from benches.train_step import make_batch, make_step
 from benchmark.params import Params, load_variant, variant_names
-from reference_model.augment import mask_uniforms
-from reference_model.data import Batch
-from reference_model.gru import gru_dtype
+from reference_model.data.augment import mask_uniforms
+from reference_model.data.data_loader import Batch
+from reference_model.model.gru import gru_dtype
 from reference_model.precision import set_precision
-from reference_model.step import Readback
+from reference_model.training.step import Readback
 
 CLIPS, CLIP_S, STEPS = 4, 2.0, 3
 

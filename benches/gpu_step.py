@@ -15,11 +15,11 @@ from benches.gpu_table import first_line
 from benches.train_step import make_batch, make_step
 from benchmark.machine.roofline import roofline_audio_s_per_s
 from benchmark.params import Params, load_variant
-from reference_model.data import Batch
-from reference_model.features import Features
-from reference_model.flops import work_per_audio_s
+from reference_model.data.data_loader import Batch
+from reference_model.model.features import Features
+from reference_model.model.flops import work_per_audio_s
 from reference_model.precision import set_precision
-from reference_model.step import Readback, TrainStep
+from reference_model.training.step import Readback, TrainStep
 
 CLIP_S = 13.5
 """LibriSpeech's median training utterance."""
@@ -105,7 +105,7 @@ def _step(bench: Bench, precision: str, batch: int) -> dict[str, float | None]:
 
 
 def fractions(bench: Bench, params: Params, audio_s_per_s: float | None) -> dict[str, float | None]:
-    """What a speed is of what this card could do at most: MFU and fraction of the roofline, as in reference_model/flops.py."""
+    """What a speed is of what this card could do at most: MFU and fraction of the roofline."""
     ceilings = ceilings_of(bench) if audio_s_per_s is not None else None
     if ceilings is None or audio_s_per_s is None:
         return {"mfu": None, "roofline_fraction": None}

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from benches.line import Line, alternating, report
-from reference_model.alphabet import BLANK, LABELS
-from reference_model.decode import greedy
+from reference_model.model.alphabet import BLANK, LABELS
+from reference_model.model.greedy import greedy
 
 GOAL_RATIO = 20
 ROUNDS = 5

@@ -1,4 +1,4 @@
-"""The GRU that trains on a CPU (reference_model/cpu_gru.py) beside PyTorch's, forward and backward, one thread.
+"""The GRU that trains on a CPU (reference_model/model/cpu_gru.py) beside PyTorch's, forward and backward, one thread.
 
     python -m benches.gru [--frames 120] [--rounds 5]
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benches.line import Line, alternating, report
-from reference_model.model import Padding, RecurrentLayer, Stack
+from reference_model.model.network import Padding, RecurrentLayer, Stack
 
 GOAL = 1.0
 

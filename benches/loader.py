@@ -31,9 +31,9 @@ from datasets.dataset import Dataset, Split, TreeDigest
 from datasets.manifest import Manifest, Utterance, write_jsonl
 from datasets.pack import PackedAudio, open_packed, pack
 from datasets.synthesis import plans
-from reference_model.augment import draw
-from reference_model.data import Order, Recordings, loader
-from reference_model.step import received_from
+from reference_model.data.augment import draw
+from reference_model.data.data_loader import Order, Recordings, loader
+from reference_model.training.step import received_from
 
 GOAL_SOX, GOAL_PACKED = 10.0, 5.0
 BATCH, LARGER_BATCH = 8, 32

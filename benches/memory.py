@@ -18,8 +18,8 @@ from benchmark.machine.estimates import LONGEST_S
 from benchmark.params import Params, load_variant, variant_names
 from common.errors import HELD, run_door
 from common.help_format import Filled
-from reference_model.features import Features
-from reference_model.model import DeepSpeech2
+from reference_model.model.features import Features
+from reference_model.model.network import DeepSpeech2
 
 LENGTHS_S, BATCH = (4, 8), 2
 BYTES_PER_PARAMETER = 16

@@ -20,15 +20,15 @@ from benches.line import Line, report
 from benchmark.params import ModelParams, Params, load_variant
 from common import limits
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest, Utterance
-from reference_model import inference_run
-from reference_model.decode import greedy
-from reference_model.engines import Engine, TorchEngine
-from reference_model.features import Features
-from reference_model.inference_run import OFFLINE_BATCH, Outcome, Plan, side_by_side
-from reference_model.model import DeepSpeech2
-from reference_model.opened_engine import choose_engine, onnx_engine
+from reference_model.checkpoints.trained_network import Trained
+from reference_model.inference import inference_run
+from reference_model.inference.engine_choice import choose_engine, onnx_engine
+from reference_model.inference.engines import Engine, TorchEngine
+from reference_model.inference.inference_run import OFFLINE_BATCH, Outcome, Plan, side_by_side
+from reference_model.model.features import Features
+from reference_model.model.greedy import greedy
+from reference_model.model.network import DeepSpeech2
 from reference_model.train import default_threads
-from reference_model.trained import Trained
 
 GOAL_RATIO = 2
 SHORTEST_S, LONGEST_S = 0.6, 6.0

@@ -13,11 +13,11 @@ import torch
 from benches.line import Line, alternating, report
 from benchmark.params import load_variant
 from common import limits
-from reference_model.engines import Engine, TorchEngine
-from reference_model.features import Features
-from reference_model.model import DeepSpeech2
-from reference_model.opened_engine import choose_engine, onnx_engine
-from reference_model.trained import Trained
+from reference_model.checkpoints.trained_network import Trained
+from reference_model.inference.engine_choice import choose_engine, onnx_engine
+from reference_model.inference.engines import Engine, TorchEngine
+from reference_model.model.features import Features
+from reference_model.model.network import DeepSpeech2
 
 GOAL_RATIO = 1
 ROUNDS = 5

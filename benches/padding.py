@@ -19,7 +19,7 @@ from benchmark.params import load_variant
 from datasets.corpora import SIZES
 from datasets.dataset import LIBRISPEECH
 from datasets.synthesis import plans
-from reference_model.data import training_order
+from reference_model.data.data_loader import training_order
 
 UTTERANCES = SIZES[LIBRISPEECH].train
 GOAL_SORTED, GOAL_BUCKETS = 0.03, 0.05

@@ -17,12 +17,12 @@ import torch
 from benches.line import Line, alternating, report
 from benches.plain_step import PlainStep
 from benchmark.params import Params, load_variant
-from reference_model.data import Batch
-from reference_model.distributed import World
-from reference_model.features import Features
-from reference_model.model import DeepSpeech2, prefers_channels_last
-from reference_model.optim import build_optimizer
-from reference_model.step import TrainStep
+from reference_model.data.data_loader import Batch
+from reference_model.model.features import Features
+from reference_model.model.network import DeepSpeech2, prefers_channels_last
+from reference_model.training.distributed import World
+from reference_model.training.optim import build_optimizer
+from reference_model.training.step import TrainStep
 
 GOAL_CLOSED, GOAL_MINI = 1.0, 1.0
 

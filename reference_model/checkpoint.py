@@ -21,10 +21,10 @@ from common.errors import HELD, UserError, run_door
 from common.help_format import Filled
 from common.sha256 import sha256_of
 from datasets.manifest import write_atomically
-from reference_model import checkpoint_file
-from reference_model.checkpoint_file import Checkpoint, as_checkpoint, is_ours, read_tree
-from reference_model.imported_checkpoint import PLAIN_TYPES, trained_from_package
-from reference_model.trained import Trained, from_metadata, value_of
+from reference_model.checkpoints import training_state
+from reference_model.checkpoints.mlperf_reference import PLAIN_TYPES, trained_from_package
+from reference_model.checkpoints.trained_network import Trained, from_metadata, value_of
+from reference_model.checkpoints.training_state import Checkpoint, as_checkpoint, is_ours, read_tree
 
 
 def load_trained(path: Path) -> Trained:
@@ -74,7 +74,7 @@ def write_safetensors(trained: Trained, out: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m reference_model.checkpoint import FILE`: the door; returns the exit status."""
-    about = checkpoint_file.__doc__.split("\n")[0]
+    about = training_state.__doc__.split("\n")[0]
     parser = argparse.ArgumentParser(
         prog="python -m reference_model.checkpoint",
         description=about,

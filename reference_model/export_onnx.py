@@ -22,10 +22,10 @@ from common.errors import DID_NOT_HOLD, HELD, UserError, run_door
 from common.help_format import Filled
 from datasets.geometry import FEWEST_FRAMES
 from reference_model.checkpoint import load_trained
-from reference_model.engines import OnnxEngine, TorchEngine
-from reference_model.features import Features
-from reference_model.onnx_file import OPSET, write
-from reference_model.trained import Trained
+from reference_model.checkpoints.trained_network import Trained
+from reference_model.inference.engines import OnnxEngine, TorchEngine
+from reference_model.inference.onnx_graph import OPSET, write
+from reference_model.model.features import Features
 
 TOLERANCE = 1e-4
 """Largest difference of a log-probability that passes."""
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     trained = load_trained(args.checkpoint)
     try:
         if args.int8:
-            from reference_model.quantise import export_int8
+            from reference_model.inference.onnx_int8 import export_int8
 
             return export_int8(trained, args.out, args.data, args.trials)
         difference = export(trained, args.out)

@@ -25,13 +25,13 @@ from common.errors import HELD, UserError, run_door
 from common.help_format import Filled
 from common.progress import Progress
 from datasets.dataset import default_data_dir
-from reference_model.beam import decoder_of
-from reference_model.engines import PRECISIONS
-from reference_model.features import Features
-from reference_model.inference_report import build_report, print_report, write_report
-from reference_model.inference_run import OFFLINE_BATCH, Plan, run, side_by_side
-from reference_model.locate import default_results_dir, find_checkpoint, find_clips, variant_of
-from reference_model.opened_engine import AUTO, CHOICES, open_engine
+from reference_model.inference.beam_search import decoder_of
+from reference_model.inference.engine_choice import AUTO, CHOICES, open_engine
+from reference_model.inference.engines import PRECISIONS
+from reference_model.inference.inference_report import build_report, print_report, write_report
+from reference_model.inference.inference_run import OFFLINE_BATCH, Plan, run, side_by_side
+from reference_model.inference.locate import default_results_dir, find_checkpoint, find_clips, variant_of
+from reference_model.model.features import Features
 from reference_model.train import choose_device
 
 

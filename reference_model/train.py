@@ -28,10 +28,8 @@ from datasets.dataset import read_dataset
 from datasets.geometry import ctc_frames_needed, output_frames
 from datasets.manifest import Manifest
 from datasets.pack import open_packed
-from reference_model import distributed
-from reference_model.alphabet import encode
-from reference_model.checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from reference_model.data import (
+from reference_model.checkpoints.training_state import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from reference_model.data.data_loader import (
     Order,
     Recordings,
     default_workers,
@@ -40,17 +38,19 @@ from reference_model.data import (
     training_order,
     worker_bytes,
 )
-from reference_model.evaluate import evaluate
-from reference_model.features import Features
-from reference_model.gru import gru_dtype
-from reference_model.model import DeepSpeech2, prefers_channels_last
-from reference_model.optim import build_optimizer, lay_out_as_weights
+from reference_model.data.tempo import samples_after
+from reference_model.model.alphabet import encode
+from reference_model.model.features import Features
+from reference_model.model.gru import gru_dtype
+from reference_model.model.network import DeepSpeech2, prefers_channels_last
 from reference_model.precision import set_precision
 from reference_model.process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory, usual_threads
-from reference_model.profile import NoProfile, Profile
-from reference_model.report import progress_of
-from reference_model.step import TrainState, TrainStep, loader_died, received_from, train_epoch
-from reference_model.tempo import samples_after
+from reference_model.training import distributed
+from reference_model.training.epoch_progress import progress_of
+from reference_model.training.evaluate import evaluate
+from reference_model.training.optim import build_optimizer, lay_out_as_weights
+from reference_model.training.profiler import NoProfile, Profile
+from reference_model.training.step import TrainState, TrainStep, loader_died, received_from, train_epoch
 
 NO_BF16_GRU = (
     "warning: PyTorch gives cuDNN no GRU in bf16 here, so that GRUs run in fp32, slower; it takes PyTorch 2.11 "

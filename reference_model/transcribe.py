@@ -27,10 +27,10 @@ from common.errors import COULD_NOT, HELD, UserError, from_os_error, one_line, r
 from common.help_format import Filled
 from datasets.geometry import FEWEST_FRAMES, FRAMES_APART
 from datasets.manifest import SAMPLE_RATE_HZ
-from reference_model.audio_in import PIECE_S, STDIN, blocks_16k, pieces
-from reference_model.decode import greedy_words
-from reference_model.features import Features
-from reference_model.opened_engine import AUTO, Opened, open_engine
+from reference_model.inference.audio_input import PIECE_S, STDIN, blocks_16k, pieces
+from reference_model.inference.engine_choice import AUTO, Opened, open_engine
+from reference_model.model.features import Features
+from reference_model.model.greedy import greedy_words
 from reference_model.train import choose_device
 
 BATCH_SIZE = 8

@@ -25,8 +25,8 @@ from benchmark.trainer_contract import command_line
 from common.errors import UserError, run_door
 from common.help_format import Filled
 from datasets.manifest import write_atomically
-from reference_model.checkpoint_file import checkpoint_path, kept_epochs, load_checkpoint
-from reference_model.locate import training_dir
+from reference_model.checkpoints.training_state import checkpoint_path, kept_epochs, load_checkpoint
+from reference_model.inference.locate import training_dir
 from reference_model.train import main as train
 
 NEW = "new"

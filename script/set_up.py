@@ -60,7 +60,7 @@ LASTING_TORCHAUDIO = (2, 11)
 """torchaudio from here on works with later releases of PyTorch too, before with that of its own number alone: torchaudio's
 compatibility matrix, https://docs.pytorch.org/audio/2.11.0/installation.html."""
 BF16_GRU_TORCH = (2, 11)
-"""PyTorch's builds give cuDNN a GRU in bf16 from here on; before, GRUs are computed in fp32 instead (reference_model/gru.py)."""
+"""PyTorch's builds give cuDNN a GRU in bf16 from here on; before, GRUs are computed in fp32 instead."""
 
 _OR_VENV = "or unset PYTHON and the environment is made in .venv"
 

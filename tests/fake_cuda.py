@@ -102,7 +102,7 @@ def fake_gpu(bf16_in_cudnn: bool = True) -> Iterator[Watch]:
         mock.patch("torch.cuda.get_device_name", return_value="no card"),
         mock.patch("torch._cudnn_rnn_flatten_weight"),
         mock.patch("torch.nn.GRU.flatten_parameters"),
-        mock.patch("reference_model.gru.bf16_in_cudnn", return_value=bf16_in_cudnn),
+        mock.patch("reference_model.model.gru.bf16_in_cudnn", return_value=bf16_in_cudnn),
     ):
         yield watch
 

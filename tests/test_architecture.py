@@ -37,7 +37,7 @@ GATES = {
     "mlperf_logging.mllog": "benchmark/mllog.py",
 }
 RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
-RANKS_GATE = "reference_model/distributed.py"
+RANKS_GATE = "reference_model/training/distributed.py"
 
 # script/set_up.py runs before anything is installed, and so does all that it imports of ours.
 NOTHING_INSTALLED = [

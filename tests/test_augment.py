@@ -13,8 +13,8 @@ import torch
 
 from benchmark.params import load_variant
 from common.errors import UserError
-from reference_model.augment import Draw, add_noise, alter, draw, find_noise, mask_uniforms, spec_augment
-from reference_model.tempo import change_tempo, samples_after
+from reference_model.data.augment import Draw, add_noise, alter, draw, find_noise, mask_uniforms, spec_augment
+from reference_model.data.tempo import change_tempo, samples_after
 
 CLOSED = load_variant("librispeech").augment
 OPEN = load_variant("librispeech_open").augment

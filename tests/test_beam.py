@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from common.errors import UserError
-from reference_model.alphabet import LABELS
-from reference_model.arpa import read_arpa
-from reference_model.beam import BeamSearch, decoder_of, read_words
-from reference_model.decode import greedy
+from reference_model.inference.beam_search import BeamSearch, decoder_of, read_words
+from reference_model.inference.language_model import read_arpa
+from reference_model.model.alphabet import LABELS
+from reference_model.model.greedy import greedy
 
 ARPA = """\\data\\
 ngram 1=6

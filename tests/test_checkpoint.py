@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from reference_model.checkpoint import load_trained
-from reference_model.checkpoint_file import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from reference_model.model import DeepSpeech2
-from reference_model.optim import build_optimizer, learning_rate
+from reference_model.checkpoints.training_state import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from reference_model.model.network import DeepSpeech2
+from reference_model.training.optim import build_optimizer, learning_rate
 from tests.corpus import tiny_params
 
 

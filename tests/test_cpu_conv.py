@@ -11,8 +11,8 @@ from torch import nn
 
 from benchmark.params import load_variant
 from datasets.geometry import FEWEST_FRAMES
-from reference_model import cpu_conv
-from reference_model.model import DeepSpeech2
+from reference_model.model import cpu_conv
+from reference_model.model.network import DeepSpeech2
 from tests.corpus import tiny_params
 
 FIRST, SECOND = ((1, (41, 11), (2, 2)), (3, (21, 11), (2, 1)))
@@ -43,8 +43,8 @@ def test_a_network_trains_the_same_with_it_and_without(frames):
     outcomes = []
     for pays in (True, False):
         with (
-            mock.patch("reference_model.cpu_conv.pays", return_value=pays),
-            mock.patch("reference_model.cpu_conv.convolve", side_effect=cpu_conv.convolve) as used,
+            mock.patch("reference_model.model.cpu_conv.pays", return_value=pays),
+            mock.patch("reference_model.model.cpu_conv.convolve", side_effect=cpu_conv.convolve) as used,
         ):
             logits, _ = network(values, lengths)
         assert used.call_count == 2 * pays
@@ -56,8 +56,8 @@ def test_a_network_trains_the_same_with_it_and_without(frames):
 def test_it_is_for_training_in_full_precision_alone():
     network, values, frames = DeepSpeech2(tiny_params().model, 161), torch.randn(2, 161, 60), torch.tensor([60, 50])
     with (
-        mock.patch("reference_model.cpu_conv.pays", return_value=True),
-        mock.patch("reference_model.cpu_conv.convolve", side_effect=AssertionError) as used,
+        mock.patch("reference_model.model.cpu_conv.pays", return_value=True),
+        mock.patch("reference_model.model.cpu_conv.convolve", side_effect=AssertionError) as used,
     ):
         with torch.autocast("cpu", torch.bfloat16):
             network(values, frames)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmark.params import load_variant
-from reference_model import cpu_gru
-from reference_model.cpu_gru import gru
-from reference_model.model import DeepSpeech2, Padding, RecurrentLayer, Stack
+from reference_model.model import cpu_gru
+from reference_model.model.cpu_gru import gru
+from reference_model.model.network import DeepSpeech2, Padding, RecurrentLayer, Stack
 from tests.corpus import tiny_params
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-5}
@@ -130,7 +130,7 @@ def test_a_layer_trains_as_pytorchs_gru_does(bidirectional, padded):
     gradient = torch.randn(12, 3, 6, dtype=torch.float64)
     found = []
     for own in (True, False):
-        with mock.patch("reference_model.model._trains_on_cpu", return_value=own):
+        with mock.patch("reference_model.model.network._trains_on_cpu", return_value=own):
             found.append(outcome(layer(x, padding), gradient, [x, *layer.parameters()]))
     same(*found, torch.float64)
 
@@ -143,7 +143,7 @@ def closed() -> DeepSpeech2:
 def test_a_network_uses_it_for_training_in_full_precision_alone(make):
     network, values, frames = make(), torch.randn(2, 161, 60), torch.tensor([60, 50])
     layers = len(network.rnns)
-    with mock.patch("reference_model.cpu_gru.gru", side_effect=gru) as used:
+    with mock.patch("reference_model.model.cpu_gru.gru", side_effect=gru) as used:
         network(values, frames)
         assert used.call_count == layers
         with torch.autocast("cpu", torch.bfloat16):

@@ -11,7 +11,7 @@ import soundfile
 from benchmark.params import load_variant
 from common.errors import UserError
 from datasets.manifest import read_jsonl
-from reference_model.data import Order, Recordings, evaluation_order, loader, training_order
+from reference_model.data.data_loader import Order, Recordings, evaluation_order, loader, training_order
 from tests.corpus import tiny_corpus, tiny_params
 
 

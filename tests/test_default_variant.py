@@ -15,7 +15,7 @@ from benchmark.params import load_variant
 from benchmark.settings import Settings
 from common import limits
 from datasets.synthesis.plans import SYNTHETIC_HOURS
-from reference_model.flops import work_per_audio_s
+from reference_model.model.flops import work_per_audio_s
 
 H100 = "NVIDIA H100 80GB HBM3"
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from benchmark.error_rates import score_of
 from common.errors import UserError
-from reference_model.alphabet import encode
-from reference_model.data import Batch
-from reference_model.distributed import World, join
-from reference_model.evaluate import evaluate
+from reference_model.data.data_loader import Batch
+from reference_model.model.alphabet import encode
+from reference_model.training.distributed import World, join
+from reference_model.training.evaluate import evaluate
 
 TEXTS = ["AB", "BA", "ABBA", "A B"]
 

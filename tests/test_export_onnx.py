@@ -12,14 +12,15 @@ import torch
 
 from common.errors import UserError
 from datasets.geometry import output_frames
-from reference_model import export_onnx, infer, opened_engine
+from reference_model import export_onnx, infer
 from reference_model.checkpoint import load_trained
-from reference_model.checkpoint_file import checkpoint_path, save_checkpoint
-from reference_model.decode import greedy
-from reference_model.engines import OnnxEngine, TorchEngine, open_session, trained_from_onnx
-from reference_model.features import Features
-from reference_model.inference_run import Plan, run
-from reference_model.opened_engine import choose_engine, open_engine
+from reference_model.checkpoints.training_state import checkpoint_path, save_checkpoint
+from reference_model.inference import engine_choice
+from reference_model.inference.engine_choice import choose_engine, open_engine
+from reference_model.inference.engines import OnnxEngine, TorchEngine, open_session, trained_from_onnx
+from reference_model.inference.inference_run import Plan, run
+from reference_model.model.features import Features
+from reference_model.model.greedy import greedy
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params
 from tests.test_checkpoint import make_checkpoint
@@ -68,8 +69,8 @@ def test_any_batch_gives_pytorchs_answers(checkpoint, exported, batch):
     ],
 )
 def test_other_shapes_of_the_network_export_too(tmp_path, changes):
-    from reference_model.model import DeepSpeech2
-    from reference_model.trained import Trained
+    from reference_model.checkpoints.trained_network import Trained
+    from reference_model.model.network import DeepSpeech2
 
     params = tiny_params(**{f"model__{name}": value for name, value in changes.items()})
     trained = Trained(params.model, params.features, "fp32", unlike_new(DeepSpeech2(params.model, 161)), "made", "0")
@@ -89,8 +90,8 @@ def unlike_new(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 def test_few_feature_bins_are_padded_as_in_pytorch(tmp_path):
     """MFCC has fewer bins than the convolutions fit over."""
     from benchmark.params import FeatureParams
-    from reference_model.model import DeepSpeech2
-    from reference_model.trained import Trained
+    from reference_model.checkpoints.trained_network import Trained
+    from reference_model.model.network import DeepSpeech2
 
     params = tiny_params()
     cepstra = dataclasses.replace(params.features, kind="mfcc", mfcc_coefficients=40)
@@ -192,7 +193,7 @@ def test_the_default_engine_is_pytorch_where_onnx_runtime_is_not_the_faster_one(
     large = {"rnns.0.rnn.weight_hh_l0": torch.empty(1 << 29, device="meta")}
     assert choose_engine(dataclasses.replace(trained, weights=large), CPU, "fp32")[0] == "torch"
     assert open_engine(checkpoint, "auto", CPU, "bf16").engine.precision == "bf16"
-    monkeypatch.setattr(opened_engine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine_choice.importlib.util, "find_spec", lambda name: None)
     opened = open_engine(checkpoint, "auto", CPU)
     assert opened.engine.name == "torch" and "not installed" in opened.reason
 
@@ -211,7 +212,7 @@ def test_files_that_are_none_are_refused(checkpoint, tmp_path):
 @pytest.mark.long
 def test_letter_for_letter_on_the_mini_validation_set(tmp_path):
     """With a network that learnt something: a few epochs of mini on the corpus as it is synthesised."""
-    from reference_model.locate import find_clips
+    from reference_model.inference.locate import find_clips
     from reference_model.train import main as train
 
     clips = find_clips("mini", None, ROOT / "data", print)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from benchmark.params import Params, load_variant, variant_names
-from reference_model.data import Batch
-from reference_model.distributed import World
-from reference_model.evaluate import evaluate
-from reference_model.features import Features
-from reference_model.model import DeepSpeech2, prefers_channels_last
-from reference_model.optim import build_optimizer
-from reference_model.step import Readback, TrainState, TrainStep, train_epoch
+from reference_model.data.data_loader import Batch
+from reference_model.model.features import Features
+from reference_model.model.network import DeepSpeech2, prefers_channels_last
+from reference_model.training.distributed import World
+from reference_model.training.evaluate import evaluate
+from reference_model.training.optim import build_optimizer
+from reference_model.training.step import Readback, TrainState, TrainStep, train_epoch
 from tests.fake_cuda import CUDA, Watch, fake_gpu
 
 SAMPLES = (16_000, 15_000, 12_345, 8_000)
@@ -112,7 +112,7 @@ def test_a_wait_would_be_noticed(monkeypatch):
 def test_evaluation_waits_for_the_labels_of_each_batch_and_for_nothing_else(monkeypatch):
     params = variant("mini", "bf16")
     monkeypatch.setattr(
-        "reference_model.evaluate.greedy", lambda logits, frames: logits.argmax(2).cpu() is None or [""] * 4
+        "reference_model.training.evaluate.greedy", lambda logits, frames: logits.argmax(2).cpu() is None or [""] * 4
     )
     with fake_gpu() as watch:
         step = step_of(params)

@@ -13,7 +13,7 @@ import torch
 from conftest import DATA
 
 from benchmark.params import load_variant
-from reference_model.features import Features, normalise
+from reference_model.model.features import Features, normalise
 
 PARAMS = load_variant("librispeech").features
 

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.machine.roofline import MEASURED, Ceilings, roofline_audio_s_per_s
 from benchmark.params import load_variant
 from datasets.geometry import output_frames
-from reference_model.flops import shares, work_per_audio_s
-from reference_model.model import DeepSpeech2
+from reference_model.model.flops import shares, work_per_audio_s
+from reference_model.model.network import DeepSpeech2
 
 LIBRISPEECH_S = 960.9 * 3600
 

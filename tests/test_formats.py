@@ -22,8 +22,8 @@ from compliance.convergence import read_points
 from datasets.dataset import read_dataset, read_stamp
 from datasets.pack import damaged, open_packed
 from reference_model.checkpoint import load_trained
-from reference_model.checkpoint_file import load_checkpoint
-from reference_model.engines import trained_from_onnx
+from reference_model.checkpoints.training_state import load_checkpoint
+from reference_model.inference.engines import trained_from_onnx
 from results.inference import read_inference
 from tests.conftest import DATA, ROOT
 

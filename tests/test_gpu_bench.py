@@ -21,7 +21,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
 from benches import gpu, gpu_profile, gpu_resume, gpu_worker
-from reference_model.checkpoint_file import checkpoint_path, load_checkpoint, save_checkpoint
+from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint, save_checkpoint
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params
 

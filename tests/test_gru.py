@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reference_model.gru import Gru, bf16_in_cudnn, gru_dtype
+from reference_model.model.gru import Gru, bf16_in_cudnn, gru_dtype
 from reference_model.precision import set_precision
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from common.errors import UserError
-from reference_model import data
-from reference_model.data import Order, Recordings, loader
-from reference_model.handover import Batch, Lent, Slots
+from reference_model.data import data_loader
+from reference_model.data.data_loader import Order, Recordings, loader
+from reference_model.data.shared_memory import Batch, Lent, Slots
 from tests.corpus import tiny_corpus, tiny_params
 
 
@@ -105,7 +105,7 @@ def free_slots(slots: Slots) -> int:
 @pytest.fixture
 def made_slots(monkeypatch) -> list[Slots]:
     made = []
-    monkeypatch.setattr(data, "Slots", lambda *sizes: made.append(Slots(*sizes)) or made[-1])
+    monkeypatch.setattr(data_loader, "Slots", lambda *sizes: made.append(Slots(*sizes)) or made[-1])
     return made
 
 

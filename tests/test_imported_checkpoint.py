@@ -14,8 +14,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 from common.errors import UserError
 from reference_model.checkpoint import load_trained, main
-from reference_model.checkpoint_file import save_checkpoint
-from reference_model.engines import TorchEngine
+from reference_model.checkpoints.training_state import save_checkpoint
+from reference_model.inference.engines import TorchEngine
 from tests.test_checkpoint import make_checkpoint
 
 CPU = torch.device("cpu")

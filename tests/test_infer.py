@@ -21,13 +21,13 @@ from common.errors import UserError
 from datasets.dataset import Dataset, Split, write_description
 from reference_model import infer, untimed
 from reference_model.checkpoint import load_trained
-from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
-from reference_model.decode import greedy
-from reference_model.engines import TorchEngine
-from reference_model.features import Features
-from reference_model.inference_run import Plan, run
-from reference_model.latency import STAGES
-from reference_model.opened_engine import open_engine
+from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
+from reference_model.inference.engine_choice import open_engine
+from reference_model.inference.engines import TorchEngine
+from reference_model.inference.inference_run import Plan, run
+from reference_model.inference.latency import STAGES
+from reference_model.model.features import Features
+from reference_model.model.greedy import greedy
 from reference_model.train import main as train
 from results.compare import main as compare
 from tests.conftest import ROOT

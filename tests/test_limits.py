@@ -11,7 +11,8 @@ import torch
 
 from common import limits
 from common.errors import UserError
-from reference_model import data, process
+from reference_model import process
+from reference_model.data import data_loader
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 1 << 30
@@ -194,16 +195,16 @@ def test_no_more_workers_start_than_memory_holds(small_container):
 def test_a_gpus_trainer_starts_no_more_loaders_than_memory_holds(small_container):
     gpu = torch.device("cuda")
     small_container.write("cgroup2/memory.max", "max")
-    assert data.default_workers(gpu) == 16
+    assert data_loader.default_workers(gpu) == 16
     small_container.write("cgroup2/memory.max", 4 * GIB)
-    assert data.default_workers(gpu, 512 << 20) == 4
-    assert data.default_workers(gpu, 8 * GIB) == 1
-    assert data.default_workers(torch.device("cpu")) == 0
+    assert data_loader.default_workers(gpu, 512 << 20) == 4
+    assert data_loader.default_workers(gpu, 8 * GIB) == 1
+    assert data_loader.default_workers(torch.device("cpu")) == 0
 
 
 def test_without_shared_memory_a_gpus_trainer_loads_by_itself_and_says_so(monkeypatch, capsys):
     monkeypatch.setattr(limits, "has_semaphores", lambda: False)
-    assert data.default_workers(torch.device("cuda")) == 0
+    assert data_loader.default_workers(torch.device("cuda")) == 0
     assert "/dev/shm cannot be written" in capsys.readouterr().err
 
 

@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from benchmark.params import load_variant
 from datasets.geometry import ctc_frames_needed, output_frames
-from reference_model.alphabet import BLANK, LABELS, decode, encode
-from reference_model.decode import greedy
-from reference_model.model import DeepSpeech2, Padding, RecurrentLayer, Stack, parameter_count
-from reference_model.optim import build_optimizer, lay_out_as_weights
+from reference_model.model.alphabet import BLANK, LABELS, decode, encode
+from reference_model.model.greedy import greedy
+from reference_model.model.network import DeepSpeech2, Padding, RecurrentLayer, Stack, parameter_count
+from reference_model.training.optim import build_optimizer, lay_out_as_weights
 from tests.corpus import tiny_params
 
 

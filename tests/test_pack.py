@@ -17,7 +17,7 @@ import soundfile
 from common.errors import UserError
 from datasets.dataset import read_dataset
 from datasets.pack import damaged, open_packed, pack, packed_path
-from reference_model.data import Recordings
+from reference_model.data.data_loader import Recordings
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params
 

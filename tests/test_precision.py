@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from benches.train_step import make_batch, make_step
 from benchmark.params import Params, load_variant
-from reference_model.gru import gru_dtype
-from reference_model.model import DeepSpeech2, prefers_channels_last
+from reference_model.model.gru import gru_dtype
+from reference_model.model.network import DeepSpeech2, prefers_channels_last
 from reference_model.precision import set_precision
 
 BOUNDS = {"fp32": 1e-4, "tf32": 2 * 2**-5.5, "bf16": 2 * 2**-4}

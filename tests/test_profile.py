@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from reference_model import train
-from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
-from reference_model.profile import PER_EPOCH, PER_STEP, TRACED
+from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
+from reference_model.training.profiler import PER_EPOCH, PER_STEP, TRACED
 from tests.corpus import tiny_corpus, tiny_params
 
 

@@ -20,7 +20,7 @@ from benchmark.mllog import parse_line, read_log
 from benchmark.record import RunRecord, read_record
 from datasets.checksums.digest import digest_tree
 from datasets.dataset import write_description
-from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
+from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
 from tests.corpus import tiny_corpus, tiny_params
 from tests.fake_trainer import fill_the_disk
 from tests.harness import ROOT, alive, small_disk

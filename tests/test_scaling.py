@@ -15,10 +15,11 @@ import torch
 from benches import curves
 from benchmark import mllog
 from benchmark.params import load_params, load_variant
-from reference_model import step, train
-from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
-from reference_model.features import Features
-from reference_model.model import DeepSpeech2
+from reference_model import train
+from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
+from reference_model.model.features import Features
+from reference_model.model.network import DeepSpeech2
+from reference_model.training import step
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params
 from tests.logs import FakeRun, written

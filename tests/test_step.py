@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from benchmark.params import Params, load_variant
 from common.errors import UserError
-from reference_model.data import Batch, Order, Recordings, loader, training_order
-from reference_model.distributed import World
-from reference_model.features import Features
-from reference_model.model import DeepSpeech2
-from reference_model.optim import build_optimizer, learning_rate
-from reference_model.step import Readback, TrainState, TrainStep, train_epoch
+from reference_model.data.data_loader import Batch, Order, Recordings, loader, training_order
+from reference_model.model.features import Features
+from reference_model.model.network import DeepSpeech2
+from reference_model.training.distributed import World
+from reference_model.training.optim import build_optimizer, learning_rate
+from reference_model.training.step import Readback, TrainState, TrainStep, train_epoch
 from tests.corpus import tiny_corpus
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import soxr
 
-from reference_model.tempo import change_tempo, change_tempos, samples_after
+from reference_model.data.tempo import change_tempo, change_tempos, samples_after
 from tests.conftest import DATA
 
 RATE_HZ = 16_000

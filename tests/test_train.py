@@ -18,7 +18,7 @@ import torch
 
 from benchmark import mllog
 from reference_model import train as trainer
-from reference_model.checkpoint_file import checkpoint_path, load_checkpoint
+from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params
 from tests.harness import alive, wait_for

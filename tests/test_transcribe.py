@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from reference_model import transcribe
-from reference_model.alphabet import LABELS
-from reference_model.audio_in import blocks_16k, pieces
 from reference_model.checkpoint import load_trained
-from reference_model.checkpoint_file import checkpoint_path
-from reference_model.decode import greedy_from_labels, greedy_words
+from reference_model.checkpoints.training_state import checkpoint_path
 from reference_model.export_onnx import export
-from reference_model.locate import find_clips
-from reference_model.opened_engine import open_engine
+from reference_model.inference.audio_input import blocks_16k, pieces
+from reference_model.inference.engine_choice import open_engine
+from reference_model.inference.locate import find_clips
+from reference_model.model.alphabet import LABELS
+from reference_model.model.greedy import greedy_from_labels, greedy_words
 from reference_model.train import main as train
 from tests.corpus import speak, tiny_corpus, tiny_params
 

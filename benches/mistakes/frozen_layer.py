@@ -5,7 +5,7 @@ from __future__ import annotations
 from benches.mistakes import train_with
 from benchmark.params import ModelParams
 from reference_model import train
-from reference_model.model import DeepSpeech2
+from reference_model.model.network import DeepSpeech2
 
 
 class _Wrong(DeepSpeech2):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benches.mistakes import train_with
-from reference_model.features import Features
+from reference_model.model.features import Features
 
 _right = Features.forward
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benches.mistakes import train_with
-from reference_model.handover import Batch
-from reference_model.step import TrainStep
+from reference_model.data.shared_memory import Batch
+from reference_model.training.step import TrainStep
 
 _right = TrainStep.__call__
 

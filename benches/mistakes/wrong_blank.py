@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benches.mistakes import train_with
-from reference_model import step
-from reference_model.alphabet import LABELS
+from reference_model.model.alphabet import LABELS
+from reference_model.training import step
 
 step.BLANK = len(LABELS) - 1
 

@@ -7,7 +7,7 @@ from benchmark.params import Params
 from datasets.synthesis.plans import SYNTHETIC_HOURS
 
 REFERENCE_WORK = Work(flops=32.8e9, recurrent_weights=3 * 3 * 2560 * 2560, frames=50.0)
-"""The reference network's, as `reference_model.flops` works it out from its shapes (a test holds the two together)."""
+"""The reference network's, as `reference_model.model.flops` works it out from its shapes (a test holds the two together)."""
 
 FRACTION = 0.3
 """Of the roofline that a step is taken to reach: the rough figure of first trials of cuDNN's GRUs at this width and batch, in fp16,

@@ -13,14 +13,14 @@ from torch.nn import functional
 
 from benchmark.params import Params
 from common.errors import UserError
-from reference_model.alphabet import BLANK
-from reference_model.augment import spec_augment
-from reference_model.data import Batch
-from reference_model.distributed import World
-from reference_model.features import Features
-from reference_model.flops import shares
-from reference_model.optim import learning_rate, set_learning_rate
-from reference_model.profile import NoProfile
+from reference_model.data.augment import spec_augment
+from reference_model.data.data_loader import Batch
+from reference_model.model.alphabet import BLANK
+from reference_model.model.features import Features
+from reference_model.model.flops import shares
+from reference_model.training.distributed import World
+from reference_model.training.optim import learning_rate, set_learning_rate
+from reference_model.training.profiler import NoProfile
 
 
 @dataclass

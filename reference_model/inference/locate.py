@@ -18,7 +18,7 @@ from datasets.dataset import LIBRISPEECH, Dataset, is_prepared, read_dataset
 from datasets.imported import Transcripts
 from datasets.manifest import Manifest, Utterance, read_csv, read_jsonl
 from datasets.synthesis.plans import SYNTHESISED
-from reference_model.checkpoint_file import checkpoint_path, kept_epochs
+from reference_model.checkpoints.training_state import checkpoint_path, kept_epochs
 
 LIBRI = "libri"
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from common.errors import UserError
 from datasets.geometry import FEWEST_FRAMES, output_frames
+from reference_model.checkpoints.trained_network import Trained, from_metadata
 from reference_model.precision import set_precision
-from reference_model.trained import Trained, from_metadata
 
 ENGINES = ("torch", "onnx")
 INPUTS, OUTPUTS = ("features", "frames"), ("log_probabilities", "output_frames")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmark.params import AugmentParams
 from common.errors import UserError
-from reference_model.tempo import change_tempos
+from reference_model.data.tempo import change_tempos
 
 
 @dataclass(frozen=True, slots=True)

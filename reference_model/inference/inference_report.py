@@ -17,10 +17,10 @@ from benchmark.telemetry.integrals import Summary
 from common.formats import INFERENCE
 from common.sha256 import sha256_of
 from datasets.manifest import write_atomically
-from reference_model.inference_run import Outcome, Plan
-from reference_model.latency import WHOLE, spreads, write_csv
-from reference_model.locate import Clips
-from reference_model.opened_engine import Opened
+from reference_model.inference.engine_choice import Opened
+from reference_model.inference.inference_run import Outcome, Plan
+from reference_model.inference.latency import WHOLE, spreads, write_csv
+from reference_model.inference.locate import Clips
 
 ROWS = {
     WHOLE: "whole batch",

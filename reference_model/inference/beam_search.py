@@ -19,9 +19,16 @@ import numpy as np
 from torch import Tensor
 
 from common.errors import UserError
-from reference_model.alphabet import BLANK, LABELS
-from reference_model.arpa import LETTERS, SENTENCE_END, SENTENCE_START, LanguageModel, folded, read_arpa
-from reference_model.decode import greedy
+from reference_model.inference.language_model import (
+    LETTERS,
+    SENTENCE_END,
+    SENTENCE_START,
+    LanguageModel,
+    folded,
+    read_arpa,
+)
+from reference_model.model.alphabet import BLANK, LABELS
+from reference_model.model.greedy import greedy
 
 LEAST_PROBABILITY = 1e-4
 """Labels less probable than this in a frame start no new prefixes there: it saves nine tenths of the time."""

@@ -23,10 +23,10 @@ from common.errors import UserError
 from datasets.audio import reason
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest
 from datasets.pack import PackedAudio
-from reference_model.alphabet import encode
-from reference_model.augment import Draw, alter, draw, find_noise, mask_uniforms
-from reference_model.handover import Batch, Lent, Slots, keep_freed_memory
-from reference_model.tempo import samples_after
+from reference_model.data.augment import Draw, alter, draw, find_noise, mask_uniforms
+from reference_model.data.shared_memory import Batch, Lent, Slots, keep_freed_memory
+from reference_model.data.tempo import samples_after
+from reference_model.model.alphabet import encode
 
 TOGETHER = 32
 """Utterances that a loader process reads and alters at a time, in as many whole batches as that takes: see `tempo`."""

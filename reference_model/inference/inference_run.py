@@ -15,10 +15,10 @@ from torch import Tensor
 from benchmark.error_rates import Score, score_of
 from common.errors import UserError
 from datasets.manifest import Manifest
-from reference_model.data import Batch, Recordings
-from reference_model.engines import Engine
-from reference_model.features import Features
-from reference_model.latency import BatchTimes
+from reference_model.data.data_loader import Batch, Recordings
+from reference_model.inference.engines import Engine
+from reference_model.inference.latency import BatchTimes
+from reference_model.model.features import Features
 from reference_model.process import usual_threads
 
 OFFLINE_BATCH = 32

@@ -17,9 +17,9 @@ from torch import Tensor
 from benchmark.params import FeatureParams, ModelParams, plain
 from common.errors import UserError
 from common.formats import EXPORTED, decode
-from reference_model.alphabet import LABELS
-from reference_model.features import Features
-from reference_model.model import DeepSpeech2
+from reference_model.model.alphabet import LABELS
+from reference_model.model.features import Features
+from reference_model.model.network import DeepSpeech2
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from common.errors import UserError
-from reference_model.alphabet import LABELS
+from reference_model.model.alphabet import LABELS
 
 SENTENCE_START, SENTENCE_END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0

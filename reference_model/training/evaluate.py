@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from benchmark.error_rates import Score, score_of
-from reference_model.data import Batch
-from reference_model.decode import greedy
-from reference_model.distributed import World
-from reference_model.features import Features
+from reference_model.data.data_loader import Batch
+from reference_model.model.features import Features
+from reference_model.model.greedy import greedy
+from reference_model.training.distributed import World
 
 
 @torch.inference_mode()

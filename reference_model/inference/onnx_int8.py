@@ -19,13 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from common.errors import HELD, UserError
 from common.progress import Progress
 from datasets.dataset import default_data_dir
-from reference_model.decode import greedy
-from reference_model.engines import Engine, OnnxEngine, TorchEngine
-from reference_model.features import Features
-from reference_model.inference_run import OFFLINE_BATCH, Plan, run
-from reference_model.locate import Clips, find_clips
-from reference_model.onnx_file import OPSET, write
-from reference_model.trained import Trained
+from reference_model.checkpoints.trained_network import Trained
+from reference_model.inference.engines import Engine, OnnxEngine, TorchEngine
+from reference_model.inference.inference_run import OFFLINE_BATCH, Plan, run
+from reference_model.inference.locate import Clips, find_clips
+from reference_model.inference.onnx_graph import OPSET, write
+from reference_model.model.features import Features
+from reference_model.model.greedy import greedy
 
 ZERO_POINT = 128
 """Weights are unsigned bytes about this value: with signed ones, processors without VNNI clip sums of products at 16 bits."""

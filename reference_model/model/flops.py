@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmark.machine.roofline import MEASURED, Work, roofline_audio_s_per_s
 from benchmark.params import Params
 from datasets.geometry import FRAMES_APART, KERNELS, SMALLEST_BINS, bins_between, output_bins
-from reference_model.alphabet import LABELS
+from reference_model.model.alphabet import LABELS
 
 BACKWARD_TOO = 3
 """Training costs three forward passes: the backward pass takes two products for each one of the forward pass."""

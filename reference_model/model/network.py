@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from benchmark.params import ModelParams
 from datasets.geometry import KERNELS, SMALLEST_BINS, STRIDES, output_bins, output_frames
-from reference_model import cpu_conv, cpu_gru
-from reference_model.alphabet import LABELS
-from reference_model.gru import Gru
+from reference_model.model import cpu_conv, cpu_gru
+from reference_model.model.alphabet import LABELS
+from reference_model.model.gru import Gru
 
 
 class _Synchronised(nn.modules.batchnorm._BatchNorm):

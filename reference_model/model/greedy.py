@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 from torch import Tensor
 
-from reference_model.alphabet import BLANK, LABELS
+from reference_model.model.alphabet import BLANK, LABELS
 
 _CODES = np.frombuffer(LABELS.encode("ascii"), np.uint8)
 

@@ -14,10 +14,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from datasets.geometry import KERNELS, SMALLEST_BINS, STRIDES, output_frames
-from reference_model.alphabet import LABELS
-from reference_model.engines import INPUTS, OUTPUTS
-from reference_model.features import Features
-from reference_model.trained import Trained
+from reference_model.checkpoints.trained_network import Trained
+from reference_model.inference.engines import INPUTS, OUTPUTS
+from reference_model.model.alphabet import LABELS
+from reference_model.model.features import Features
 
 OPSET = 17
 IR_VERSION = 8

@@ -11,10 +11,10 @@ import torch
 
 from common.errors import UserError
 from reference_model.checkpoint import load_trained
-from reference_model.engines import ENGINES, Engine, OnnxEngine, TorchEngine, trained_from_onnx
+from reference_model.checkpoints.trained_network import Trained
+from reference_model.inference.engines import ENGINES, Engine, OnnxEngine, TorchEngine, trained_from_onnx
 from reference_model.process import usual_threads
 from reference_model.train import SMALL_HIDDEN
-from reference_model.trained import Trained
 
 AUTO = "auto"
 CHOICES = (AUTO, *ENGINES)
@@ -84,7 +84,7 @@ def choose_engine(trained: Trained, device: torch.device, precision: str) -> tup
 
 def onnx_engine(trained: Trained, device: torch.device) -> OnnxEngine:
     """ONNX Runtime over a graph made in memory."""
-    from reference_model.onnx_file import model_of
+    from reference_model.inference.onnx_graph import model_of
 
     return OnnxEngine(model_of(trained).SerializeToString(), device)
 

@@ -21,9 +21,9 @@ from benchmark.params import FeatureParams, ModelParams
 from common.errors import UserError
 from common.sha256 import sha256_of
 from datasets.geometry import SMALLEST_BINS, output_bins
-from reference_model.alphabet import LABELS
-from reference_model.features import Features
-from reference_model.trained import Trained
+from reference_model.checkpoints.trained_network import Trained
+from reference_model.model.alphabet import LABELS
+from reference_model.model.features import Features
 
 PLAIN_TYPES: tuple[Any, ...] = (
     # The history holds numpy's scalars (error rates per epoch): numbers, whose making runs no code of the file.

@@ -1,0 +1,1 @@
+"""From the manifest to batches: order, decoding of audio, augmentation, loader processes."""

@@ -1,0 +1,1 @@
+"""The trained network in use: engines, ONNX, decoding with a language model, measurement."""

@@ -1,0 +1,1 @@
+"""Training: steps and epochs, optimiser, evaluation, several processes."""
