@@ -22,8 +22,8 @@ from benchmark.submission import LOG_FILE, MAX_TARGET_WER
 from common.errors import HELD, UserError, run_door
 from common.help_format import Filled
 from datasets.manifest import write_atomically
-from results.charts import WIDTH, Axis, Line, lines
-from results.markup import Markup, tag
+from results.rendering.charts import WIDTH, Axis, Line, lines
+from results.rendering.markup import Markup, tag
 
 MISTAKE = "mistake"
 """The event that a trainer of `benches.mistakes` writes into its log."""

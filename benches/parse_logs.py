@@ -61,7 +61,7 @@ def peak_memory_mb(logs: int) -> float:
         "import resource, sys\n"
         "from pathlib import Path\n"
         "from results.compare import load_runs\n"
-        "from results.comparison import compare_runs\n"
+        "from results.comparing.comparison import compare_runs\n"
         "compare_runs(load_runs([Path(sys.argv[1])]))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
     )

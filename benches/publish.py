@@ -39,8 +39,8 @@ from benchmark.submission import LOG_FILE, RECORD_FILE, SEALED_FILES, UNFINISHED
 from common.errors import HELD, UserError, run_door
 from common.help_format import Filled
 from datasets.manifest import write_atomically
-from results.discover import Source
-from results.load import read_run
+from results.reading.discover import Source
+from results.reading.load import read_run
 
 PUBLISHED = ROOT / "results" / "published"
 UNPACKED_BYTES = 64 << 20

@@ -12,7 +12,7 @@ COMMANDS = {
     "report": ("results.report", "the same as one self-contained HTML page with plots"),
     "package": ("results.package", "a submission package from runs"),
     "score": ("results.score", "the score of a series of runs"),
-    "verify-dataset": ("results.verify", "the dataset's checksum against its reference"),
+    "verify-dataset": ("results.dataset_check.verify", "the dataset's checksum against its reference"),
 }
 
 

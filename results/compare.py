@@ -14,13 +14,13 @@ from pathlib import Path
 
 from common.errors import COULD_NOT, HELD, UserError, one_line
 from common.help_format import Filled
-from results import inference
-from results.comparison import SORTS, Comparison, compare_runs
-from results.discover import find_sources
-from results.export import render_csv, render_json, render_markdown
-from results.inference import Inference
-from results.load import Run, read_run
-from results.table import render_text
+from results.comparing.comparison import SORTS, Comparison, compare_runs
+from results.reading.discover import find_sources
+from results.reading.load import Run, read_run
+from results.rendering import inference_table
+from results.rendering.export import render_csv, render_json, render_markdown
+from results.rendering.inference_table import Inference
+from results.rendering.terminal_table import render_text
 
 EXAMPLES = """examples:
   python -m results compare runs
@@ -62,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the text table; default: the terminal's")
     options = parser.parse_args(argv)
     problems: list[str] = []
-    inference_files = inference.find_inference(options.paths)
-    inferences = inference.read_inference(inference_files, problems)
+    inference_files = inference_table.find_inference(options.paths)
+    inferences = inference_table.read_inference(inference_files, problems)
     paths = [path for path in options.paths if not inference_files or _holds_a_log(path)]
     comparison = compare_runs(
         load_runs(paths, problems), benchmark=options.benchmark, baseline=options.baseline, sort=options.sort
@@ -86,28 +86,30 @@ def render(comparison: Comparison, form: str, width: int | None = None, inferenc
     A CSV file holds one table: that of the inference runs only where there is nothing else.
     """
     if form == "json":
-        return render_json(comparison, [inference.as_values(run) for run in inferences])
+        return render_json(comparison, [inference_table.as_values(run) for run in inferences])
     if form == "csv":
         if inferences and comparison.rows:
             report_problems([f"{len(inferences)} inference runs are left out of the CSV: give their folders alone"])
-        return inference.render_csv(inferences) if inferences and not comparison.rows else render_csv(comparison)
+        return inference_table.render_csv(inferences) if inferences and not comparison.rows else render_csv(comparison)
     width = width or shutil.get_terminal_size((80, 24)).columns
     tables = []
     if comparison.rows or not inferences:
         tables.append(render_text(comparison, width) if form == "text" else render_markdown(comparison))
     if inferences:
         tables.append(
-            inference.render_text(inferences, width) if form == "text" else inference.render_markdown(inferences)
+            inference_table.render_text(inferences, width)
+            if form == "text"
+            else inference_table.render_markdown(inferences)
         )
     return "\n".join(tables)
 
 
 def _holds_a_log(path: Path) -> bool:
     """Whether the path is more than a folder, or file, of inference runs; one that does not exist is an error elsewhere."""
-    if path.name == inference.NAME:
+    if path.name == inference_table.NAME:
         return False
     try:
         find_sources([path])
     except UserError:
-        return not inference.find_inference([path])
+        return not inference_table.find_inference([path])
     return True

@@ -17,11 +17,11 @@ from benchmark.settings import ROOT
 from benchmark.submission import RUNS, description_of, module_files
 from common.errors import HELD, UserError
 from common.help_format import Filled
-from results.discover import find_sources
-from results.package_checks import PackagedRun, belong_together, read_packaged
-from results.package_code import code_files
-from results.package_describe import describe_system, read_description
-from results.package_tree import system_files, write_tree
+from results.packaging.package_tree import system_files, write_tree
+from results.packaging.run_checks import PackagedRun, belong_together, read_packaged
+from results.packaging.source_code import code_files
+from results.packaging.system_description import describe_system, read_description
+from results.reading.discover import find_sources
 
 EXAMPLES = """examples:
   python -m results package runs/series/mini-20260101T000000Z --org Us --system our_box --out submission

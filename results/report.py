@@ -14,10 +14,10 @@ from common.errors import HELD, UserError
 from common.help_format import Filled
 from datasets.manifest import write_atomically
 from results.compare import add_choices, report_problems
-from results.comparison import compare_runs
-from results.discover import find_sources
-from results.load import read_run
-from results.report_page import page
+from results.comparing.comparison import compare_runs
+from results.reading.discover import find_sources
+from results.reading.load import read_run
+from results.rendering.report_page import page
 
 EXAMPLES = """examples:
   python -m results report runs --html report.html

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from common.errors import COULD_NOT, DID_NOT_HOLD, HELD
 from common.help_format import Filled
-from results.columns import minutes_text, name_text
 from results.compare import load_runs, report_problems
-from results.comparison import compare_runs
-from results.score_rules import UNVERIFIED
-from results.table import render_text
+from results.comparing.columns import minutes_text, name_text
+from results.comparing.comparison import compare_runs
+from results.comparing.scoring import UNVERIFIED
+from results.rendering.terminal_table import render_text
 
 EXAMPLES = """examples:
   python -m results score runs/series/mini-20260101T000000Z

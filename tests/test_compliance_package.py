@@ -20,11 +20,11 @@ from benchmark.machine.system import FIELDS
 from compliance.check import check_paths
 from compliance.findings import ERROR, Finding
 from compliance.rule_file import RULE_FILE
-from results.comparison import compare_runs
-from results.discover import find_sources
-from results.load import read_run
+from results.comparing.comparison import compare_runs
 from results.package import build_package
-from results.table import render_text
+from results.reading.discover import find_sources
+from results.reading.load import read_run
+from results.rendering.terminal_table import render_text
 from tests.conftest import ROOT
 from tests.log_mutations import GOOD
 from tests.logs import FakeRun, change, fields_of, line_of, written

@@ -24,7 +24,7 @@ from datasets.pack import damaged, open_packed
 from reference_model.checkpoint import load_trained
 from reference_model.checkpoints.training_state import load_checkpoint
 from reference_model.inference.engines import trained_from_onnx
-from results.inference import read_inference
+from results.rendering.inference_table import read_inference
 from tests.conftest import DATA, ROOT
 
 OLD = DATA / "formats"

@@ -29,7 +29,7 @@ from datasets.librispeech.archives import PUBLISHED, SETS, Archive
 from datasets.librispeech.assemble import NAME, Options, prepare
 from datasets.librispeech.unpack import unpack
 from datasets.manifest import read_csv
-from results.verify import main as verify
+from results.dataset_check.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,8 +14,8 @@ from compliance.check import check_paths
 from compliance.convergence import epochs_to_target
 from compliance.log import read
 from compliance.seals import Sealed, seal_agreement
-from results.discover import find_sources
-from results.load import read_run
+from results.reading.discover import find_sources
+from results.reading.load import read_run
 from tests.logs import FakeRun, fields_of, line_of
 from tests.run_folders import write_run
 

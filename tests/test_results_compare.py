@@ -15,9 +15,9 @@ import pytest
 
 from common.errors import UserError
 from results import compare
-from results.comparison import compare_runs
-from results.discover import find_sources
-from results.load import read_run
+from results.comparing.comparison import compare_runs
+from results.reading.discover import find_sources
+from results.reading.load import read_run
 from tests.conftest import DATA, ROOT
 from tests.logs import FakeRun, fields_of, line_of
 from tests.mlperf_round import EXTRACT, ROUND, WHOLE, PublishedRound
@@ -327,7 +327,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
     """Simulated: 95 % intervals over many pairs of ten normal runs hold the true ratio in about 95 % of them."""
     import random
 
-    from results.score_rules import RunTimes, score_runs, speedup
+    from results.comparing.scoring import RunTimes, score_runs, speedup
 
     draw = random.Random(3)
     held = 0

@@ -17,10 +17,11 @@ from benchmark.params import load_params
 from benchmark.record import CodeVersion, read_record, write_record
 from common.errors import UserError
 from compliance.check import check_paths
-from results import package, package_code, score
+from results import package, score
 from results.compare import load_runs
-from results.comparison import compare_runs
-from results.package_describe import read_description
+from results.comparing.comparison import compare_runs
+from results.packaging import source_code
+from results.packaging.system_description import read_description
 from tests.conftest import ROOT
 from tests.logs import FakeRun
 from tests.run_folders import FakeMachine, write_run, write_series
@@ -426,9 +427,9 @@ def test_the_code_is_that_of_the_commit_not_of_the_folder(tmp_path):
     commit = git("rev-parse", "HEAD")
     (tmp_path / "model.py").write_text("second = 2\n")
     (tmp_path / "new.py").write_text("new = 3\n")
-    then = package_code.code_files(tmp_path, CodeVersion(commit=commit, clean=True), allow_dirty=True)
+    then = source_code.code_files(tmp_path, CodeVersion(commit=commit, clean=True), allow_dirty=True)
     assert then == {"model.py": (b"first = 1\n", False), "run.sh": (b"#!/bin/sh\n", True)}
-    now = package_code.code_files(tmp_path, CodeVersion(commit=commit, clean=False), allow_dirty=True)
+    now = source_code.code_files(tmp_path, CodeVersion(commit=commit, clean=False), allow_dirty=True)
     assert now["model.py"] == (b"second = 2\n", False) and "new.py" in now and len(now) == 3
 
 

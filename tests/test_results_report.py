@@ -13,8 +13,8 @@ import pytest
 
 from common.errors import UserError
 from results import report
-from results.charts import log_ticks, nice_ticks, shortened
-from results.markup import escape, tag
+from results.rendering.charts import log_ticks, nice_ticks, shortened
+from results.rendering.markup import escape, tag
 from tests.conftest import DATA
 from tests.logs import FakeRun
 from tests.mlperf_round import ROUND

@@ -14,7 +14,7 @@ from mlperf_logging.system_desc_checker.system_desc_checker import check_system_
 from benchmark import submission
 from benchmark.machine.system import FIELDS
 from compliance.check import check_paths
-from results.discover import find_sources
+from results.reading.discover import find_sources
 from tests.logs import FakeRun, written
 
 MINUTES = st.floats(0.001, 1e6)

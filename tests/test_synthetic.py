@@ -31,7 +31,7 @@ from datasets.synthesis.grammar import TRAIN, VAL
 from datasets.synthesis.synthesise import synthesise
 from datasets.synthesis.voices import Synthesiser, draw_speaker
 from datasets.synthesis.workers import each_in_fresh_process, signals_held
-from results.verify import main as verify
+from results.dataset_check.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[1]
 MINI = plans.mini()

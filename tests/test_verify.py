@@ -28,9 +28,9 @@ from datasets.dataset import (
     write_stamp,
 )
 from datasets.librispeech.archives import PUBLISHED
-from results.verify import FAILED, PASSED, main
-from results.verify_cache import Cache
-from results.verify_difference import compare_lines
+from results.dataset_check.difference import compare_lines
+from results.dataset_check.partial_sums import Cache
+from results.dataset_check.verify import FAILED, PASSED, main
 from tests.gnu_tar import gnu_cksum, gnu_tar
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,10 +17,10 @@ import orjson
 
 from common.errors import UserError, one_line
 from common.formats import INFERENCE
-from results.columns import figure
-from results.discover import natural_key
-from results.score_rules import UNVERIFIED
-from results.table import break_cell
+from results.comparing.columns import figure
+from results.comparing.scoring import UNVERIFIED
+from results.reading.discover import natural_key
+from results.rendering.terminal_table import break_cell
 
 NAME = "inference.json"
 _GAP = "  "

@@ -28,10 +28,10 @@ from benchmark.submission import (
     setup_of,
 )
 from common.errors import UserError
-from results.discover import natural_key
-from results.export import markdown_text
-from results.package_checks import PackagedRun
-from results.score_rules import UNVERIFIED, score_runs
+from results.comparing.scoring import UNVERIFIED, score_runs
+from results.packaging.run_checks import PackagedRun
+from results.reading.discover import natural_key
+from results.rendering.export import markdown_text
 
 CODE_FOLDER = code_of("reference")
 Files = dict[str, tuple[bytes, bool]]

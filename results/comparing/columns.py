@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.errors import one_line
-from results.rows import Row
+from results.comparing.rows import Row
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from results.markup import Markup, join, tag
+from results.rendering.markup import Markup, join, tag
 
 WIDTH = 480
 SERIES_COLOURS = 8

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.mllog import SUCCESS
-from results.load import FAILED, PENDING, Run
-from results.measures import mean
-from results.score_rules import Score, score_runs
+from results.comparing.scoring import Score, score_runs
+from results.reading.load import FAILED, PENDING, Run
+from results.reading.measures import mean
 
 ASPECTS = {
     "benchmark": "benchmark",

@@ -11,7 +11,7 @@ from datasets.checksums.digest import TreeSums, path_of_line, sums_path
 from datasets.checksums.tarball import members
 from datasets.dataset import Dataset
 from datasets.file_list import kept_lines
-from results.verify_reference import Reference
+from results.dataset_check.reference import Reference
 
 SHOWN = 20
 """How many files of a kind are named; the rest are counted."""

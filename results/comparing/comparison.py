@@ -11,10 +11,10 @@ from typing import Any
 
 from benchmark.mllog import SUCCESS
 from common.errors import UserError
-from results.discover import natural_key
-from results.load import Run
-from results.rows import ASPECTS, Aspects, Row, aspects_of, machine_of, row_of
-from results.score_rules import RunTimes, speedup
+from results.comparing.rows import ASPECTS, Aspects, Row, aspects_of, machine_of, row_of
+from results.comparing.scoring import RunTimes, speedup
+from results.reading.discover import natural_key
+from results.reading.load import Run
 
 
 @dataclass

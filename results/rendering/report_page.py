@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from common.sha256 import sha256_of
-from results.columns import COLUMNS
-from results.comparison import Comparison, Group, describe
-from results.load import Run
-from results.markup import Markup, join, tag
-from results.report_figures import group_figures, scrolled, telemetry_figures, typical_run
-from results.rows import Row
-from results.score_rules import UNVERIFIED
+from results.comparing.columns import COLUMNS
+from results.comparing.comparison import Comparison, Group, describe
+from results.comparing.rows import Row
+from results.comparing.scoring import UNVERIFIED
+from results.reading.load import Run
+from results.rendering.markup import Markup, join, tag
+from results.rendering.report_figures import group_figures, scrolled, telemetry_figures, typical_run
 
 _STYLE = Path(__file__).with_name("report.css")
 _LEFT_COLUMNS = {"system": "name", "accelerator": "name"}

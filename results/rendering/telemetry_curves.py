@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from benchmark.submission import TELEMETRY_FILE, file_of_run
 from common.values import number_or_text
-from results.load import Run
+from results.reading.load import Run
 
 BINS = 240
 

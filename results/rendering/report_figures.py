@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from statistics import median
 
 from benchmark.mllog import SUCCESS
-from results import charts
-from results.columns import figure, minutes_text, name_text
-from results.comparison import Group
-from results.load import Run
-from results.markup import Markup, join, tag
-from results.rows import Row
-from results.telemetry_curves import read_curves
+from results.comparing.columns import figure, minutes_text, name_text
+from results.comparing.comparison import Group
+from results.comparing.rows import Row
+from results.reading.load import Run
+from results.rendering import charts
+from results.rendering.markup import Markup, join, tag
+from results.rendering.telemetry_curves import read_curves
 
 MOST_CURVES = 40
 """With more runs than this a group shows one run a row, or the picture is a tangle."""

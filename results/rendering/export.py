@@ -12,11 +12,11 @@ from typing import Any
 from benchmark.submission import runs_wanted
 from common.errors import one_line
 from common.formats import COMPARISON
-from results.columns import COLUMNS, note_name
-from results.comparison import Comparison, describe
-from results.load import Run
-from results.rows import Row
-from results.score_rules import UNVERIFIED
+from results.comparing.columns import COLUMNS, note_name
+from results.comparing.comparison import Comparison, describe
+from results.comparing.rows import Row
+from results.comparing.scoring import UNVERIFIED
+from results.reading.load import Run
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 

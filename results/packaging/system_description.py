@@ -10,7 +10,7 @@ from benchmark.machine.system import FIELDS, NOT_APPLICABLE, missing
 from benchmark.submission import AVAILABILITY, devices_of
 from benchmark.yaml_text import read_yaml
 from common.errors import UserError
-from results.package_checks import PackagedRun
+from results.packaging.run_checks import PackagedRun
 
 _FROM_THE_RUNS = {"submitter", "division", "status", "number_of_nodes"}
 

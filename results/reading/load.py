@@ -21,9 +21,9 @@ from benchmark.record import RunRecord, read_record
 from benchmark.submission import UNFINISHED, devices_of
 from common.errors import UserError, one_line
 from common.values import number_or_text
-from results import legacy
-from results.discover import Source
-from results.measures import Measures, count, measures_of, text
+from results.reading import legacy_logs
+from results.reading.discover import Source
+from results.reading.measures import Measures, count, measures_of, text
 
 WER_PERCENT = {BENCHMARK: 1.0, "rnnt": 100.0}
 """Benchmarks whose eval_accuracy is a word error rate, with the factor that makes it percent."""
@@ -131,7 +131,7 @@ def _summary(source: Source, run: Run) -> LogSummary:
             summary = summarise(mllog.read_lines(file), source.benchmark)
         if not summary.first and not summary.bad_lines:
             with open(source.log, "rb") as file:
-                summary = summarise(legacy.read_lines(file), source.benchmark)
+                summary = summarise(legacy_logs.read_lines(file), source.benchmark)
         if not summary.first:
             run.problems.append("no log line of any kind that is known here")
     except OSError as error:

@@ -7,10 +7,10 @@ import re
 from rich.cells import cell_len, chop_cells
 
 from common.errors import one_line
-from results.columns import Column, filled_columns, note_name
-from results.comparison import Comparison, Group, describe
-from results.rows import Row
-from results.score_rules import UNVERIFIED
+from results.comparing.columns import Column, filled_columns, note_name
+from results.comparing.comparison import Comparison, Group, describe
+from results.comparing.rows import Row
+from results.comparing.scoring import UNVERIFIED
 
 LEAST_TABLE_WIDTH = 58
 """Below this the essential columns do not fit, and rows are printed as lists."""

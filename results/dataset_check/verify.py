@@ -23,10 +23,10 @@ from datasets.checksums.posix_cksum import file_cksum
 from datasets.checksums.tarball import absolute, tar_bytes
 from datasets.dataset import Dataset, Stamp, description_path, read_dataset, write_stamp
 from datasets.stats import default_folder
-from results.verify_cache import Cache
-from results.verify_difference import describe_difference
-from results.verify_reference import Reference, find_references, parse_expected
-from results.verify_tarball import check_target, write_tarball
+from results.dataset_check.difference import describe_difference
+from results.dataset_check.partial_sums import Cache
+from results.dataset_check.reference import Reference, find_references, parse_expected
+from results.dataset_check.write_tarball import check_target, write_tarball
 
 REFERENCE_WAV_BYTES = 113_699_829_760
 """The length of the MLPerf reference's own tar of its processed tree, all seven archives as WAV and txt files."""

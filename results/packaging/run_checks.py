@@ -13,7 +13,7 @@ from benchmark.record import RunRecord, read_record
 from benchmark.submission import LOG_FILE, RECORD_FILE, UNFINISHED
 from common.errors import UserError
 from common.sha256 import sha256_of
-from results.discover import Source
+from results.reading.discover import Source
 
 
 @dataclass(frozen=True)

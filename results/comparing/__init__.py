@@ -1,0 +1,1 @@
+"""Runs become scores, rows and groups that may be ranked."""

@@ -1,0 +1,1 @@
+"""Whether a dataset on disk is, to the last bit, what it should be."""

@@ -1,0 +1,1 @@
+"""A submission package from run folders."""

@@ -1,0 +1,1 @@
+"""A comparison as a terminal table, a page with pictures, Markdown, CSV or JSON."""
