@@ -24,21 +24,22 @@ from common.help_format import Filled
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHES = {
-    "train_step": ["--rounds", "5"],
-    "loader": [],
-    "gru": [],
-    "padding": [],
-    "harness_overhead": [],
-    "telemetry_overhead": [],
-    "parse_logs": [],
-    "verify_dataset": [],
-    "cksum": ["--megabytes", "256"],
-    "prepare": ["--utterances", "300"],
-    "greedy": [],
-    "wer_counting": [],
-    "offline_inference": [],
-    "onnx_inference": [],
+    "train_step": ("training.train_step", ["--rounds", "5"]),
+    "loader": ("training.loader", []),
+    "gru": ("training.gru", []),
+    "padding": ("training.padding", []),
+    "harness_overhead": ("harness_overhead", []),
+    "telemetry_overhead": ("telemetry_overhead", []),
+    "parse_logs": ("parse_logs", []),
+    "verify_dataset": ("data.verify_speed", []),
+    "cksum": ("data.cksum_speed", ["--megabytes", "256"]),
+    "prepare": ("data.prepare_speed", ["--utterances", "300"]),
+    "greedy": ("greedy", []),
+    "wer_counting": ("wer_counting", []),
+    "offline_inference": ("offline_inference", []),
+    "onnx_inference": ("onnx_inference", []),
 }
+"""For each bench its module below `benches` and the options that it runs with."""
 PEERS = {
     "parse_logs": "mlperf-logging's parser",
     "cksum": "coreutils",
@@ -59,9 +60,9 @@ def lines_of(name: str, output: str) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Run the named benches, or all; returns the exit status."""
     if arguments[:1] == ["gpu"]:
-        from benches import gpu
+        from benches.gpu import command
 
-        return gpu.main(arguments[1:])
+        return command.main(arguments[1:])
     if arguments[:1] == ["publish"]:
         from benches import publish
 
@@ -85,9 +86,9 @@ def main(arguments: list[str]) -> int:
     worst, started_s = 0, time.monotonic()
     print("name, ours, peer, ratio, goal", flush=True)
     for name in arguments or BENCHES:
-        done = subprocess.run(
-            [sys.executable, "-m", f"benches.{name}", *BENCHES[name]], cwd=ROOT, capture_output=True, text=True
-        )
+        module, options = BENCHES[name]
+        command = [sys.executable, "-m", f"benches.{module}", *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode not in (0, 1) or not done.stdout.strip():
             reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
             print(f"{name}, could not be done: {reason[0]}", flush=True)

@@ -32,8 +32,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benches.gpu_table import JSON as TABLE
-from benches.gpu_table import MARKDOWN, ROOT, cell, markdown_of
+from benches.gpu.table import JSON as TABLE
+from benches.gpu.table import MARKDOWN, ROOT, cell, markdown_of
 from benchmark.record import RunRecord, hash_files, read_record
 from benchmark.submission import LOG_FILE, RECORD_FILE, SEALED_FILES, UNFINISHED
 from common.errors import HELD, UserError, run_door

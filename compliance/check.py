@@ -28,11 +28,11 @@ from compliance.convergence import CONVERGENCE_RULES
 from compliance.entry_rules import ENTRY_RULES
 from compliance.epoch_rules import EPOCH_RULES
 from compliance.findings import WARNING, Fault, Finding, Rule, Verdict, apply
+from compliance.integrity_rules import SEAL_RULES, Sealed
 from compliance.log import FILE_RULES, Log, read
 from compliance.log_rules import SKELETON_RULES
 from compliance.package_rules import PACKAGE_RULES, Result, read_package
 from compliance.run_rules import RUN_RULES, Runs
-from compliance.seals import SEAL_RULES, Sealed
 
 OURS = [*SKELETON_RULES, *EPOCH_RULES, *ENTRY_RULES]
 FORGIVEN = ("run-status", "key-present", "epoch-pairs")

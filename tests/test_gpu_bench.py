@@ -20,7 +20,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
-from benches import gpu, gpu_profile, gpu_resume, gpu_worker
+from benches.gpu import command, kernel_profile, resume_check, worker
 from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint, save_checkpoint
 from tests.conftest import ROOT
 from tests.corpus import tiny_corpus, tiny_params
@@ -58,7 +58,7 @@ def dies(bench):
 
 
 def breaks(bench):
-    gpu_worker.device_error = lambda bench: "an illegal memory access was encountered"
+    worker.device_error = lambda bench: "an illegal memory access was encountered"
     bench.row("breaks", "process", pid=os.getpid())
 
 
@@ -67,9 +67,9 @@ def three(bench):
 
 
 HERE = "tests.test_gpu_bench"
-TRIAL = gpu.Plan(
+TRIAL = command.Plan(
     sections={
-        name: gpu.Section(HERE, 0.5 if name == "sleeps" else 60)
+        name: command.Section(HERE, 0.5 if name == "sleeps" else 60)
         for name in ("one", "raises", "two", "sleeps", "dies", "breaks", "three", "dozes")
     },
     parts={"first": (("one", "raises", "two"), ("sleeps", "dies", "breaks", "three")), "second": (("dozes",),)},
@@ -159,41 +159,41 @@ def test_an_unknown_section_and_a_missing_gpu_are_said(tmp_path):
 
 
 def test_the_parts_hold_every_section_once():
-    names = [name for part in gpu.PLAN.parts.values() for group in part for name in group]
-    assert sorted(names) == sorted(gpu.PLAN.sections)
+    names = [name for part in command.PLAN.parts.values() for group in part for name in group]
+    assert sorted(names) == sorted(command.PLAN.sections)
     assert names[0] == "smoke" and names[-1] == "compiled"
-    for name, section in gpu.PLAN.sections.items():
+    for name, section in command.PLAN.sections.items():
         assert callable(getattr(importlib.import_module(section.module), name))
 
 
 def test_the_watching_process_does_without_pytorch():
     """Its interpreter would take some seconds longer to start, of a few minutes on a GPU."""
-    program = "import sys, benches.gpu; sys.exit('torch' in sys.modules)"
+    program = "import sys, benches.gpu.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("part", gpu.PLAN.parts)
+@pytest.mark.parametrize("part", command.PLAN.parts)
 def test_a_part_passes_alone(part, tmp_path):
     before = set(ROOT.iterdir())
     done = bench(tmp_path, "--part", part)
     assert done.returncode == 0, done.stderr
     assert set(ROOT.iterdir()) == before, "a corpus that is made in the checkout is made twice"
     sections = {row["section"] for row in table(tmp_path)["rows"]}
-    assert sections == {name for group in gpu.PLAN.parts[part] for name in group}
+    assert sections == {name for group in command.PLAN.parts[part] for name in group}
 
 
 def test_kernels_are_told_by_what_launched_them_and_a_grus_by_how_often():
     backward = "CudnnRnnBackward0/autograd::engine::evaluate_function: CudnnRnnBackward0"
     pieces = [
-        *[gpu_profile.Piece("gemm_of_a_frame", f"/{backward}/", 2.0)] * 600,
-        gpu_profile.Piece("gemm_of_all_frames", f"/{backward}/", 300.0),
-        gpu_profile.Piece("RNN_blockPersist_fp_GRU", "/aten::_cudnn_rnn/aten::gru/forward/", 500.0),
-        gpu_profile.Piece("reduce", "/aten::_foreach_norm/optimiser/", 400.0),
-        gpu_profile.Piece("add", "/aten::add/forward/", 100.0),
-        gpu_profile.Piece("gemm_of_a_frame", "", 500.0),
+        *[kernel_profile.Piece("gemm_of_a_frame", f"/{backward}/", 2.0)] * 600,
+        kernel_profile.Piece("gemm_of_all_frames", f"/{backward}/", 300.0),
+        kernel_profile.Piece("RNN_blockPersist_fp_GRU", "/aten::_cudnn_rnn/aten::gru/forward/", 500.0),
+        kernel_profile.Piece("reduce", "/aten::_foreach_norm/optimiser/", 400.0),
+        kernel_profile.Piece("add", "/aten::add/forward/", 100.0),
+        kernel_profile.Piece("gemm_of_a_frame", "", 500.0),
     ]
-    shares = gpu_profile.shares(pieces)
+    shares = kernel_profile.shares(pieces)
     assert shares == pytest.approx(
         {"recurrences": 17 / 30, "products": 3 / 30, "optimiser": 4 / 30, "rest": 1 / 30, "unknown": 5 / 30}
     )
@@ -216,28 +216,28 @@ def test_what_a_trace_says_of_a_stage_is_no_kernel():
     product.append_kernel("gemm", 0, 20)
     stage.append_kernel("forward", 0, 40)
     events = [stage, product, *on_device]
-    assert list(gpu_profile.kernels_of(events)) == [
-        gpu_profile.Piece("gemm", "/aten::mm/forward/", 20),
-        gpu_profile.Piece("copy", "", 10),
+    assert list(kernel_profile.kernels_of(events)) == [
+        kernel_profile.Piece("gemm", "/aten::mm/forward/", 20),
+        kernel_profile.Piece("copy", "", 10),
     ]
-    assert gpu_profile.busy_share(events) == 30 / 40
+    assert kernel_profile.busy_share(events) == 30 / 40
 
 
 @pytest.mark.long
 def test_a_resumed_training_is_the_same_and_one_that_forgot_its_momentum_is_told(tmp_path):
     corpus = tiny_corpus(tmp_path / "tiny", train=12).folder
     params = tiny_params(optimizer__name="sgd", optimizer__learning_rate=1e-3)
-    assert gpu_resume.resumed(params, corpus, tmp_path, "cpu").holds("cpu")
+    assert resume_check.resumed(params, corpus, tmp_path, "cpu").holds("cpu")
 
     checkpoint = load_checkpoint(checkpoint_path(tmp_path / "stopped", 1))
     for state in checkpoint.optimizer["state"].values():
         state["momentum_buffer"].zero_()
     forgetful = checkpoint_path(tmp_path / "forgetful", 1)
     save_checkpoint(checkpoint, forgetful)
-    gpu_resume.train(params, corpus, tmp_path / "forgetful", "cpu", 3, forgetful)
+    resume_check.train(params, corpus, tmp_path / "forgetful", "cpu", 3, forgetful)
     whole, found = (checkpoint_path(tmp_path / name, 3) for name in ("whole", "forgetful"))
-    of_change, tensor = gpu_resume.weights_differ(whole, found, forgetful)
-    difference = gpu_resume.Difference(of_change, tensor, (0.0,))
+    of_change, tensor = resume_check.weights_differ(whole, found, forgetful)
+    difference = resume_check.Difference(of_change, tensor, (0.0,))
     assert not difference.holds("cpu") and not difference.holds("cuda")
 
 
@@ -246,9 +246,9 @@ def test_a_resumed_training_is_the_same_and_one_that_forgot_its_momentum_is_told
 def test_a_training_resumed_on_a_gpu_keeps_its_bounds(tmp_path, precision):
     params = tiny_params(optimizer__name="sgd", optimizer__learning_rate=1e-3, train__precision=precision)
     params = dataclasses.replace(params, model=dataclasses.replace(params.model, rnn_hidden=256))
-    difference = gpu_resume.resumed(params, tiny_corpus(tmp_path / "tiny").folder, tmp_path, "cuda")
+    difference = resume_check.resumed(params, tiny_corpus(tmp_path / "tiny").folder, tmp_path, "cuda")
     assert difference.holds("cuda"), difference
 
 
 if __name__ == "__main__":
-    sys.exit(gpu.main(sys.argv[1:], TRIAL))
+    sys.exit(command.main(sys.argv[1:], TRIAL))

@@ -12,8 +12,8 @@ from benchmark.mllog import Event
 from benchmark.record import read_record, write_record
 from compliance.check import check_paths
 from compliance.convergence import epochs_to_target
+from compliance.integrity_rules import Sealed, seal_agreement
 from compliance.log import read
-from compliance.seals import Sealed, seal_agreement
 from results.reading.discover import find_sources
 from results.reading.load import read_run
 from tests.logs import FakeRun, fields_of, line_of

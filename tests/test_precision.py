@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benches.train_step import make_batch, make_step
+from benches.training.train_step import make_batch, make_step
 from benchmark.params import Params, load_variant
 from reference_model.model.gru import gru_dtype
 from reference_model.model.network import DeepSpeech2, prefers_channels_last

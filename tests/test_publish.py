@@ -49,7 +49,7 @@ def timed_run(
 
 
 def packed(out: Path, run: Path) -> Path:
-    """The run's archive, as benches/gpu_runs.py makes it."""
+    """The run's archive, as benches/gpu/program_runs.py makes it."""
     out.mkdir(exist_ok=True)
     archive = out / f"run_{run.parent.name}.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
@@ -60,7 +60,7 @@ def packed(out: Path, run: Path) -> Path:
 
 
 def table(out: Path, device: str, *rows: dict, **facts) -> Path:
-    """gpu_bench.json as benches/gpu.py writes it."""
+    """gpu_bench.json as benches/gpu/command.py writes it."""
     out.mkdir(exist_ok=True)
     tree = {"device": device, "rehearsal": False, "torch": "2.11.0", "cuda": "13.0", "cudnn": 91900, "seconds": 400.5}
     tree |= facts | {"rows": list(rows)}

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import torch
 
-from benches.gpu_bench import Bench
-from benches.gpu_ceilings import ceilings_of
-from benches.gpu_table import first_line
-from benches.train_step import make_batch, make_step
+from benches.gpu.ceilings import ceilings_of
+from benches.gpu.shared import Bench
+from benches.gpu.table import first_line
+from benches.training.train_step import make_batch, make_step
 from benchmark.machine.roofline import roofline_audio_s_per_s
 from benchmark.params import Params, load_variant
 from reference_model.data.data_loader import Batch

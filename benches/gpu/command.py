@@ -29,8 +29,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benches.gpu_table import ROOT
-from benches.gpu_watch import Budget, Watched, watch
+from benches.gpu.table import ROOT
+from benches.gpu.watch import Budget, Watched, watch
 from common.errors import UserError, run_door
 from common.help_format import Filled
 
@@ -54,23 +54,23 @@ class Plan:
 
 PLAN = Plan(
     sections={
-        "smoke": Section("benches.gpu_smoke", 60),
-        "ceilings": Section("benches.gpu_ceilings", 30),
-        "profile": Section("benches.gpu_profile", 90),
-        "step": Section("benches.gpu_step", 150),
-        "precision": Section("benches.gpu_runs", 60),
-        "layout": Section("benches.gpu_shapes", 45),
-        "new_lengths": Section("benches.gpu_shapes", 45),
-        "synthetic": Section("benches.gpu_runs", 150),
-        "loader": Section("benches.gpu_sections", 90),
-        "gru": Section("benches.gpu_gru", 75),
-        "mini": Section("benches.gpu_runs", 120),
-        "inference": Section("benches.gpu_runs", 45),
-        "resume": Section("benches.gpu_resume", 75),
-        "graphs": Section("benches.gpu_options", 60),
-        "evaluation": Section("benches.gpu_sections", 60),
-        "telemetry": Section("benches.gpu_sections", 45),
-        "compiled": Section("benches.gpu_options", 120),
+        "smoke": Section("benches.gpu.smoke", 60),
+        "ceilings": Section("benches.gpu.ceilings", 30),
+        "profile": Section("benches.gpu.kernel_profile", 90),
+        "step": Section("benches.gpu.full_step", 150),
+        "precision": Section("benches.gpu.program_runs", 60),
+        "layout": Section("benches.gpu.shapes", 45),
+        "new_lengths": Section("benches.gpu.shapes", 45),
+        "synthetic": Section("benches.gpu.program_runs", 150),
+        "loader": Section("benches.gpu.surroundings", 90),
+        "gru": Section("benches.gpu.gru_layers", 75),
+        "mini": Section("benches.gpu.program_runs", 120),
+        "inference": Section("benches.gpu.program_runs", 45),
+        "resume": Section("benches.gpu.resume_check", 75),
+        "graphs": Section("benches.gpu.options", 60),
+        "evaluation": Section("benches.gpu.surroundings", 60),
+        "telemetry": Section("benches.gpu.surroundings", 45),
+        "compiled": Section("benches.gpu.options", 120),
     },
     # Timed runs stand at the beginning of a process, before it uses the GPU itself: their records say how much of its
     # memory was in use. What follows the profiler has a process of its own: CUDA's tracing stays loaded in one that was traced.
@@ -140,7 +140,7 @@ def _work(options: argparse.Namespace, plan: Plan) -> int:
     """The sections of one group, here."""
     end_s = time.monotonic() + options.budget
     # Imported only here: the watching process does without PyTorch.
-    from benches.gpu_worker import Task, work
+    from benches.gpu.worker import Task, work
 
     tasks = [
         Task(name, plan.sections[name].module, plan.sections[name].limit_s * _patience(options))

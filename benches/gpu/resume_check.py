@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benches.gpu_bench import Bench
-from benches.gpu_step import narrowed
-from benches.gpu_table import ROOT
-from benches.loader import make_split
+from benches.gpu.full_step import narrowed
+from benches.gpu.shared import Bench
+from benches.gpu.table import ROOT
+from benches.training.loader import make_split
 from benchmark import mllog
 from benchmark.params import Params, load_variant
 from common.errors import DID_NOT_HOLD, HELD

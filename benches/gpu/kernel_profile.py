@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
-from benches.gpu_bench import Bench
-from benches.gpu_step import closed, data_of, steps
-from benches.gpu_table import first_line
-from benches.train_step import make_step
+from benches.gpu.full_step import closed, data_of, steps
+from benches.gpu.shared import Bench
+from benches.gpu.table import first_line
+from benches.training.train_step import make_step
 from reference_model.precision import set_precision
 from reference_model.training.profiler import NoProfile
 from reference_model.training.step import TrainStep

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benches.gpu_table import ROOT, Reader, note, save
+from benches.gpu.table import ROOT, Reader, note, save
 from common.errors import COULD_NOT, HELD, UserError
 
 LEAST_S = 10.0

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from benches.gpu_bench import Bench
-from benches.gpu_table import first_line, note
-from benches.gpu_watch import LEAST_S
+from benches.gpu.shared import Bench
+from benches.gpu.table import first_line, note
+from benches.gpu.watch import LEAST_S
 from common.errors import COULD_NOT, HELD
 from reference_model.process import die_with_parent
 

@@ -10,10 +10,10 @@ import warnings
 import numpy as np
 import torch
 
-from benches.gpu_bench import Bench
-from benches.gpu_step import narrowed
-from benches.gpu_table import first_line
-from benches.train_step import make_batch, make_step
+from benches.gpu.full_step import narrowed
+from benches.gpu.shared import Bench
+from benches.gpu.table import first_line
+from benches.training.train_step import make_batch, make_step
 from benchmark.params import Params, load_variant, variant_names
 from reference_model.data.augment import mask_uniforms
 from reference_model.data.data_loader import Batch

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benches.gpu_bench import Bench
-from benches.gpu_step import closed, data_of, steps
-from benches.gpu_table import first_line
-from benches.train_step import make_step
+from benches.gpu.full_step import closed, data_of, steps
+from benches.gpu.shared import Bench
+from benches.gpu.table import first_line
+from benches.training.train_step import make_step
 from datasets.geometry import output_frames
 from reference_model.data.data_loader import Batch
 from reference_model.precision import set_precision

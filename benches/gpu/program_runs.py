@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benches.gpu_bench import Bench
-from benches.gpu_step import fractions, narrowed
-from benches.gpu_table import ROOT
+from benches.gpu.full_step import fractions, narrowed
+from benches.gpu.shared import Bench
+from benches.gpu.table import ROOT
 from benchmark.params import Params, load_variant
 from benchmark.record import read_record
 from benchmark.submission import RECORD_FILE

@@ -1,6 +1,6 @@
 """Verifying a data set beside `tar | cksum` in a shell, on a 1 GB tree of 150 KB files in memory.
 
-    python -m benches.verify_dataset [--folder DIR] [--megabytes 1000]
+    python -m benches.data.verify_speed [--folder DIR] [--megabytes 1000]
 
 Ours is the whole command, Python's start included. `--quick` does what the peer does: the tar's checksum. Without it each
 file's SHA-256 is taken too, which no machine does faster than its cores can hash: the third line says how fast that
@@ -31,7 +31,7 @@ from datasets.dataset import Dataset, write_description
 ROUNDS = 7
 GOAL_RATIO = 2.0
 FILE_BYTES = 150_000
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TAR = "tar --sort=name --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X -cf - {} | cksum"
 SHA256SUM = "cd {} && find . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0r sha256sum -- | sha256sum"
 

@@ -1,6 +1,6 @@
 """The GRU that trains on a CPU (reference_model/model/cpu_gru.py) beside PyTorch's, forward and backward, one thread.
 
-    python -m benches.gru [--frames 120] [--rounds 5]
+    python -m benches.training.gru [--frames 120] [--rounds 5]
 
 Two stacks: the closed model's three layers at hidden 512, batch 8, and `mini`'s two bidirectional ones of 128, batch 16, whose
 directions are summed. Utterances are equally long: PyTorch's GRU then needs no packing, which is slow on a CPU.

@@ -1,6 +1,6 @@
 """How much of a batch is padding, on 281,241 lengths of LibriSpeech's distribution (datasets.synthesis.plans).
 
-    python -m benches.padding
+    python -m benches.training.padding
 
 Counted, not timed: frames that lie past an utterance's end, as a share of all that the network is given. The peer is random
 order. The closed rules order by the files' lengths, which a change of tempo of up to 15 % upsets; the open variant's buckets

@@ -1,6 +1,6 @@
 """POSIX cksum on one thread: ours beside coreutils', on a file in memory.
 
-    python -m benches.cksum [--megabytes 512]
+    python -m benches.data.cksum_speed [--megabytes 512]
 
 `ratio` compares the checksum itself: ours over a buffer that was just filled, as it is used, with coreutils' `cksum FILE`,
 which cannot do without reading the file (from memory too). `whole_ratio` compares command with command, both reading. The

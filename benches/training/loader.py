@@ -1,6 +1,6 @@
 """Reading and altering training audio beside the reference's way, one sox process per utterance; and packed beside FLAC.
 
-    python -m benches.loader [--files 256]
+    python -m benches.training.loader [--files 256]
 
 A made-up split of LibriSpeech's lengths (datasets.synthesis.plans), sorted. `loader`: FLAC files with tempo and gain, by as many
 loader processes as there are cores (two at most), beside the reference's way: one process that starts a shell with sox for each

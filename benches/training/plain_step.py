@@ -1,4 +1,4 @@
-"""The peer of `benches.train_step`: DeepSpeech2's training step in the plainest PyTorch, from the definitions alone.
+"""The peer of `benches.training.train_step`: DeepSpeech2's training step in the plainest PyTorch, from the definitions alone.
 
 Features utterance by utterance on the CPU as the reference's loader makes them, layers one after the other, losses read back
 at each step, an optimiser that loops over its weights. Nothing here is used by the benchmark itself.

@@ -1,6 +1,6 @@
 """A training step, waveforms to updated weights, beside the same step written plainly from the definitions (plain_step.py).
 
-    python -m benches.train_step [--seconds 4] [--rounds 5]
+    python -m benches.training.train_step [--seconds 4] [--rounds 5]
 
 Two networks: the closed model at hidden 512, batch 8, and `mini`, batch 16. One thread for both sides, one process.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benches.line import Line, alternating, report
-from benches.plain_step import PlainStep
+from benches.training.plain_step import PlainStep
 from benchmark.params import Params, load_variant
 from reference_model.data.data_loader import Batch
 from reference_model.model.features import Features

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benches.gpu_bench import Bench
-from benches.gpu_table import first_line
+from benches.gpu.shared import Bench
+from benches.gpu.table import first_line
 from reference_model.model.gru import Gru
 from reference_model.precision import set_precision
 

@@ -6,8 +6,8 @@ import functools
 
 import torch
 
-from benches.gpu_bench import Bench
-from benches.gpu_table import rows_of
+from benches.gpu.shared import Bench
+from benches.gpu.table import rows_of
 from benchmark.machine.roofline import MEASURED, Ceilings
 from reference_model.precision import set_precision
 

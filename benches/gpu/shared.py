@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benches.gpu_table import note, short
+from benches.gpu.table import note, short
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Preparing an archive of 2,703 utterances beside the reference's way: unpack, then one sox and soxi process per file.
 
-    python -m benches.prepare [--utterances 2703]
+    python -m benches.data.prepare_speed [--utterances 2703]
 
 The archive is in LibriSpeech's layout with audio of its usual size. Three ways: ours (FLAC kept, hashed, counted, listed),
 ours with `--layout wav`, and the reference's: `tar -x`, then for each file `sox` to WAV and `soxi -D` for its length. Needs

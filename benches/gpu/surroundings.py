@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benches.gpu_bench import Bench
-from benches.gpu_step import closed, data_of
-from benches.loader import make_split
-from benches.train_step import make_step
+from benches.gpu.full_step import closed, data_of
+from benches.gpu.shared import Bench
+from benches.training.loader import make_split
+from benches.training.train_step import make_step
 from benchmark.telemetry.sampler import Telemetry
 from datasets.dataset import Dataset, is_prepared, read_dataset, write_description
 from datasets.pack import open_packed, pack

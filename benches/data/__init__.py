@@ -1,0 +1,1 @@
+"""Preparing and verifying datasets, beside the usual tools."""

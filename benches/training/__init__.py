@@ -1,0 +1,1 @@
+"""The training step and what feeds it, each beside a named peer."""
