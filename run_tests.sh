@@ -3,7 +3,7 @@
 #
 #     sh run_tests.sh                            all but the long ones
 #     sh run_tests.sh -m long                    the long ones
-#     sh run_tests.sh tests/test_score.py -k wer
+#     sh run_tests.sh tests/benchmark/test_score.py -k wer
 #     sh run_tests.sh -n 0 --pdb                 one test at a time, with what pytest then can do
 #     WHEELS=wheels sh run_tests.sh              without a network: docs/setup.md
 set -eu

@@ -58,7 +58,7 @@ def precision(bench: Bench) -> None:
     # Only what the tests need: another plugin of this machine's may take seconds to load. The rows say all.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     arguments = ["-p", "no:cacheprovider", "-p", "no:terminal"]
-    arguments += [str(ROOT / "tests" / name) for name in ("test_precision.py", "test_gru.py")]
+    arguments += [str(ROOT / "tests" / name) for name in ("model/test_precision.py", "model/test_gru.py")]
     status = pytest.main(arguments, plugins=[Rows()])
     if failed or status:
         raise RuntimeError(f"failed: {'; '.join(failed) or f'pytest ended with status {int(status)}'}")

@@ -1,0 +1,81 @@
+"""What a result and its submission are: held against MLPerf's own tools, and the same for whoever builds, scores or checks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlperf_logging.result_summarizer.result_summarizer import _compute_olympic_average
+from mlperf_logging.system_desc_checker.system_desc_checker import check_system_desc
+
+from benchmark import submission
+from benchmark.machine.system import FIELDS
+from compliance.check import check_paths
+from results.reading.discover import find_sources
+from tests.support.logs import FakeRun, written
+
+MINUTES = st.floats(0.001, 1e6)
+
+
+@given(st.lists(MINUTES, max_size=45), st.integers(0, 5), st.sampled_from([1, 4]))
+def test_the_olympic_mean_is_mlperfs_to_the_bit(minutes, failed, dropped):
+    mean = submission.olympic_mean([*minutes, *[float("inf")] * failed], dropped)
+    assert mean == (_compute_olympic_average(list(minutes), failed, dropped) if failed <= dropped else None)
+
+
+@pytest.mark.parametrize("ruleset", ["4.0.0", "4.1.0", "5.1.0"])
+def test_a_descriptions_status_is_what_mlperfs_checker_takes(ruleset, tmp_path):
+    path = tmp_path / "box.json"
+    for status, name in submission.AVAILABILITY.items():
+        path.write_text(json.dumps(dict.fromkeys(FIELDS, "N/A") | {"status": name}))
+        assert check_system_desc(path, "training", ruleset)[0]
+        path.write_text(json.dumps(dict.fromkeys(FIELDS, "N/A") | {"status": status}))
+        assert not check_system_desc(path, "training", ruleset)[0] and check_system_desc(path, "training", "3.1.0")[0]
+
+
+@pytest.mark.parametrize(
+    ("folder", "found"),
+    [
+        ("training_results_v1.1", "1.1"),
+        ("training_results_v1.1-main", "1.1"),
+        ("hpc_results_v3.0/somewhere/else", "3.0"),
+        ("training_4.1", "4.1"),
+        ("Submissions-round-2.0", "2.0"),
+        ("training_results_v0.7/training_results_v1.10", "1.10"),
+        ("results", None),
+        ("speech-training-0.5", None),
+        ("v1.1", None),
+    ],
+)
+def test_the_round_is_in_the_name_of_the_nearest_folder_that_has_one(folder, found):
+    assert next((each for _, each in submission.rounds_above(Path("/", folder, "Org"))), None) == found
+
+
+def test_files_of_a_run_lie_beside_its_log():
+    assert submission.file_of_run(Path("run/result.txt"), "record.json") == Path("run/record.json")
+    assert submission.file_of_run(Path("x/result_10.txt"), "telemetry.csv") == Path("x/telemetry_10.csv")
+    assert submission.file_of_run(Path("x/slurm-12.out"), "record.json") is None
+
+
+def test_the_same_logs_are_scored_and_checked(tmp_path):
+    """Numbered ones, in order, in submitters' folders of every make: not those of their code, and none of another name."""
+    places = []
+    for org, beside in (("One", "systems"), ("Two", "benchmarks"), ("Three", "SHA256SUMS")):
+        results = tmp_path / org / "results" / "box" / "deepspeech2"
+        code = tmp_path / org / "benchmarks" / "deepspeech2" / "implementations" / "own"
+        for folder in (results, code) if beside == "benchmarks" else (results,):
+            folder.mkdir(parents=True)
+            for name in ("result_2.txt", "result_10.txt", "result_best.txt", "result_1.txt.bak"):
+                (folder / name).write_bytes(written(FakeRun().write()))
+        if beside != "benchmarks":
+            path = tmp_path / org / beside
+            path.mkdir() if beside == "systems" else path.touch()
+        places += [results / "result_2.txt", results / "result_10.txt"]
+    checked = [Path(verdict.file) for verdict in check_paths([tmp_path]) if verdict.kind == "log"]
+    assert sorted(checked) == sorted(source.log for source in find_sources([tmp_path])) == sorted(places)
+    for org in ("One", "Two", "Three"):
+        here = [path for path in checked if org in path.parts]
+        assert [path.name for path in here] == ["result_2.txt", "result_10.txt"]

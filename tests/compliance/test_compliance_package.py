@@ -1,0 +1,362 @@
+"""A package of ten runs passes; with any file taken away or any number changed it fails, and the finding names the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from benchmark import record
+from benchmark.machine.system import FIELDS
+from compliance.check import check_paths
+from compliance.findings import ERROR, Finding
+from compliance.rule_file import RULE_FILE
+from results.comparing.comparison import compare_runs
+from results.package import build_package
+from results.reading.discover import find_sources
+from results.reading.load import read_run
+from results.rendering.terminal_table import render_text
+from tests.conftest import ROOT
+from tests.support.log_mutations import GOOD
+from tests.support.logs import FakeRun, change, fields_of, line_of, written
+from tests.support.run_folders import FakeMachine, write_run
+
+ORG = "Example"
+DS2 = "deepspeech2"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Ten run folders of committed code."""
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode != 0:
+        pytest.skip("needs a git checkout")
+    commit = head.stdout.strip()
+    lock = subprocess.run(["git", "-C", ROOT, "show", "HEAD:requirements.lock"], capture_output=True, check=True)
+    changes = {
+        "code": record.CodeVersion(commit=commit, clean=True),
+        "lock_sha256": hashlib.sha256(lock.stdout).hexdigest(),
+    }
+    folder = tmp_path_factory.mktemp("runs")
+    made = []
+    for number in range(10):
+        edits = (1290, 800, 420, 240 + number) if number % 2 else (1280 + number, 800, 420, 330, 250)
+        run = FakeRun(seed=100 + 7919 * number, start_s=1_760_000_000.0 + 3600 * number, word_edits=edits)
+        run.train_s += number / 10
+        made.append(write_run(folder / f"run-{number}", run, FakeMachine("two-gpus", gpus=2), **changes))
+    return made
+
+
+@pytest.fixture(scope="module")
+def package(runs, tmp_path_factory):
+    described = tmp_path_factory.mktemp("about") / "describe.yaml"
+    described.write_text("cooling: air\nhost_networking: none\n")
+    out = tmp_path_factory.mktemp("package")
+    org = build_package(runs, ORG, "a-system", out, described)
+    # The code is hundreds of files that are all alike to the check: three of them do.
+    room = org / "benchmarks" / DS2 / "implementations" / "reference"
+    for path in sorted(room.rglob("*")):
+        if path.is_file() and path.name not in ("requirements.lock", "pyproject.toml", "run_and_time.sh"):
+            path.unlink()
+    for path in sorted(room.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    seal(org)
+    return org
+
+
+@pytest.fixture
+def copy(package, tmp_path):
+    return shutil.copytree(package, tmp_path / ORG)
+
+
+def seal(org: Path) -> None:
+    """Write SHA256SUMS anew, as somebody who edits a package would."""
+    files = sorted(p.relative_to(org).as_posix() for p in org.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256((org / name).read_bytes()).hexdigest()}  {name}\n" for name in files]
+    (org / "SHA256SUMS").write_text("".join(lines))
+
+
+def findings_in(org: Path) -> list[Finding]:
+    return [finding for verdict in check_paths([org]) for finding in verdict.findings]
+
+
+def errors_in(org: Path) -> list[Finding]:
+    return [finding for finding in findings_in(org) if finding.severity == ERROR]
+
+
+def test_the_package_passes(package):
+    assert errors_in(package) == []
+    kinds = {verdict.kind for verdict in check_paths([package])}
+    assert kinds == {"log", "runs", "record", "package"}
+    # Its parent folder is a repository with one submitter.
+    assert [f for verdict in check_paths([package.parent]) for f in verdict.findings if f.severity == ERROR] == []
+
+
+def test_the_package_passes_the_official_checkers(package):
+    import sys
+
+    from mlperf_logging.system_desc_checker import system_desc_checker
+
+    assert system_desc_checker.check_system_desc(package / "systems" / "a-system.json", "training", "5.1.0")[0]
+    result = package / "results" / "a-system" / DS2 / "result_3.txt"
+    command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--ruleset", "5.1.0", "--config", RULE_FILE]
+    command += ["--log_output", package.parent / "official.log", result]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+SOME = re.compile(r"(_3\.\w+|a-system\.json|README\.md|\.sh|/params\.yaml|SUMS|requirements\.lock)$")
+some_or_all = pytest.mark.parametrize("which", [SOME, pytest.param(re.compile(""), marks=pytest.mark.long)])
+
+
+def files_of(org: Path, which: re.Pattern) -> list[Path]:
+    return sorted(path for path in org.rglob("*") if path.is_file() and which.search(str(path)))
+
+
+@some_or_all
+def test_taking_any_file_away_fails_and_names_it(copy, which):
+    for path in files_of(copy, which):
+        content = path.read_bytes()
+        path.unlink()
+        assert any(path.name in finding.file for finding in errors_in(copy)), path
+        path.write_bytes(content)
+    assert errors_in(copy) == []
+
+
+@some_or_all
+def test_changing_any_number_fails_and_names_the_file(copy, which):
+    chance = random.Random(11)
+    for path in files_of(copy, which):
+        text = path.read_bytes()
+        digits = [match.start() for match in re.finditer(rb"\d", text)]
+        if not digits:
+            continue
+        place = chance.choice(digits)
+        other = str((int(text[place : place + 1]) + chance.randint(1, 9)) % 10).encode()
+        path.write_bytes(text[:place] + other + text[place + 1 :])
+        found = errors_in(copy)
+        # A number in SHA256SUMS itself is the hash of, or the name of, another file: that one is named.
+        assert found and (path.name == "SHA256SUMS" or any(path.name in finding.file for finding in found)), path
+        path.write_bytes(text)
+
+
+def test_a_file_besides_fails(copy):
+    (copy / "results" / "a-system" / DS2 / "result_10.txt").write_bytes(written(GOOD))
+    found = {(finding.rule, Path(finding.file).name) for finding in errors_in(copy)}
+    assert ("package-sums", "result_10.txt") in found and ("runs-count", DS2) in found
+
+
+def edit_json(path: Path, edit: Callable[[dict], None]) -> None:
+    tree = json.loads(path.read_text())
+    edit(tree)
+    path.write_text(json.dumps(tree))
+
+
+def edit_log(path: Path, edit: Callable[[list[str]], list[str]]) -> None:
+    path.write_bytes(written(edit(path.read_text().splitlines())))
+
+
+def without(path: Path) -> None:
+    path.unlink()
+
+
+RESULTS = f"results/a-system/{DS2}"
+ROOM = f"benchmarks/{DS2}"
+SYSTEM, RECORD, RESULT = "systems/a-system.json", f"{RESULTS}/record_2.json", f"{RESULTS}/result_3.txt"
+
+
+def set_field(value: object, *names: str | int) -> Callable[[Path], None]:
+    """An edit of one field of a JSON file."""
+
+    def edit(path: Path) -> None:
+        tree = inner = json.loads(path.read_text())
+        for name in names[:-1]:
+            inner = inner[name]
+        inner[names[-1]] = value
+        path.write_text(json.dumps(tree))
+
+    return edit
+
+
+def smaller_batches(path: Path) -> None:
+    path.write_text(path.read_text().replace("batch_size: 16", "batch_size: 8"))
+
+
+RESEALED = [
+    ("submitter", SYSTEM, set_field("Other", "submitter"), "package-agreement"),
+    ("division", SYSTEM, set_field("open", "division"), "package-agreement"),
+    ("availability", SYSTEM, set_field("Preview", "status"), "package-agreement"),
+    ("more GPUs", SYSTEM, set_field("8", "accelerators_per_node"), "package-agreement"),
+    ("other GPUs", SYSTEM, set_field("B200", "accelerator_model_name"), "package-agreement"),
+    ("a field gone", SYSTEM, lambda p: edit_json(p, lambda t: t.pop("cooling")), "package-system"),
+    ("a field emptied", SYSTEM, set_field("", "framework"), "package-system"),
+    ("a number for text", SYSTEM, set_field(1, "number_of_nodes"), "package-system"),
+    ("no JSON", SYSTEM, lambda p: p.write_text("{"), "package-system"),
+    ("no description", SYSTEM, without, "package-system"),
+    ("nine runs", f"{RESULTS}/result_9.txt", without, "runs-count"),
+    ("a hole in the numbers", f"{RESULTS}/result_4.txt", without, "package-tree"),
+    ("no record", RECORD, without, "package-record"),
+    ("a broken record", RECORD, lambda p: p.write_text("{}"), "seal-record"),
+    ("another seed in the record", RECORD, set_field(5, "seed"), "seal-agreement"),
+    ("fewer minutes in the record", RECORD, set_field(0.1, "run", "minutes"), "seal-agreement"),
+    ("a better score in the record", RECORD, set_field(1.0, "epochs", 1, "wer"), "seal-agreement"),
+    ("other parameters in the record", RECORD, set_field(8, "params", "train", "batch_size"), "seal-agreement"),
+    ("changed code", RECORD, set_field(False, "code", "clean"), "seal-code"),
+    ("unknown code", RECORD, set_field(None, "code", "commit"), "seal-code"),
+    ("another environment", RECORD, set_field("0" * 64, "lock_sha256"), "seal-lock"),
+    ("no environment", RECORD, set_field(None, "lock_sha256"), "seal-lock"),
+    ("another data set", RECORD, set_field("0" * 64, "dataset", "tree_sha256"), "seal-agreement"),
+    ("an edited log", RESULT, lambda p: edit_log(p, change("seed", value=12345)), "seal-files"),
+    ("an edited telemetry", f"{RESULTS}/telemetry_3.csv", lambda p: p.write_text(p.read_text() + "\n"), "seal-files"),
+    ("a seed again", RESULT, lambda p: edit_log(p, change("seed", value=100)), "runs-seeds"),
+    ("no parameters", f"{ROOM}/a-system/params.yaml", without, "package-code"),
+    ("other parameters", f"{ROOM}/a-system/params.yaml", smaller_batches, "package-code"),
+    ("no way to run it", f"{ROOM}/a-system/run_and_time.sh", without, "package-code"),
+    ("no README", f"{ROOM}/a-system/README.md", without, "package-code"),
+    ("no lock file", f"{ROOM}/implementations/reference/requirements.lock", without, "package-code"),
+    ("another lock file", f"{ROOM}/implementations/reference/requirements.lock", lambda p: p.write_text("torch\n"), "seal-lock"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "edit", "rule"), [r[1:] for r in RESEALED], ids=[r[0] for r in RESEALED])
+def test_an_edited_package_with_new_checksums_is_refused(name, edit, rule, copy):
+    edit(copy / name)
+    seal(copy)
+    assert rule in {finding.rule for finding in errors_in(copy)}
+
+
+def test_a_copied_log_under_another_seed_is_found(copy):
+    folder = copy / RESULTS
+    lines = (folder / "result_0.txt").read_text().splitlines()
+    (folder / "result_1.txt").write_bytes(written(change("seed", value=4242)(lines)))
+    seal(copy)
+    found = [f for f in errors_in(copy) if f.rule == "runs-distinct"]
+    assert [Path(f.file).name for f in found] == ["result_1.txt"]
+
+
+def test_one_run_that_missed_the_target_is_forgiven_and_two_are_not(runs, tmp_path):
+    missed = [1290 - n for n in range(10)]
+    changes = {"code": record.read_record(runs[0]).code, "lock_sha256": record.read_record(runs[0]).lock_sha256}
+    machine = FakeMachine("two-gpus", gpus=2)
+    bad = []
+    for number in range(2):
+        run = FakeRun(seed=number, start_s=1_770_000_000.0 + 3600 * number, word_edits=tuple(missed))
+        run.train_s += number
+        bad.append(write_run(tmp_path / f"bad-{number}", run, machine, **changes))
+    one = build_package([*runs[:9], bad[0]], ORG, "a-system", tmp_path / "one")
+    assert errors_in(one) == []
+    assert ("run-status", "warning") in {(f.rule, f.severity) for f in findings_in(one)}
+    two = build_package([*runs[:8], *bad], ORG, "a-system", tmp_path / "two")
+    assert {f.rule for f in errors_in(two)} == {"run-status", "runs-aborted"}
+
+
+def test_logs_in_the_folder_of_another_benchmark_are_refused(copy):
+    (copy / "results" / "a-system" / DS2).rename(copy / "results" / "a-system" / "dlrm")
+    seal(copy)
+    assert {"package-agreement", "package-code"} <= {finding.rule for finding in errors_in(copy)}
+
+
+@pytest.mark.parametrize("name", ["foo", "rnnt", "DeepSpeech2"])
+def test_a_log_of_another_benchmark_in_a_package_is_one_finding(name, copy):
+    edit_log(copy / RESULT, change("submission_benchmark", value=name))
+    seal(copy)
+    found = [(finding.rule, Path(finding.file).name) for finding in errors_in(copy)]
+    assert found == [("benchmark-known", "result_3.txt"), ("runs-count", DS2)]
+
+
+def test_a_package_of_an_unknown_benchmark_has_one_finding_for_each_log(copy):
+    for path in (copy / RESULTS).glob("result_*.txt"):
+        edit_log(path, change("submission_benchmark", value="foo"))
+    for path in (copy / RESULTS).glob("*.*"):
+        if not path.name.startswith("result_"):
+            path.unlink()
+    (copy / RESULTS).rename(copy / "results" / "a-system" / "foo")
+    assert [finding.rule for finding in errors_in(copy)] == ["benchmark-known"] * 10
+
+
+def test_an_emptied_log_is_no_list_of_what_its_record_says(copy):
+    (copy / RESULT).write_text("")
+    seal(copy)
+    assert {finding.rule for finding in errors_in(copy)} == {"log-events", "runs-count", "seal-files"}
+    assert len(errors_in(copy)) == 3
+
+
+def test_a_run_folder_is_checked_with_its_record(runs, tmp_path):
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    assert [f for v in check_paths([run]) for f in v.findings if f.severity == ERROR] == []
+    (run / "telemetry.csv").write_text("x")
+    found = [f for v in check_paths([run]) for f in v.findings if f.severity == ERROR]
+    assert [(f.rule, Path(f.file).name) for f in found] == [("seal-files", "telemetry.csv")]
+    (run / "record.json").unlink()
+    found = [f for v in check_paths([run]) for f in v.findings if f.severity == ERROR]
+    assert [(f.rule, Path(f.file).name) for f in found] == [("seal-record", "record.json")]
+
+
+def test_runs_beside_a_package_are_not_overlooked(package, runs, tmp_path):
+    shutil.copytree(package, tmp_path / ORG)
+    run = shutil.copytree(runs[0], tmp_path / "runs" / "one")
+    assert [f for v in check_paths([tmp_path]) for f in v.findings if f.severity == ERROR] == []
+    (run / "params.yaml").write_text("x")
+    found = [f for v in check_paths([tmp_path]) for f in v.findings if f.severity == ERROR]
+    assert [(f.rule, f.file) for f in found] == [("seal-files", str(run / "params.yaml"))]
+
+
+def test_a_folder_of_runs_is_one_result(runs):
+    verdicts = check_paths([runs[0].parent])
+    assert [v.kind for v in verdicts].count("runs") == 1
+    assert [f for v in verdicts for f in v.findings if f.severity == ERROR] == []
+
+
+def test_a_logs_device_decides_whether_accelerators_are_compared(copy):
+    edit_json(copy / "systems" / "a-system.json", lambda t: t.update(accelerators_per_node="0"))
+    for path in (copy / RESULTS).glob("result_*.txt"):
+        lines = path.read_text().splitlines()
+        place = next(n for n, line in enumerate(lines) if '"key": "accelerators"' in line)
+        fields = fields_of(lines[place])
+        fields["value"] = [item | {"device": "cpu"} for item in fields["value"]]
+        path.write_bytes(written([*lines[:place], line_of(fields), *lines[place + 1 :]]))
+    assert "package-agreement" not in {finding.rule for finding in errors_in(copy)}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """The smallest submitter's folder: a description and one log. Returns the folder and the description's path."""
+    org = tmp_path_factory.mktemp("described") / ORG
+    for folder in ("systems", f"results/a-system/{DS2}", "benchmarks"):
+        (org / folder).mkdir(parents=True)
+    (org / "results" / "a-system" / DS2 / "result_0.txt").write_bytes(written(GOOD))
+    return org, org / "systems" / "a-system.json"
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    changes=st.dictionaries(st.sampled_from(sorted(FIELDS)), ANYTHING, max_size=8),
+    place=st.integers(0, 900),
+    junk=st.binary(max_size=9),
+    cut=st.integers(0, 9),
+)
+@example(changes=dict.fromkeys(("number_of_nodes", "accelerators_per_node"), "²"), place=0, junk=b"", cut=0)
+def test_anything_may_stand_in_a_system_description(described, changes, place, junk, cut):
+    org, path = described
+    data = json.dumps(dict.fromkeys(FIELDS, "1") | changes).encode()
+    path.write_bytes(data[:place] + junk + data[place + cut :])
+    assert all(finding.expected and finding.remedy for finding in findings_in(org))
+    comparison = compare_runs(read_run(source) for source in find_sources([org]))
+    shown = render_text(comparison, 80)
+    assert "\x1b" not in shown and len(comparison.groups) == 1

@@ -1,0 +1,143 @@
+"""The door with the real trainer behind it: killed in mid-run and resumed, it ends where an uninterrupted run ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from benchmark.mllog import parse_line, read_log
+from benchmark.record import RunRecord, read_record
+from datasets.checksums.digest import digest_tree
+from datasets.dataset import write_description
+from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
+from tests.support.corpus import tiny_corpus, tiny_params
+from tests.support.fake_trainer import fill_the_disk
+from tests.support.harness import ROOT, alive, small_disk
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a data set and a parameter file whose target is never reached."""
+    folder = tmp_path_factory.mktemp("place")
+    dataset = tiny_corpus(folder / "data" / "tiny")
+    write_description(dataclasses.replace(dataset, digest=digest_tree(dataset.folder, 1)))
+    tiny_params(folder / "tiny.yaml", variant="tiny", data__folder="tiny")
+    return folder
+
+
+def start(place: Path, results: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    variables = {
+        "DATA_DIR": str(place / "data"),
+        "RESULTS_DIR": str(results),
+        "SEED": "5",
+        "DEVICE": "cpu",
+        "DROP_CACHES": "0",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    line = [sys.executable, "-m", "benchmark", "run", *(arguments or ("--params", str(place / "tiny.yaml")))]
+    return subprocess.Popen(line, env=os.environ | variables, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def folder_and_record(results: Path) -> tuple[Path, RunRecord]:
+    (folder,) = results.glob("tiny/*")
+    return folder, read_record(folder)
+
+
+def test_killed_with_its_harness_and_resumed_a_run_ends_as_if_nothing_had_happened(place, tmp_path):
+    whole = start(place, tmp_path / "whole")
+    stdout, stderr = whole.communicate(timeout=200)
+    assert whole.returncode == 1, stderr.decode()
+    assert all(line.startswith(b":::MLLOG ") for line in stdout.splitlines())
+    whole_folder, whole_record = folder_and_record(tmp_path / "whole")
+    assert (whole_record.status, whole_record.run.epochs) == ("aborted", 3)
+
+    killed = start(place, tmp_path / "killed")
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        event = parse_line(line)
+        if event.key == "accelerators":
+            (trainer,) = (child.pid for child in psutil.Process(killed.pid).children())
+        if event.key == "epoch_start" and event.epoch_num == 3:
+            killed.send_signal(signal.SIGKILL)
+            break
+    killed.communicate(timeout=200)
+    folder, record = folder_and_record(tmp_path / "killed")
+    assert record.status == "unfinished"
+
+    resumed = start(place, tmp_path / "killed", "--resume", str(folder))
+    stdout, stderr = resumed.communicate(timeout=200)
+    assert resumed.returncode == 1, stderr.decode()
+    assert not alive(trainer)
+    folder, record = folder_and_record(tmp_path / "killed")
+    assert (record.status, record.run.resumed_epochs) == ("aborted", (2,))
+    assert [(e.wer, e.cer, e.train_loss) for e in record.epochs] == [
+        (e.wer, e.cer, e.train_loss) for e in whole_record.epochs
+    ]
+    ours, theirs = (load_checkpoint(checkpoint_path(run_dir, 3)) for run_dir in (folder, whole_folder))
+    assert all(torch.equal(ours.model[name], theirs.model[name]) for name in theirs.model)
+
+    events, bad = read_log(folder / "result.txt")
+    keys = [event.key for event in events]
+    assert not bad and stdout == (folder / "result.txt").read_bytes()
+    assert keys.count("run_start") == keys.count("run_stop") == keys.count("resumed") == 1
+    times = {event.key: event.time_ms for event in events}
+    assert record.run.run_s == (times["run_stop"] - times["run_start"]) / 1000
+    assert json.loads((folder / "record.json").read_text())["files"].keys() >= {"result.txt", "telemetry.csv"}
+
+
+def at(process: subprocess.Popen[bytes], key: str, epoch: int, strike: Callable[[], object]) -> tuple[int, str]:
+    """Let the run come to this line of its log, strike, and wait for its end: the exit status and the last line of stderr."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = parse_line(line)
+        if event.key == key and event.epoch_num == epoch:
+            strike()
+            break
+    _, stderr = process.communicate(timeout=200)
+    return process.returncode, stderr.decode().splitlines()[-1]
+
+
+def test_a_data_set_that_changes_under_a_run_ends_it_and_the_file_is_named(place, tmp_path):
+    own = tmp_path / "place"
+    shutil.copytree(place, own)
+    changed = own / "data" / "tiny" / "train" / "train-003.flac"
+    other = own / "data" / "tiny" / "train" / "train-004.flac"
+    status, said = at(start(own, tmp_path), "epoch_stop", 1, lambda: shutil.copyfile(other, changed))
+    assert status == 2
+    assert said.startswith(f"error: {changed}: ") and "verify_dataset.sh" in said
+    _, record = folder_and_record(tmp_path)
+    assert (record.status, record.run.epochs) == ("failed", 1)
+
+
+@pytest.mark.root("mount a small file system")
+def test_a_disk_that_is_full_when_a_checkpoint_is_due_costs_that_epoch_alone(place, tmp_path):
+    results = tmp_path / "runs"
+    with small_disk(results, "2m"):
+
+        def fill() -> None:
+            fill_the_disk(results / "filler")
+
+        status, said = at(start(place, results), "eval_start", 2, fill)
+        assert status == 2
+        assert "cannot write the checkpoint" in said or "No space left on device" in said
+        folder, record = folder_and_record(results)
+        assert record.status == "failed"
+        assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch_01.pt"]
+
+        (results / "filler").unlink()
+        resumed = start(place, results, "--resume", str(folder))
+        _, stderr = resumed.communicate(timeout=200)
+        assert resumed.returncode == 1, stderr.decode()
+        assert folder_and_record(results)[1].run.epochs == 3

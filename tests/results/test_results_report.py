@@ -1,0 +1,221 @@
+"""The report page: every picture there, nothing fetched, nothing hostile alive, and readable by a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socketserver
+import subprocess
+import threading
+from html.parser import HTMLParser
+
+import pytest
+
+from common.errors import UserError
+from results import report
+from results.rendering.charts import log_ticks, nice_ticks, shortened
+from results.rendering.markup import escape, tag
+from tests.conftest import DATA
+from tests.support.logs import FakeRun
+from tests.support.mlperf_round import ROUND
+from tests.support.run_folders import FakeMachine, write_run, write_series
+
+HOSTILE = (
+    '"><script>fetch("http://evil.invalid/s")</script><img src="http://evil.invalid/i" onerror=alert(1)>\x1b[31m\u202e'
+)
+VOID = {"meta", "link", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and keeps them with their attributes, and all text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_endtag(self, name):
+        assert self.open.pop() == name
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attributes for found, attributes in self.elements if found == name]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    write_series(folder / "gpu", 10, FakeMachine("this-machine", gpus=2))
+    write_series(folder / "slow", 3, FakeMachine("slow-machine"), slower=2.5)
+    write_series(folder / "hostile", 2, FakeMachine(HOSTILE), org=HOSTILE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(sources, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    arguments = [sources, DATA / ROUND, "--html", file, "--baseline", "this-machine", "--title", HOSTILE]
+    assert report.main(list(map(str, arguments))) == 0
+    return file
+
+
+def test_the_page_is_whole_and_every_picture_has_words(written):
+    page = Page(written.read_text(encoding="utf-8"))
+    titles = {attributes.get("aria-labelledby", "").split()[0] for attributes in page.all("svg")}
+    for picture in (
+        "g1-time",
+        "g1-wer-time",
+        "g1-wer-epoch",
+        "g1-parts",
+        "g1-t0-0",
+        "g1-t0-1",
+        "g1-t0-2",
+        "g2-time",
+        "g2-wer-time",
+    ):
+        assert f"{picture}-title" in titles
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for svg in page.all("svg"):
+        assert svg["role"] == "img" and set(svg["aria-labelledby"].split()) <= set(ids)
+    assert "not verified by MLCommons" in page.text
+    for told in (
+        "GPU utilisation",
+        "GPU power",
+        "GPU memory",
+        "Host CPU utilisation",
+        "Where the time went",
+        "Systems",
+        "Parameters",
+    ):
+        assert told in page.text
+    assert "optimizer.learning_rate" in page.text and "NVIDIA / dgxa100_n16_ngc21.09_pytorch" in page.text
+    for link in page.all("a"):
+        assert link["href"].startswith("#") and link["href"][1:] in ids
+    # What may be wider than a phone can be reached and scrolled by keyboard.
+    regions = [attributes for attributes in page.all("div") if attributes.get("class") == "scroll"]
+    assert regions and all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
+
+
+def test_the_page_needs_no_network_and_no_script(written):
+    text = written.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.all("script") and not page.all("img") and not page.all("iframe")
+    for name, attributes in page.elements:
+        for key, value in attributes.items():
+            assert not key.startswith("on") and key != "style", (name, key)
+            if key in ("src", "href", "action", "xlink:href"):
+                assert value == "data:," or value.startswith("#"), (name, key, value)
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+    assert "url(" not in text and "@import" not in text and "\x1b" not in text and "\u202e" not in text
+
+
+def browser():
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return found or pytest.skip("no Chromium on this machine")
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Stands where the network would be: takes every request of the browser down, and answers none."""
+
+    allow_reuse_address = daemon_threads = True
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.server.asked.append(self.rfile.readline().decode("latin-1"))
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), self.Handler)
+        self.asked = []
+
+
+def browse(file, profile, *more):
+    """Open a page in headless Chromium; returns its document, the console's lines and the requests that were made."""
+    with Proxy() as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+        command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        command += [f"--user-data-dir={profile}", f"--proxy-server=127.0.0.1:{proxy.server_address[1]}"]
+        command += ["--proxy-bypass-list=<-loopback>", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=2000"]
+        done = subprocess.run(
+            [*command, *more, "--dump-dom", file.as_uri()], capture_output=True, timeout=200, check=False
+        )
+        proxy.shutdown()
+    console = [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
+    return done.stdout.decode(), console, proxy.asked
+
+
+@pytest.mark.parametrize(
+    "more", [["--window-size=390,800"], ["--window-size=1200,900", "--blink-settings=preferredColorScheme=0"]]
+)
+def test_a_real_browser_draws_it_in_silence(written, tmp_path, more):
+    document, console, asked = browse(written, tmp_path / "profile", *more)
+    assert console == []
+    assert not [line for line in asked if "evil" in line or "report.html" in line], asked
+    assert document.count("<svg") == written.read_text(encoding="utf-8").count("<svg") > 10
+    assert "<script" not in document
+
+
+def test_the_browser_test_would_see_a_leak(tmp_path):
+    """The test above is only as good as this."""
+    leaky = tmp_path / "leaky.html"
+    leaky.write_text('<img src="http://evil.invalid/i"><script>console.error("told"); nonsense()</script>')
+    _, console, asked = browse(leaky, tmp_path / "profile")
+    assert any("told" in line for line in console) and any("evil.invalid" in line for line in asked)
+
+
+def test_the_same_runs_give_the_same_page(sources, tmp_path, capsys):
+    pages = []
+    for name in ("a.html", "b.html"):
+        report.main([str(sources), "--html", str(tmp_path / name)])
+        pages.append((tmp_path / name).read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_an_input_is_never_written_over(sources):
+    log = next(sources.glob("gpu/*/result.txt"))
+    before = log.read_bytes()
+    with pytest.raises(UserError, match="one of the inputs"):
+        report.main([str(sources), "--html", str(log)])
+    assert log.read_bytes() == before
+
+
+def test_broken_telemetry_costs_its_pictures_alone(tmp_path, capsys):
+    for name, content in {
+        "garbage": b"\x00\xff" * 900,
+        "odd": b"time_unix_s,device\n1,gpu0,7,8\nnan,inf\n",
+        "empty": b"",
+    }.items():
+        run = write_run(tmp_path / name, FakeRun(seed=hash(name) % 1000), FakeMachine(name, gpus=1))
+        (run / "telemetry.csv").write_bytes(content)
+    assert report.main([str(tmp_path), "--html", str(tmp_path / "r.html")]) == 0
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "Time to target" in page.text and "GPU power" not in page.text
+
+
+def test_markup_escapes_all_but_markup():
+    assert tag("p", "<b>", tag("i", "&"), title='"x"') == '<p title="&quot;x&quot;">&lt;b&gt;<i>&amp;</i></p>'
+    assert tag("meta", charset="utf-8", name=None) == '<meta charset="utf-8">'
+    assert re.fullmatch(r"[\x20-\x7e]+", escape("a\nb\x00\u202e"))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 112.5), (0, 0.003), (0, 7e9), (3, 3)])
+def test_ticks_cover_their_range_in_round_steps(low, high):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high * (1 - 1e-9) and len(ticks) <= 8
+
+
+def test_logarithmic_ticks_lie_inside():
+    assert log_ticks(5.2, 1138) == [10, 20, 50, 100, 200, 500, 1000]
+    assert log_ticks(1e-6, 1e6) == [10.0**power for power in range(-6, 7)]
+    assert shortened("abcdefghij", 5) == "ab…ij"

@@ -1,0 +1,201 @@
+"""Run folders as the harness writes them, made up on the spot: log, record, telemetry, parameters."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark import mllog, record
+from benchmark.log_summary import summarise
+from benchmark.machine.system import FIELDS
+from benchmark.telemetry.csv_file import CSV_COLUMNS
+from tests.support.logs import FakeRun, fields_of, line_of
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class FakeMachine:
+    """What the made-up machine is: `gpus` used by the run (0: a CPU run), each with the same figures."""
+
+    name: str = "a-machine"
+    gpus: int = 0
+    gpu_name: str = "NVIDIA H200"
+    power_w: float = 500.0
+    utilization_pct: float = 90.0
+
+    def telemetry(self, region_s: float) -> dict:
+        gpu = {
+            "name": self.gpu_name,
+            "used": True,
+            "utilization_pct": {"mean": self.utilization_pct, "max": 100.0},
+            "memory_used_bytes": {"mean": 60e9, "max": 70_000_000_000},
+            "memory_total_bytes": 150_000_000_000,
+            "power_w": {"mean": self.power_w, "max": self.power_w * 1.2},
+            "energy_j": self.power_w * region_s,
+            "sm_active_pct": {"mean": 55.0, "max": 80.0},
+            "tensor_active_pct": {"mean": 21.0, "max": 40.0},
+            "lost_at_s": None,
+        }
+        gpus = [{"index": index, "uuid": f"GPU-{index}"} | gpu for index in range(self.gpus)]
+        trainer = {"cpu_pct": {"mean": 150.0, "max": 190.0}, "rss_bytes": {"mean": 1e9, "max": 1.3e9}}
+        host = {"cpu_pct": {"mean": 80.0, "max": 99.0}}
+        return {"interval_s": 1.0, "samples": 40, "region_s": region_s, "gpus": gpus, "host": host, "trainer": trainer}
+
+    def accelerators(self) -> list[dict]:
+        if not self.gpus:
+            return [{"rank": 0, "device": "cpu", "name": "Example CPU 9000", "uuid": None}]
+        return [
+            {"rank": rank, "device": f"cuda:{rank}", "name": self.gpu_name, "uuid": f"GPU-{rank}"}
+            for rank in range(self.gpus)
+        ]
+
+
+def write_run(
+    folder: Path,
+    fake: FakeRun,
+    machine: FakeMachine | None = None,
+    edit: Callable[[list[str]], list[str]] = list,
+    **changes: object,
+) -> Path:
+    """Write one run folder; `edit` alters the log's lines before the record is made of them, `changes` replace its fields."""
+    machine = machine or FakeMachine()
+    folder.mkdir(parents=True)
+    lines = edit(dataclasses.replace(fake, platform=machine.name, processes=max(machine.gpus, 1)).write())
+    events = [mllog.parse_line(line.encode()) for line in lines]
+    said = summarise(events)
+    telemetry = machine.telemetry(said.run_s or 0.0)
+    edited = []
+    for line in lines:
+        fields = fields_of(line)
+        if fields["key"] == mllog.ACCELERATORS:
+            fields["value"] = machine.accelerators()
+        elif fields["key"] == mllog.TELEMETRY_SUMMARY:
+            fields["value"] = telemetry
+        elif fields["key"] == mllog.TRACKED_STATS:
+            fields["value"] |= {"audio_s_per_s": 1234.5, "data_wait_s": 0.5}
+        edited.append(line_of(fields))
+    (folder / "result.txt").write_text("".join(line + "\n" for line in edited))
+    (folder / "params.yaml").write_text(fake.params.dump())
+    (folder / "trainer.err").write_text("")
+    write_telemetry(folder / "telemetry.csv", machine, events)
+    events = [mllog.parse_line(line.encode()) for line in edited]
+    written = record.RunRecord(**(_fields(fake, machine, summarise(events), telemetry, folder) | changes))
+    record.write_record(written, folder)
+    return folder
+
+
+def _fields(fake, machine, said, telemetry, folder) -> dict:
+    return {
+        "status": said.status,
+        "reason": None,
+        "variant": fake.params.variant,
+        "division": fake.params.division,
+        "params": fake.params.as_dict(),
+        "params_sha256": fake.params.sha256,
+        "seed": fake.seed,
+        "started_at": "2026-01-01T00:00:00Z",
+        "ended_at": "2026-01-01T00:10:00Z",
+        "command": ("python", "-m", "reference_model.train"),
+        "code": record.CodeVersion(commit=COMMIT, clean=True),
+        "lock_sha256": "f" * 64,
+        "dataset": record.DatasetFacts(
+            name=fake.params.data.folder,
+            tree_sha256=fake.tree_sha256,
+            tar_cksum=1,
+            tar_bytes=2,
+            train_utterances=fake.train_samples,
+            train_hours=0.5,
+            eval_utterances=fake.eval_samples,
+            eval_hours=0.1,
+            verified_at=None,
+            verified=False,
+        ),
+        "system": system(machine),
+        "software": {"python": "3.11.7", "torch": "2.11.0"},
+        "run": record.RunFacts(
+            nproc=max(machine.gpus, 1),
+            nnodes=1,
+            device="cuda" if machine.gpus else "cpu",
+            cache_cleared=True,
+            epochs=len(said.evaluations),
+            best_wer=said.best,
+            final_wer=said.final,
+            target_wer=fake.params.train.target_wer,
+            peak_memory_bytes=1_300_000_000,
+            init_s=said.init_s,
+            run_s=said.run_s,
+            minutes=said.minutes,
+        ),
+        "epochs": said.epochs,
+        "telemetry": telemetry,
+        "files": record.hash_files(folder),
+    }
+
+
+def system(machine: FakeMachine) -> dict:
+    """A description of the made-up machine in MLPerf's fields, complete but for what only a person knows."""
+    known = {field: "N/A" for field in FIELDS} | {
+        "submitter": "",
+        "division": "",
+        "status": "",
+        "system_name": machine.name,
+        "number_of_nodes": "1",
+        "host_processor_model_name": "Example CPU 9000",
+        "accelerators_per_node": str(machine.gpus),
+        "cooling": "",
+        "framework": "PyTorch 2.11.0",
+        "other_software_stack": {"python": "3.11.7"},
+    }
+    return known | ({"accelerator_model_name": machine.gpu_name} if machine.gpus else {})
+
+
+def write_telemetry(path: Path, machine: FakeMachine, events: list[mllog.Event]) -> None:
+    """telemetry.csv at 1 Hz from first to last event, with the log's epochs as marks."""
+    start, stop = events[0].time_ms / 1000, events[-1].time_ms / 1000
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, CSV_COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for event in events:
+            if event.key in (mllog.RUN_START, mllog.RUN_STOP, mllog.EPOCH_START, mllog.EVAL_START):
+                writer.writerow({"time_unix_s": event.time_ms / 1000, "device": "mark", "mark": event.key})
+        for second in range(math.ceil(stop - start)):
+            base = {"time_unix_s": start + second, "elapsed_s": second}
+            writer.writerow(base | {"device": "host", "cpu_pct": 80, "memory_used_bytes": 5e9})
+            writer.writerow(base | {"device": "trainer", "cpu_pct": 150, "rss_bytes": 1e9, "processes": 3})
+            for gpu in range(machine.gpus):
+                wave = 1 + 0.1 * math.sin(second / 3)
+                row = {
+                    "device": f"gpu{gpu}",
+                    "uuid": f"GPU-{gpu}",
+                    "utilization_pct": min(100, machine.utilization_pct * wave),
+                    "power_w": machine.power_w * wave,
+                    "memory_used_bytes": 6e10,
+                }
+                writer.writerow(base | row)
+
+
+def write_series(
+    folder: Path,
+    count: int,
+    machine: FakeMachine | None = None,
+    slower: float = 1.0,
+    seed_offset: int = 0,
+    **changes: object,
+) -> list[Path]:
+    """`count` runs with distinct seeds and slightly different times; `slower` stretches the time of an epoch."""
+    machine = machine or FakeMachine()
+    runs = []
+    for number in range(count):
+        fake = FakeRun(
+            seed=1000 + seed_offset + number * 7919,
+            start_s=1_760_000_000.0 + 3600 * number,
+            train_s=9.0 * slower * (1 + 0.02 * math.sin(number)),
+            **changes,
+        )
+        runs.append(write_run(folder / f"run-{number:02d}-s{fake.seed}", fake, machine))
+    return runs
