@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from benches.line import Line
-from common.help_format import Filled
+from common.cli import HelpFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHES = {
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         prog="python -m benches",
         description=__doc__,
         epilog=f"Benches: {', '.join(BENCHES)}, gpu.",
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="BENCH", help="only these (default: all but gpu)")
     arguments = parser.parse_args(arguments).names

@@ -19,8 +19,8 @@ from benchmark import mllog
 from benchmark.log_summary import summarise
 from benchmark.mllog import read_lines
 from benchmark.submission import LOG_FILE, MAX_TARGET_WER
-from common.errors import HELD, UserError, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError, run_cli
 from datasets.manifest import write_atomically
 from results.rendering.charts import WIDTH, Axis, Line, lines
 from results.rendering.markup import Markup, tag
@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> int:
         prog="python -m benches curves",
         description=__doc__,
         epilog="example:\n  python -m benches curves runs/synthetic_width_160",
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's log or folder, or a folder of such")
     parser.add_argument(
@@ -162,6 +162,6 @@ def main(arguments: list[str]) -> int:
         curves.sort(key=lambda curve: (curve.mistaken, *(str(curve.rows[0][key]).zfill(12) for key in ORDERED)))
         write_atomically(options.out, table(curves).encode())
         write_atomically(options.picture, picture(curves).encode())
-        return HELD
+        return EXIT_OK
 
-    return run_door(write)
+    return run_cli(write)

@@ -22,7 +22,7 @@ import psutil
 from benches.line import Line, report, seconds
 from benchmark import mllog
 from benchmark.params import load_variant
-from common.errors import UserError, run_door
+from common.errors import UserError, run_cli
 from datasets.dataset import default_data_dir, is_prepared
 
 GOAL_SHARE = 0.01
@@ -90,4 +90,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -16,8 +16,8 @@ import torch
 
 from benchmark.machine.estimates import LONGEST_S
 from benchmark.params import Params, load_variant, variant_names
-from common.errors import HELD, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, run_cli
 from reference_model.model.features import Features
 from reference_model.model.network import DeepSpeech2
 
@@ -58,7 +58,9 @@ def per_second(params: Params) -> tuple[float, float]:
 
 def main() -> int:
     """Print the figures; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benches.memory", description=__doc__, formatter_class=Filled)
+    parser = argparse.ArgumentParser(
+        prog="python -m benches.memory", description=__doc__, formatter_class=HelpFormatter
+    )
     parser.add_argument(
         "--variant",
         choices=variant_names(),
@@ -73,8 +75,8 @@ def main() -> int:
     for clip_s in (14, LONGEST_S):
         batch = params.train.batch_size
         print(f"a batch of {batch} utterances of {clip_s} s: {fixed_gb + kept_mb * batch * clip_s / 1e3:.1f} GB")
-    return HELD
+    return EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -36,8 +36,8 @@ from benches.gpu.table import JSON as TABLE
 from benches.gpu.table import MARKDOWN, ROOT, cell, markdown_of
 from benchmark.record import RunRecord, hash_files, read_record
 from benchmark.submission import LOG_FILE, RECORD_FILE, SEALED_FILES, UNFINISHED
-from common.errors import HELD, UserError, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError, run_cli
 from datasets.manifest import write_atomically
 from results.reading.discover import Source
 from results.reading.load import read_run
@@ -85,12 +85,14 @@ class Table:
 
 def main(arguments: list[str] | None = None) -> int:
     """The door; `arguments` without the command's name."""
-    parser = argparse.ArgumentParser(prog="python -m benches publish", description=__doc__, formatter_class=Filled)
+    parser = argparse.ArgumentParser(
+        prog="python -m benches publish", description=__doc__, formatter_class=HelpFormatter
+    )
     parser.add_argument("out", nargs="+", type=Path, metavar="OUT", help="a folder that the bench wrote")
     parser.add_argument("--into", type=Path, default=PUBLISHED, help="default: results/published of this checkout")
     parser.add_argument("--rehearsal", action="store_true", help="take rehearsals, to try this; needs another --into")
     options = parser.parse_args(arguments)
-    return run_door(lambda: _publish(options.out, options.into, options.rehearsal))
+    return run_cli(lambda: _publish(options.out, options.into, options.rehearsal))
 
 
 def _publish(outs: list[Path], into: Path, rehearsal: bool) -> int:
@@ -128,7 +130,7 @@ def _publish(outs: list[Path], into: Path, rehearsal: bool) -> int:
     _warn(runs, tables)
     if here:
         _rewrite_readme()
-    return HELD
+    return EXIT_OK
 
 
 def card_name(device: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benches.line import Line, report
 from benchmark.telemetry.sampler import Telemetry
-from common.errors import run_door
+from common.errors import run_cli
 
 GOAL_SHARE = 0.01
 
@@ -55,4 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

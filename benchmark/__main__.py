@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from common.errors import run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import run_cli
 
 EXAMPLES = """examples:
   python -m benchmark run --variant mini > log
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmark",
         description="The rules and the clock of the DeepSpeech2 benchmark.",
         epilog=EXAMPLES,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Do one timed run: the log goes to stdout, everything else to stderr. `sh run_and_time.sh` sets the "
         "environment up first and starts this.",
         epilog=settings.VARIABLES,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     settings.add_arguments(run_parser)
@@ -72,4 +72,4 @@ def _open_missing_streams() -> None:
 
 if __name__ == "__main__":
     _open_missing_streams()
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

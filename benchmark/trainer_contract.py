@@ -22,8 +22,8 @@ from benchmark.log_summary import LogSummary
 from benchmark.mllog import LogWriter
 from benchmark.params import Params
 from benchmark.settings import DEVICES, ROOT
-from common.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_ERROR, EXIT_FAILED, EXIT_OK, UserError
 from common.values import is_whole
 from datasets.manifest import write_atomically
 
@@ -56,7 +56,7 @@ def argument_parser(prog: str, description: str | None = None) -> argparse.Argum
 
     What it cannot parse ends the process with exit status 2 and a line on stderr.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=Filled)
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=HelpFormatter)
     parser.add_argument("--params", type=Path, required=True, help="a variant's parameter file")
     parser.add_argument("--data", type=Path, required=True, help="a prepared data set's folder")
     parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints/ goes")
@@ -305,9 +305,9 @@ def checkpoint_of(run_dir: Path, epoch: int) -> Path | None:
 # How it ends
 
 EXIT_STATUSES = {
-    HELD: "the target was reached; under torchrun, the run ended in order",
-    DID_NOT_HOLD: "the target was not reached; not under torchrun",
-    COULD_NOT: "it could not be done",
+    EXIT_OK: "the target was reached; under torchrun, the run ended in order",
+    EXIT_FAILED: "the target was not reached; not under torchrun",
+    EXIT_ERROR: "it could not be done",
 }
 
 TARGET_MISSED = "target not reached"
@@ -319,4 +319,4 @@ def exit_status(reached: bool, processes: int = 1) -> int:
 
     torchrun takes any status but 0 for a crash and ends the other processes: there, the log alone tells the outcome.
     """
-    return HELD if reached or processes > 1 else DID_NOT_HOLD
+    return EXIT_OK if reached or processes > 1 else EXIT_FAILED

@@ -1,6 +1,6 @@
 """The one error type that users see, and the one place that turns it into a line and an exit status.
 
-Every door (a `python -m ...` command) wraps its `main` in `run_door`, so that whatever goes wrong ends in one clear
+Every door (a `python -m ...` command) wraps its `main` in `run_cli`, so that whatever goes wrong ends in one clear
 line on stderr and an exit status of 0 (it held), 1 (it did not hold) or 2 (it could not be done), never a traceback.
 """
 
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 
-HELD, DID_NOT_HOLD, COULD_NOT = 0, 1, 2
+EXIT_OK, EXIT_FAILED, EXIT_ERROR = 0, 1, 2
 
 
 class UserError(Exception):
@@ -54,7 +54,7 @@ def from_os_error(error: OSError) -> UserError:
     return UserError(what, where=where, remedy=remedies.get(error.errno or 0))
 
 
-def run_door(main: Callable[[], int]) -> int:
+def run_cli(main: Callable[[], int]) -> int:
     """Run a command's `main`, turning what users can mend into one line on stderr; return the exit status.
 
     A bug (any other exception) still shows its traceback: hiding it would help nobody.
@@ -80,4 +80,4 @@ def run_door(main: Callable[[], int]) -> int:
         print("error: interrupted", file=sys.stderr)
     except MemoryError:
         print("error: out of memory - close other programs, or use a machine with more memory", file=sys.stderr)
-    return COULD_NOT
+    return EXIT_ERROR

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from common.errors import DID_NOT_HOLD, HELD, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_FAILED, EXIT_OK, run_cli
 from compliance import official
 from compliance.check import ALL_RULES, check_paths
 from compliance.findings import as_json, as_junit, as_text, totals
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m compliance",
         description="Check logs, runs and submission packages against the rules (docs/rules.md).",
         epilog=EPILOG,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a log, a run folder, a folder, a package")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.rules:
         print("\n".join(f"{rule.id:<22} {rule.says}" for rule in ALL_RULES))
-        return HELD
+        return EXIT_OK
     if not args.paths:
         parser.error("give at least one PATH")
     verdicts = check_paths(args.paths, official.check_ruleset(args.ruleset) if args.ruleset else None)
@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.buffer.write(as_json(verdicts))
     else:
         print(as_text(verdicts), end="")
-    return DID_NOT_HOLD if totals(verdicts)[0] else HELD
+    return EXIT_FAILED if totals(verdicts)[0] else EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -15,9 +15,9 @@ import orjson
 
 from benchmark import mllog
 from benchmark.submission import LOG_FILE
-from common.errors import HELD, UserError, run_door
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError, run_cli
 from common.formats import REFERENCE_POINT
-from common.help_format import Filled
 from compliance.check import log_findings
 from compliance.convergence import epochs_to_target
 from compliance.findings import WARNING
@@ -82,15 +82,15 @@ def main() -> int:
         prog="python -m compliance.make_rcp",
         description="Make reference convergence points from run folders. `sh script/make_rcp.sh` does the runs first.",
         epilog="example:\n  python -m compliance.make_rcp runs/rcp/series/mini-TIME --out compliance/rcp/mini.json",
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of such")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, e.g. compliance/rcp/mini.json")
     args = parser.parse_args()
     tree = make_points(args.runs)
     write_atomically(args.out, orjson.dumps(tree, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    return HELD
+    return EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from benchmark.params import NEUTRAL, load_variant, variant_names
-from common.errors import HELD, UserError, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError, run_cli
 from datasets.corpora import SIZES
 from datasets.manifest import write_atomically
 from datasets.references import reference_of
@@ -55,12 +55,12 @@ EXAMPLE = "example:\n  python -m compliance.rule_file && git diff compliance/rul
 def main() -> int:
     """Rewrite the rule file's table."""
     argparse.ArgumentParser(
-        prog="python -m compliance.rule_file", description=__doc__, epilog=EXAMPLE, formatter_class=Filled
+        prog="python -m compliance.rule_file", description=__doc__, epilog=EXAMPLE, formatter_class=HelpFormatter
     ).parse_args()
     text = RULE_FILE.read_text(encoding="utf-8")
     write_atomically(RULE_FILE, in_step(text).encode())
-    return HELD
+    return EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

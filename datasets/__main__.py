@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from common.errors import run_door
+from common.errors import run_cli
 from datasets.commands import main
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from common.help_format import Filled
+from common.cli import HelpFormatter
 from datasets import imported, pack, stats
 from datasets.librispeech import download
 from datasets.synthesis import synthesise
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m datasets",
         description="Prepare the corpora that DeepSpeech2 is trained on.",
         epilog=EXAMPLES,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

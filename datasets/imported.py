@@ -21,8 +21,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from common import limits
-from common.errors import HELD, UserError, one_line
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError, one_line
 from common.progress import Progress, clock
 from datasets import audio
 from datasets.checksums.digest import digest_and_keep_sums
@@ -308,7 +308,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "Each CSV has two columns and no header: audio path, transcript path (a text file with the words, "
         "or a LibriSpeech chapter's .trans.txt); relative paths start from the CSV's folder.",
         epilog="example:\n  python -m datasets import --train train.csv --val val.csv --out data/mine --skip-bad",
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--train", type=Path, required=True, metavar="CSV", help="the training utterances")
@@ -329,4 +329,4 @@ def _run(options: argparse.Namespace) -> int:
     if left_out := dataset.provenance["left_out"]:
         rows = "1 row" if left_out == 1 else f"{left_out} rows"
         print(one_line(f"{rows} left out: see {left_out_path(dataset.folder)}"), file=sys.stderr)
-    return HELD
+    return EXIT_OK

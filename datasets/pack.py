@@ -25,9 +25,9 @@ import numpy as np
 import orjson
 
 from common import limits
-from common.errors import DID_NOT_HOLD, HELD, UserError
+from common.cli import HelpFormatter
+from common.errors import EXIT_FAILED, EXIT_OK, UserError
 from common.formats import PACKED, decode
-from common.help_format import Filled
 from common.progress import Progress
 from common.sha256 import sha256_of
 from datasets.dataset import Dataset, beside, read_dataset
@@ -330,7 +330,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Decode a prepared data set's audio once, into NAME.packed beside it. Training then reads that, with the "
         "same result. Needs 115 MB an hour of speech; interrupted, it goes on where it was.",
         epilog="examples:\n  python -m datasets pack data/mini\n  python -m datasets pack data/mini --verify",
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, nargs="?", help=FOLDER_HELP)
@@ -347,6 +347,6 @@ def _run(options: argparse.Namespace) -> int:
         for path in paths:
             print(f"damaged: {path}", file=sys.stderr)
         print(f"{dataset.name}: packed audio {'differs from what was packed' if paths else 'is whole'}")
-        return DID_NOT_HOLD if paths else HELD
+        return EXIT_FAILED if paths else EXIT_OK
     print(pack(dataset, options.processes))
-    return HELD
+    return EXIT_OK

@@ -7,8 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from common.errors import HELD, UserError
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError
 from common.progress import clock
 from datasets.dataset import LIBRISPEECH, Dataset, Split, default_data_dir, is_prepared, read_dataset
 from datasets.manifest import ALPHABET, Manifest, Utterance
@@ -27,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="hours, speakers, lengths and letters of a prepared data set",
         description="Print hours, utterances, speakers, a histogram of lengths, and the letters of a prepared data set.",
         epilog="examples:\n  python -m datasets stats data/mini\n  python -m datasets stats --split train",
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, nargs="?", help=FOLDER_HELP)
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
     dataset = read_dataset(options.folder or default_folder())
     names = [options.split] if options.split else list(dataset.splits)
     print("\n\n".join(describe_split(dataset, name) for name in names))
-    return HELD
+    return EXIT_OK
 
 
 def describe_split(dataset: Dataset, name: str) -> str:

@@ -13,7 +13,7 @@ from benchmark import mllog
 from benchmark import trainer_contract as contract
 from benchmark.error_rates import score_of
 from benchmark.params import load_params
-from common.errors import run_door
+from common.errors import run_cli
 from datasets.dataset import read_dataset
 
 
@@ -56,4 +56,4 @@ def heard(text: str, epoch: int) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_door(main))
+    raise SystemExit(run_cli(main))

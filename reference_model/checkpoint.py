@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from benchmark.params import params_from_dict
-from common.errors import HELD, UserError, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError, run_cli
 from common.sha256 import sha256_of
 from datasets.manifest import write_atomically
 from reference_model.checkpoints import training_state
@@ -50,7 +50,7 @@ def import_file(source: Path, out: Path) -> int:
     directions = "bidirectional" if trained.model.bidirectional else "unidirectional"
     print(f"{trained.model.rnn_layers} {directions} GRU layers of {trained.model.rnn_hidden}, {count:,} parameters")
     print(f"wrote {out} and {about}")
-    return HELD
+    return EXIT_OK
 
 
 def write_safetensors(trained: Trained, out: Path) -> Path:
@@ -79,14 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m reference_model.checkpoint",
         description=about,
         epilog="examples:\n  python -m reference_model.checkpoint import librispeech_20.pth --out tbd.safetensors",
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "import",
         help="read a checkpoint of any known format; write safetensors and JSON",
         epilog="example:\n  python -m reference_model.checkpoint import librispeech_20.pth --out tbd.safetensors",
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
     )
     command.add_argument("file", type=Path, help="one of ours, of the MLPerf reference, of TBD, or a state_dict")
     command.add_argument("--out", type=Path, help="the safetensors file; a .json lies beside it (default: beside FILE)")
@@ -126,4 +126,4 @@ def _is_parameter(name: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from common.errors import DID_NOT_HOLD, HELD, UserError, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_FAILED, EXIT_OK, UserError, run_cli
 from datasets.geometry import FEWEST_FRAMES
 from reference_model.checkpoint import load_trained
 from reference_model.checkpoints.trained_network import Trained
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reference_model.export_onnx",
         description=__doc__,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known format")
     parser.add_argument("--out", type=Path, required=True, help="the ONNX file to write")
@@ -96,14 +96,14 @@ def main(argv: list[str] | None = None) -> int:
         if "differ by" not in error.what:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return DID_NOT_HOLD
+        return EXIT_FAILED
     print(
         f"wrote {args.out}: {args.out.stat().st_size:,} bytes, opset {OPSET}, checked on {len(CHECKED)} batches of 1 to "
         f"{max(map(len, CHECKED))} utterances of {FEWEST_FRAMES} to {max(map(max, CHECKED))} frames: "
         f"within {difference:.1e} of PyTorch"
     )
-    return HELD
+    return EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

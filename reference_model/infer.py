@@ -21,8 +21,8 @@ import torch
 
 from benchmark import clock
 from benchmark.telemetry.sampler import Telemetry
-from common.errors import HELD, UserError, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError, run_cli
 from common.progress import Progress
 from datasets.dataset import default_data_dir
 from reference_model.inference.beam_search import decoder_of
@@ -40,7 +40,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reference_model.infer",
         description=__doc__,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="EPOCH", help="an epoch's number, or a file (.pt, .safetensors, .onnx)")
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     write_report(report, outcome, clips, out)
     print_report(report)
     print(f"\nwritten to {out}")
-    return HELD
+    return EXIT_OK
 
 
 def _say(text: str) -> None:
@@ -127,4 +127,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -44,7 +44,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def do_not_show_lost_alarms() -> None:
+def silence_lost_worker_signals() -> None:
     """Show no traceback where PyTorch's alarm of a dead loader process gets lost.
 
     Its signal handler raises wherever the main process happens to be. In a callback of a fork or of the garbage collector

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmark import mllog, trainer_contract
 from benchmark.params import Params, load_params
 from common import limits
-from common.errors import COULD_NOT, UserError, run_door
+from common.errors import EXIT_ERROR, UserError, run_cli
 from datasets.dataset import read_dataset
 from datasets.geometry import ctc_frames_needed, output_frames
 from datasets.manifest import Manifest
@@ -44,7 +44,7 @@ from reference_model.model.features import Features
 from reference_model.model.gru import gru_dtype
 from reference_model.model.network import DeepSpeech2, prefers_channels_last
 from reference_model.precision import set_precision
-from reference_model.process import die_with_parent, do_not_show_lost_alarms, keep_freed_memory, usual_threads
+from reference_model.process import die_with_parent, keep_freed_memory, silence_lost_worker_signals, usual_threads
 from reference_model.training import distributed
 from reference_model.training.epoch_progress import progress_of
 from reference_model.training.evaluate import evaluate
@@ -85,7 +85,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; returns the exit status."""
     args = parse_arguments(argv)
-    do_not_show_lost_alarms()
+    silence_lost_worker_signals()
     if args.progress == "events":
         die_with_parent()
     params = load_params(args.params)
@@ -347,8 +347,8 @@ def _door() -> int:
         print(
             f"error: out of memory ({_reason(error)}) - close other programs, or use a larger machine", file=sys.stderr
         )
-    return COULD_NOT
+    return EXIT_ERROR
 
 
 if __name__ == "__main__":
-    distributed.end_process(run_door(_door))
+    distributed.end_process(run_cli(_door))

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from common.errors import COULD_NOT, HELD, UserError, from_os_error, one_line, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_ERROR, EXIT_OK, UserError, from_os_error, one_line, run_cli
 from datasets.geometry import FEWEST_FRAMES, FRAMES_APART
 from datasets.manifest import SAMPLE_RATE_HZ
 from reference_model.inference.audio_input import PIECE_S, STDIN, blocks_16k, pieces
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reference_model.transcribe",
         description=__doc__,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="WAV or FLAC; - reads it from stdin")
     network = parser.add_mutually_exclusive_group(required=True)
@@ -169,10 +169,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.files.count(STDIN) > 1:
         raise UserError("stdin can be read once", where=STDIN, remedy="name it once")
     opened = open_engine(args.onnx or args.checkpoint, "onnx" if args.onnx else AUTO, choose_device(args.device))
-    status = HELD
+    status = EXIT_OK
     for name in args.files:
         said, error = _file(name, opened, args.piece_seconds)
-        status = COULD_NOT if error else status
+        status = EXIT_ERROR if error else status
         if args.json:
             print(_as_json(name, said, error), flush=True)
         elif said:
@@ -181,4 +181,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -22,8 +22,8 @@ from benchmark.params import Params, load_params, load_variant
 from benchmark.settings import SEED_LIMIT, from_environment
 from benchmark.submission import PARAMS_FILE
 from benchmark.trainer_contract import command_line
-from common.errors import UserError, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import UserError, run_cli
 from datasets.manifest import write_atomically
 from reference_model.checkpoints.training_state import checkpoint_path, kept_epochs, load_checkpoint
 from reference_model.inference.locate import training_dir
@@ -34,7 +34,7 @@ NEW = "new"
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare the folder and hand over to the trainer; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="sh script/train.sh", description=__doc__, formatter_class=Filled)
+    parser = argparse.ArgumentParser(prog="sh script/train.sh", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("start", metavar="new|EPOCH", help="from scratch, or on from this epoch's checkpoint")
     parser.add_argument(
         "--variant", default=os.environ.get("VARIANT") or "librispeech", help="default: VARIANT, else librispeech"
@@ -112,4 +112,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from common.errors import COULD_NOT, HELD, run_door
+from common.errors import EXIT_ERROR, EXIT_OK, run_cli
 
 COMMANDS = {
     "compare": ("results.compare", "one table over runs, machines and published MLPerf packages"),
@@ -32,10 +32,10 @@ def main() -> int:
         for name, (_, help_text) in COMMANDS.items():
             print(f"  {name:<15} {help_text}", file=out)
         print(f"\n{EXAMPLES}", file=out)
-        return HELD if asked_for_help else COULD_NOT
+        return EXIT_OK if asked_for_help else EXIT_ERROR
     module = importlib.import_module(COMMANDS[arguments[0]][0])
     return module.main(arguments[1:])
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

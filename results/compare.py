@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.errors import COULD_NOT, HELD, UserError, one_line
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_ERROR, EXIT_OK, UserError, one_line
 from results.comparing.comparison import SORTS, Comparison, compare_runs
 from results.reading.discover import find_sources
 from results.reading.load import Run, read_run
@@ -55,7 +55,10 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str]) -> int:
     """The door; `argv` without the command's name."""
     parser = argparse.ArgumentParser(
-        prog="python -m results compare", description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=Filled
+        prog="python -m results compare",
+        description=__doc__.split("\n\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=HelpFormatter,
     )
     add_choices(parser)
     parser.add_argument("--format", choices=["text", "markdown", "csv", "json"], default="text")
@@ -76,8 +79,8 @@ def main(argv: Sequence[str]) -> int:
     sys.stdout.write(render(comparison, options.format, options.width, inferences))
     if not comparison.rows and not inferences:
         print("error: no run could be compared", file=sys.stderr)
-        return COULD_NOT
-    return HELD
+        return EXIT_ERROR
+    return EXIT_OK
 
 
 def render(comparison: Comparison, form: str, width: int | None = None, inferences: Sequence[Inference] = ()) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmark.settings import ROOT
 from benchmark.submission import RUNS, description_of, module_files
-from common.errors import HELD, UserError
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError
 from results.packaging.package_tree import system_files, write_tree
 from results.packaging.run_checks import PackagedRun, belong_together, read_packaged
 from results.packaging.source_code import code_files
@@ -33,7 +33,10 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+-]*[A-Za-z0-9_+-])?\Z")
 def main(argv: Sequence[str]) -> int:
     """The door; `argv` without the command's name."""
     parser = argparse.ArgumentParser(
-        prog="python -m results package", description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=Filled
+        prog="python -m results package",
+        description=__doc__.split("\n\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or folder of run folders")
     parser.add_argument("--org", required=True, metavar="NAME", help="the submitter, as in the logs' submission_org")
@@ -53,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         options.runs, options.org, options.system, options.out, options.describe, options.allow_dirty
     )
     print(folder)
-    return HELD
+    return EXIT_OK
 
 
 def build_package(

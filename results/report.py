@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import HELD, UserError
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError
 from datasets.manifest import write_atomically
 from results.compare import add_choices, report_problems
 from results.comparing.comparison import compare_runs
@@ -28,7 +28,10 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str]) -> int:
     """The door; `argv` without the command's name."""
     parser = argparse.ArgumentParser(
-        prog="python -m results report", description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=Filled
+        prog="python -m results report",
+        description=__doc__.split("\n\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=HelpFormatter,
     )
     add_choices(parser)
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page to write")
@@ -51,4 +54,4 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("no run could be reported", where=options.paths[0])
     write_atomically(options.html, page(comparison, options.title).encode())
     print(f"{options.html}: {len(comparison.rows)} rows in {len(comparison.groups)} groups", file=sys.stderr)
-    return HELD
+    return EXIT_OK

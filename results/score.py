@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import COULD_NOT, DID_NOT_HOLD, HELD
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_ERROR, EXIT_FAILED, EXIT_OK
 from results.compare import load_runs, report_problems
 from results.comparing.columns import minutes_text, name_text
 from results.comparing.comparison import compare_runs
@@ -26,7 +26,10 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str]) -> int:
     """The door; `argv` without the command's name."""
     parser = argparse.ArgumentParser(
-        prog="python -m results score", description=__doc__.split("\n\n")[0], epilog=EXAMPLES, formatter_class=Filled
+        prog="python -m results score",
+        description=__doc__.split("\n\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run folder, or folder of runs")
     options = parser.parse_args(argv)
@@ -36,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     if len(comparison.rows) != 1:
         sys.stderr.write(render_text(comparison, 80))
         print(f"error: {len(comparison.rows)} kinds of runs here, where a score is of one", file=sys.stderr)
-        return COULD_NOT
+        return EXIT_ERROR
     (row,) = comparison.rows
     value = "none" if row.score.minutes is None else f"{row.score.minutes:.6f} minutes"
     spread = "" if row.converged < 2 else f"; {minutes_text(row.minutes_min)} to {minutes_text(row.minutes_max)}"
@@ -46,4 +49,4 @@ def main(argv: Sequence[str]) -> int:
     print(f"{UNVERIFIED}.")
     for note in row.notes:
         print(f"note: {note}")
-    return DID_NOT_HOLD if row.score.minutes is None else HELD
+    return EXIT_FAILED if row.score.minutes is None else EXIT_OK

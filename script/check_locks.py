@@ -23,7 +23,7 @@ import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 
-from common.errors import DID_NOT_HOLD, HELD, UserError, run_door
+from common.errors import EXIT_FAILED, EXIT_OK, UserError, run_cli
 from script.pip_install import ROOT, RUNTIME_LOCK, TEST_LOCK
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -40,7 +40,7 @@ def main() -> int:
         if setting in settings:
             environment.setdefault(name, settings[setting])
     cases = list(itertools.product((RUNTIME_LOCK, TEST_LOCK), MACHINES, PYTHONS))
-    status = HELD
+    status = EXIT_OK
     # The time goes by in waiting for the index.
     pool = ThreadPoolExecutor(max_workers=4)
     try:
@@ -48,7 +48,7 @@ def main() -> int:
         for (lock, machine, python), (wrong, count) in zip(cases, results, strict=True):
             print(f"{lock}, Linux {machine}, Python {python}: {'; '.join(wrong) or f'{count} wheels'}", flush=True)
             if wrong:
-                status = DID_NOT_HOLD
+                status = EXIT_FAILED
     finally:
         pool.shutdown(cancel_futures=True)
     return status
@@ -109,4 +109,4 @@ def _settings_of_pip() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

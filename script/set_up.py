@@ -31,7 +31,7 @@ from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
-from common.errors import COULD_NOT, HELD, UserError, run_door
+from common.errors import EXIT_ERROR, EXIT_OK, UserError, run_cli
 from common.locks import FileLock
 from common.progress import clock
 from script.pip_install import (
@@ -74,12 +74,12 @@ def main() -> int:
     test = options.extras == "test"
     if options.check:
         check_interpreter(test)
-        return HELD
+        return EXIT_OK
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     make_environment(test)
     print(PYTHON)
-    return HELD
+    return EXIT_OK
 
 
 def check_interpreter(test: bool) -> None:
@@ -297,8 +297,8 @@ def _write(path: Path, data: bytes) -> None:
 def _stop(number: int, frame: FrameType | None) -> None:
     """Ended from outside: leave by way of the `finally` clauses, which take pip along."""
     print(f"error: the set-up was ended by signal {number} - start again, it goes on by itself", file=sys.stderr)
-    sys.exit(COULD_NOT)
+    sys.exit(EXIT_ERROR)
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

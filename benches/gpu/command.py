@@ -31,8 +31,8 @@ from pathlib import Path
 
 from benches.gpu.table import ROOT
 from benches.gpu.watch import Budget, Watched, watch
-from common.errors import UserError, run_door
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import UserError, run_cli
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ PATIENCE = 4
 
 def main(arguments: list[str] | None = None, plan: Plan = PLAN) -> int:
     """Measure, print and save; exit status 0 where everything could be done, 2 otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m benches gpu", description=__doc__, formatter_class=Filled)
+    parser = argparse.ArgumentParser(prog="python -m benches gpu", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a rehearsal without a GPU")
     parser.add_argument("--out", type=Path, help="default: $OUT, else runs/gpu, runs/gpu-first or runs/gpu-second")
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None, plan: Plan = PLAN) -> int:
     if options.out is None:
         folder = ROOT / "runs" / ("-".join(["gpu", *[options.part] * bool(options.part)]))
         options.out = Path(os.environ.get("OUT") or folder)
-    return run_door(lambda: _work(options, plan) if options.in_this_process else _measure(options, plan))
+    return run_cli(lambda: _work(options, plan) if options.in_this_process else _measure(options, plan))
 
 
 def _measure(options: argparse.Namespace, plan: Plan) -> int:

@@ -25,7 +25,7 @@ from benches.gpu.table import ROOT
 from benches.training.loader import make_split
 from benchmark import mllog
 from benchmark.params import Params, load_variant
-from common.errors import DID_NOT_HOLD, HELD
+from common.errors import EXIT_FAILED, EXIT_OK
 from datasets.dataset import write_description
 from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
 
@@ -123,7 +123,7 @@ def train(
     # On a CPU, the trainings beside each other would be in each other's way.
     environment = os.environ | ({"OMP_NUM_THREADS": "1"} if device == "cpu" else {})
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True)
-    if done.returncode not in (HELD, DID_NOT_HOLD):
+    if done.returncode not in (EXIT_OK, EXIT_FAILED):
         raise RuntimeError((done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1])
     events = [mllog.parse_line(line) for line in done.stdout.splitlines()]
     stats = [each for each in events if isinstance(each, mllog.Event) and each.key == mllog.TRACKED_STATS]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benches.gpu.table import ROOT, Reader, note, save
-from common.errors import COULD_NOT, HELD, UserError
+from common.errors import EXIT_ERROR, EXIT_OK, UserError
 
 LEAST_S = 10.0
 """A section is not begun with less time than this."""
@@ -86,7 +86,7 @@ def watch(groups: list[tuple[str, ...]], watched: Watched) -> int:
             for name in waiting:
                 watched.fail(name, "left out", "the time is up")
     watched.save()
-    return COULD_NOT if watched.failed else HELD
+    return EXIT_ERROR if watched.failed else EXIT_OK
 
 
 class _Process:

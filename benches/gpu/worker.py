@@ -19,7 +19,7 @@ import torch
 from benches.gpu.shared import Bench
 from benches.gpu.table import first_line, note
 from benches.gpu.watch import LEAST_S
-from common.errors import COULD_NOT, HELD
+from common.errors import EXIT_ERROR, EXIT_OK
 from reference_model.process import die_with_parent
 
 
@@ -38,7 +38,7 @@ def work(tasks: list[Task], device: str, tiny: bool, out: Path, journal: Path, e
     if device == "cuda" and not torch.cuda.is_available():
         remedy = "rehearse with `python -m benches gpu --device cpu --tiny`"
         note(journal, event="refused", what="PyTorch sees no GPU here", remedy=remedy)
-        return COULD_NOT
+        return EXIT_ERROR
     if device == "cpu":
         # A rehearsal's sizes are too small for more, and other processes may want the cores.
         torch.set_num_threads(1)
@@ -58,8 +58,8 @@ def work(tasks: list[Task], device: str, tiny: bool, out: Path, journal: Path, e
             bench.row(task.section, "left the device unusable", reason=unusable)
         note(journal, event="done", section=task.section, well=well and not unusable)
         if unusable:
-            return COULD_NOT
-    return HELD
+            return EXIT_ERROR
+    return EXIT_OK
 
 
 def _section(bench: Bench, task: Task) -> bool:

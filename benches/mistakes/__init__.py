@@ -12,11 +12,11 @@ import sys
 from benches.curves import MISTAKE
 from benchmark.mllog import LogWriter
 from benchmark.trainer_contract import print_line
-from common.errors import run_door
+from common.errors import run_cli
 from reference_model import train
 
 
 def train_with(mistake: str) -> None:
     """Say in the log which mistake the trainer has, and train; ends the process."""
     LogWriter(print_line).event(MISTAKE, mistake)
-    sys.exit(run_door(train.main))
+    sys.exit(run_cli(train.main))

@@ -25,7 +25,7 @@ import torch
 from benches.line import Line, alternating, report
 from benchmark.params import AugmentParams, load_variant
 from common import limits
-from common.errors import UserError, run_door
+from common.errors import UserError, run_cli
 from datasets import audio
 from datasets.dataset import Dataset, Split, TreeDigest
 from datasets.manifest import Manifest, Utterance, write_jsonl
@@ -144,4 +144,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))

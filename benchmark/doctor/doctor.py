@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmark.doctor.checks import examine
 from benchmark.doctor.finding import Finding
 from benchmark.settings import ROOT
-from common.errors import DID_NOT_HOLD, HELD, one_line
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_FAILED, EXIT_OK, one_line
 
 WIDTH = 80
 _HELD = "\0"
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmark doctor",
         description="Say what this machine can run, and how to mend what stands in the way.",
         epilog=EPILOG,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON list")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
     else:
         print(screen(findings, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
-    return DID_NOT_HOLD if any(finding.level == "problem" for finding in findings) else HELD
+    return EXIT_FAILED if any(finding.level == "problem" for finding in findings) else EXIT_OK
 
 
 def screen(findings: Sequence[Finding], colour: bool = False) -> str:

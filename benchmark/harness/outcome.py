@@ -10,10 +10,10 @@ from benchmark import mllog, trainer_contract
 from benchmark.harness.run_log import RunLog
 from benchmark.log_summary import summarise
 from benchmark.record import Status
-from common.errors import DID_NOT_HOLD, HELD
+from common.errors import EXIT_FAILED, EXIT_OK
 
-EXIT_STATUS = {"success": HELD, "aborted": DID_NOT_HOLD}
-"""The harness's own exit status for each status of a run; every other status is COULD_NOT."""
+EXIT_STATUS = {"success": EXIT_OK, "aborted": EXIT_FAILED}
+"""The harness's own exit status for each status of a run; every other status is EXIT_ERROR."""
 
 _EXCEPTION = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)(?:: .*)?)$")
 _NO_MODULE = re.compile(r".*?: ((?:No module named|Error while finding module specification for) .*)$")
@@ -32,18 +32,18 @@ def verdict(
     said = summarise(log.events)
     lacks, aborted, claimed = trainer_contract.lacking(said), log.last(mllog.RUN_ABORTED_REASON), said.status
     if not lacks:
-        if claimed == mllog.SUCCESS and (log_decides or exit_status == HELD):
+        if claimed == mllog.SUCCESS and (log_decides or exit_status == EXIT_OK):
             if said.reaches(target_wer):
                 return "success", None
             return "failed", f"the trainer claims success, but its last WER is {said.final}, the target {target_wer:g}"
-        if claimed == mllog.ABORTED and aborted is None and (log_decides or exit_status == DID_NOT_HOLD):
+        if claimed == mllog.ABORTED and aborted is None and (log_decides or exit_status == EXIT_FAILED):
             if said.reaches(target_wer):
                 found = f"its last WER is {said.final}, the target {target_wer:g}"
                 return "failed", f"the trainer says that the target was missed, but {found}"
             return "aborted", f"WER {target_wer:g} was not reached in {len(said.evaluations)} epochs"
     if aborted:
         return "failed", _failure(exit_status, errors, f"the trainer ended early: {aborted.value}")
-    if exit_status not in (HELD, DID_NOT_HOLD):
+    if exit_status not in (EXIT_OK, EXIT_FAILED):
         return "failed", _failure(exit_status, errors)
     fault = f"the trainer logged {lacks}" if lacks else f"exit status {exit_status}, but run_stop says {claimed}"
     return "failed", _failure(exit_status, errors, f"{fault}: see {trainer_contract.PAGE}")
@@ -54,11 +54,11 @@ def follower_verdict(exit_status: int, errors: Sequence[str]) -> tuple[Status, s
 
     torchrun's exit status is 0 for a target that was missed too, so the trainer says TARGET_MISSED there, on a line of stderr.
     """
-    if exit_status == HELD and any(line.startswith(trainer_contract.TARGET_MISSED) for line in errors):
+    if exit_status == EXIT_OK and any(line.startswith(trainer_contract.TARGET_MISSED) for line in errors):
         return "aborted", "the target was not reached: see the record of machine 0"
-    if exit_status == HELD:
+    if exit_status == EXIT_OK:
         return "success", None
-    if exit_status == DID_NOT_HOLD and not any(line.startswith("error: ") for line in errors):
+    if exit_status == EXIT_FAILED and not any(line.startswith("error: ") for line in errors):
         return "aborted", "the target was not reached, or a process failed: see the record of machine 0"
     return "failed", _failure(exit_status, errors)
 
@@ -68,7 +68,7 @@ def _failure(exit_status: int, errors: Sequence[str], of_log: str | None = None)
     if exit_status < 0:
         return _killed(signal.Signals(-exit_status).name)
     # Whatever a trainer with exit status 0 said on the way, it did not crash.
-    if exit_status != HELD and (crash := _crash(errors)):
+    if exit_status != EXIT_OK and (crash := _crash(errors)):
         return crash
     said = next((line.strip() for line in reversed(errors) if line.strip()), None)
     last_words = f" (its last words on stderr: {said})" if said else ""

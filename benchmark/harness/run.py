@@ -26,7 +26,7 @@ from benchmark.settings import Settings
 from benchmark.submission import ERRORS_FILE, LOG_FILE, TELEMETRY_FILE
 from benchmark.telemetry.integrals import Summary
 from benchmark.telemetry.sampler import Telemetry
-from common.errors import COULD_NOT, from_os_error, one_line
+from common.errors import EXIT_ERROR, from_os_error, one_line
 
 RESERVE_BYTES = 1 << 18
 """Disk space held back in the run's folder, so that a disk that fills up leaves room to record that it did."""
@@ -93,7 +93,7 @@ def run(settings: Settings) -> int:
     display.show(lambda: print_summary(record, job.run_dir))
     if record.status not in EXIT_STATUS:
         display.say(f"error: {record.reason}")
-    return EXIT_STATUS.get(record.status, COULD_NOT)
+    return EXIT_STATUS.get(record.status, EXIT_ERROR)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def _platform(record: RunRecord) -> str:
 def _train(job: Job, record: RunRecord, out: _Outlets, stop: launch.Stop) -> int:
     """Start the trainer and pass on what it says until it has ended; returns its exit status, negative for a signal."""
     if stop.reason is not None:
-        return COULD_NOT
+        return EXIT_ERROR
     # Before the telemetry's thread: a child is started while this is the only one.
     process = launch.start(trainer_command(job), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:

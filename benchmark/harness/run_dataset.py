@@ -14,7 +14,7 @@ from benchmark.machine.trainer_gpus import Usable, usable_gpus
 from benchmark.params import Params, load_params, load_variant
 from benchmark.settings import Settings
 from common import limits
-from common.errors import COULD_NOT, UserError
+from common.errors import EXIT_ERROR, UserError
 from common.locks import FileLock
 from datasets.checksums import tarball
 from datasets.dataset import LIBRISPEECH, Dataset, Stamp, is_prepared, read_dataset, read_stamp
@@ -165,5 +165,5 @@ def _synthesise(name: str, data_dir: Path) -> None:
     status = launch.run_to_the_end(command)
     if status != 0:
         what = "was killed" if status < 0 else f"ended with exit status {status}"
-        kept = "see its message above" if status == COULD_NOT else "see its output above"
+        kept = "see its message above" if status == EXIT_ERROR else "see its output above"
         raise UserError(f"the synthesis of the corpus {name} {what}", where=data_dir / name, remedy=kept)

@@ -28,7 +28,7 @@ from benchmark.record import CodeVersion, RunRecord, read_record
 from benchmark.settings import ROOT, Settings
 from benchmark.submission import PARAMS_FILE, RECORD_FILE, UNFINISHED
 from benchmark.trainer_contract import checkpoints
-from common.errors import COULD_NOT, UserError
+from common.errors import EXIT_ERROR, UserError
 from common.formats import SERIES
 from common.locks import FileLock
 from datasets.manifest import write_atomically
@@ -66,10 +66,10 @@ def run_series(settings: Settings, runs: int) -> int:
                 continue
             display.say(f"run {number} of {runs}: seed {seed}" + (f", going on with {found[0]}" if found else ""))
             status = _one_run(settings, folder, seed, found, stop)
-            if status == COULD_NOT:
+            if status == EXIT_ERROR:
                 why = stop.reason or f"run {number} could not be done"
                 display.say(f"error: the series stopped: {why} - start it again with RUNS={runs} to go on: {folder}")
-                return COULD_NOT
+                return EXIT_ERROR
     return _score(folder)
 
 
@@ -185,7 +185,7 @@ def _one_run(
 ) -> int:
     """Do one run, or go on with it, in a process of its own that is told when to end; returns its exit status."""
     if stop.reason is not None:
-        return COULD_NOT
+        return EXIT_ERROR
     command = [sys.executable, "-m", "benchmark", "run", "--trainer-module", settings.trainer]
     command += ["--resume", str(found[0])] if found else ["--params", str(folder / PARAMS_FILE)]
     environment = launch.child_environment() | {"SEED": str(seed), "RESULTS_DIR": str(folder)}
@@ -196,7 +196,7 @@ def _one_run(
     while True:
         try:
             status = process.wait(POLL_S)
-            return status if status >= 0 else COULD_NOT
+            return status if status >= 0 else EXIT_ERROR
         except subprocess.TimeoutExpired:
             if stop.reason is not None and not told:
                 process.send_signal(stop.signal_number or signal.SIGTERM)

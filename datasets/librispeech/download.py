@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from common.errors import HELD, UserError
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError
 from datasets.librispeech.archives import MIRRORS, PUBLISHED, SETS, load_table, select
 from datasets.librispeech.assemble import Options, prepare
 from datasets.librispeech.unpack import LAYOUTS
@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="fetch LibriSpeech and prepare it",
         description="Fetch LibriSpeech's archives, check them against their published hashes, and prepare the data set.",
         epilog=EPILOG,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("set", choices=SETS, metavar="SET", help=", ".join(SETS))
@@ -86,4 +86,4 @@ def _run(options: argparse.Namespace) -> int:
     )
     report_splits(dataset)
     print(f"prepared in {dataset.folder}; `sh verify_dataset.sh` checks it against these archives", file=sys.stderr)
-    return HELD
+    return EXIT_OK

@@ -19,8 +19,8 @@ import numpy as np
 import orjson
 
 from common import limits
-from common.errors import HELD, UserError
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_OK, UserError
 from common.progress import Progress
 from datasets import audio
 from datasets.checksums.digest import digest_and_keep_sums
@@ -256,7 +256,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="make the corpus `mini` or `synthetic` by speech synthesis",
         description="Make a corpus by speech synthesis: the same bytes on every run.",
         epilog="examples:\n  python -m datasets synthesise mini\n  python -m datasets synthesise synthetic --hours 4",
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -279,7 +279,7 @@ def _run(options: argparse.Namespace) -> int:
     limits.check_processes(options.processes)
     dataset = synthesise(_corpus(options), options.data_dir, options.processes)
     report_splits(dataset)
-    return HELD
+    return EXIT_OK
 
 
 def _corpus(options: argparse.Namespace) -> Corpus:

@@ -24,11 +24,11 @@ from datasets.audio import reason
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest
 from datasets.pack import PackedAudio
 from reference_model.data.augment import Draw, alter, draw, find_noise, mask_uniforms
-from reference_model.data.shared_memory import Batch, Lent, Slots, keep_freed_memory
+from reference_model.data.shared_memory import Batch, SharedBatch, Slots, keep_freed_memory
 from reference_model.data.tempo import samples_after
 from reference_model.model.alphabet import encode
 
-TOGETHER = 32
+UTTERANCES_PER_CHUNK = 32
 """Utterances that a loader process reads and alters at a time, in as many whole batches as that takes: see `tempo`."""
 PREFETCHED = 2
 """What each loader process may have ready or in work, in such pieces."""
@@ -229,7 +229,7 @@ class _Work(Dataset):
     def __init__(self, recordings: Recordings, slots: Slots | None) -> None:
         self._recordings, self._slots = recordings, slots
 
-    def __getitems__(self, items: list[Item]) -> list[Batch | Lent | UserError]:
+    def __getitems__(self, items: list[Item]) -> list[Batch | SharedBatch | UserError]:
         """What the user can mend is returned in place of all of them: raised, the loader would wrap it in a traceback."""
         taken: list[int | None] = []
 
@@ -249,7 +249,7 @@ class _Work(Dataset):
                     self._slots.give_back(slot)
             return [error]
         return [
-            batch if self._slots is None or slot is None else Lent.of(batch, self._slots, slot)
+            batch if self._slots is None or slot is None else SharedBatch.of(batch, self._slots, slot)
             for batch, slot in zip(batches, taken, strict=True)
         ]
 
@@ -272,7 +272,7 @@ class Batches:
         workers, slots, at_once = self._workers, None, 1
         if workers:
             rows = self._order.largest_share
-            at_once = max(1, TOGETHER // rows)
+            at_once = max(1, UTTERANCES_PER_CHUNK // rows)
             slots = Slots((PREFETCHED + 1) * workers * at_once, 4 * rows * self._recordings.longest_altered)
         return DataLoader(
             _Work(self._recordings, slots),
@@ -292,7 +292,7 @@ def worker_bytes(recordings: Recordings, *shares: int) -> int:
 
     Its slots and as much again as one of them for its work: 332 MiB were measured where this says 345.
     """
-    pieces = sum(max(rows, TOGETHER) for rows in shares)
+    pieces = sum(max(rows, UTTERANCES_PER_CHUNK) for rows in shares)
     return len(shares) * limits.WORKER_BYTES + (PREFETCHED + 2) * pieces * 4 * recordings.longest_altered
 
 

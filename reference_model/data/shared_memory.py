@@ -94,7 +94,7 @@ def _slots(number: int) -> Slots:
 
 
 @dataclass(frozen=True)
-class Lent:
+class SharedBatch:
     """A batch that is sent to the process that made the slots: its waveforms (rows, columns) stay in one, all else travels.
 
     Unpickled there, it is a Batch; the slot is given back when nothing refers to its waveforms any more.
@@ -107,7 +107,7 @@ class Lent:
     rest: dict[str, Any]
 
     @classmethod
-    def of(cls, batch: Batch, slots: Slots, slot: int) -> Lent:
+    def of(cls, batch: Batch, slots: Slots, slot: int) -> SharedBatch:
         """`batch`, whose waveforms were written to `slot`."""
         small = {name: value.numpy() for name, value in _tensors(batch).items() if name != "waveforms"}
         rest = {name: value for name, value in vars(batch).items() if not isinstance(value, Tensor)}

@@ -16,7 +16,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from common.errors import HELD, UserError
+from common.errors import EXIT_OK, UserError
 from common.progress import Progress
 from datasets.dataset import default_data_dir
 from reference_model.checkpoints.trained_network import Trained
@@ -57,7 +57,7 @@ def export_int8(trained: Trained, path: Path, data: str, trials: int) -> int:
         f"WER on {clips.name}, {before[1]} utterances: fp32 {before[0]:.2f} %, int8 {after[0]:.2f} % "
         f"({after[0] - before[0]:+.2f} points)"
     )
-    return HELD
+    return EXIT_OK
 
 
 def _measure(engine: Engine, trained: Trained, clips: Clips, trials: int, label: str) -> tuple[float, int]:

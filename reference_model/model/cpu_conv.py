@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def pays(conv: nn.Conv2d) -> bool:
+def is_faster(conv: nn.Conv2d) -> bool:
     """Whether `conv`'s output channels fill no more than half of this CPU's vectors."""
     return conv.out_channels <= 8 and torch.backends.cpu.get_cpu_capability() == "AVX512"
 

@@ -97,7 +97,7 @@ class _Convolution(nn.Conv2d):
     """PyTorch's, by way of cpu_conv where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if _trains_on_cpu(self, x) and cpu_conv.pays(self):
+        if _trains_on_cpu(self, x) and cpu_conv.is_faster(self):
             return cpu_conv.convolve(x, self)
         return super().forward(x)
 

@@ -11,14 +11,14 @@ from common.progress import Progress
 EVENT_INTERVAL_S = 0.2
 
 
-class Told:
+class ProgressEvents:
     """The progress of one pass, told on stdout for the harness to draw. Same use as common.progress.Progress."""
 
     def __init__(self, phase: str, epoch: int, total: int) -> None:
         self._phase, self._epoch, self._total = phase, epoch, total
         self._last_s = 0.0
 
-    def __enter__(self) -> Told:
+    def __enter__(self) -> ProgressEvents:
         self.update(0)
         return self
 
@@ -35,10 +35,10 @@ class Told:
             ProgressLine(self._phase, self._epoch, done, self._total, note=note).tell()
 
 
-class Silent:
+class NoProgress:
     """No progress: for every process but the first."""
 
-    def __enter__(self) -> Silent:
+    def __enter__(self) -> NoProgress:
         return self
 
     def __exit__(
@@ -50,10 +50,10 @@ class Silent:
         """Nothing is shown."""
 
 
-def progress_of(mode: str, leads: bool, phase: str, epoch: int, total: int) -> Progress | Told | Silent:
+def progress_of(mode: str, leads: bool, phase: str, epoch: int, total: int) -> Progress | ProgressEvents | NoProgress:
     """What shows the progress of a pass over `total` utterances; `mode` is `auto` or `events`."""
     if not leads:
-        return Silent()
+        return NoProgress()
     if mode == "events":
-        return Told(phase, epoch, total)
+        return ProgressEvents(phase, epoch, total)
     return Progress(f"epoch {epoch} {phase}", total, "utterances")

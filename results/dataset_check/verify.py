@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common import limits
-from common.errors import DID_NOT_HOLD, HELD, UserError, one_line
-from common.help_format import Filled
+from common.cli import HelpFormatter
+from common.errors import EXIT_FAILED, EXIT_OK, UserError, one_line
 from common.progress import Progress
 from datasets.checksums.digest import TreeSums, sum_tree
 from datasets.checksums.posix_cksum import file_cksum
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{'equal' if sound else 'NOT equal'} to {own[-1].title}: this is noted for later runs")
         _stamp(folder, sums, sound)
     passed = _judge(folder, dataset, references, sums)
-    return HELD if passed else DID_NOT_HOLD
+    return EXIT_OK if passed else EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m results verify-dataset",
         description="Checksum a data set and compare it with its reference.",
         epilog=EPILOG,
-        formatter_class=Filled,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -211,4 +211,4 @@ def _verify_tar_file(path: Path, folder: Path, expected: Reference | None) -> in
         reference = references[0]
         print(f"expected {reference.tar_cksum} {reference.tar_bytes or ''}".rstrip() + f" ({reference.title})")
     print(PASSED if matched else FAILED)
-    return HELD if matched else DID_NOT_HOLD
+    return EXIT_OK if matched else EXIT_FAILED

@@ -289,7 +289,7 @@ from pathlib import Path
 import numpy, soundfile
 from common import limits
 from datasets.checksums.digest import digest_tree
-from common.errors import run_door
+from common.errors import run_cli
 from datasets.imported import import_corpus
 
 def main():
@@ -308,7 +308,7 @@ def main():
     return 0
 
 if __name__ == "__main__":
-    sys.exit(run_door(main))
+    sys.exit(run_cli(main))
 """
 
 

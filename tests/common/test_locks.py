@@ -25,7 +25,7 @@ BUSY = UserError("somebody else is at work", where="here")
 HOLD = """
 import sys, time
 from pathlib import Path
-from common.errors import run_door
+from common.errors import run_cli
 from common.locks import FileLock
 
 def main():
@@ -34,7 +34,7 @@ def main():
         sys.stdin.read()
     return 0
 
-sys.exit(run_door(main))
+sys.exit(run_cli(main))
 """
 
 

@@ -254,9 +254,9 @@ def test_an_empty_folder_is_a_failure_and_a_missing_path_cannot_be_checked(tmp_p
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 1
     assert "folder-logs" in capsys.readouterr().out
-    from common.errors import run_door
+    from common.errors import run_cli
 
-    assert run_door(lambda: main([str(tmp_path / "nowhere")])) == 2
+    assert run_cli(lambda: main([str(tmp_path / "nowhere")])) == 2
     assert "nowhere: no such file or folder" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from common import progress
-from common.errors import COULD_NOT, DID_NOT_HOLD, HELD, UserError, from_os_error, one_line, run_door
+from common.errors import EXIT_ERROR, EXIT_FAILED, EXIT_OK, UserError, from_os_error, one_line, run_cli
 from common.progress import Progress, clock
 from datasets import commands
 from datasets.librispeech.transfer_progress import Meter
@@ -81,7 +81,7 @@ def test_a_wrong_command_line_ends_with_2(arguments, capsys):
 )
 def test_a_wrong_value_is_named(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run_door(lambda: commands.main(arguments)) == COULD_NOT
+    assert run_cli(lambda: commands.main(arguments)) == EXIT_ERROR
     assert capsys.readouterr().err.startswith(f"error: {said}")
     assert not list(tmp_path.iterdir())
 
@@ -99,7 +99,7 @@ def test_ctrl_c_ends_the_whole_group_with_one_line(tmp_path):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate()[1]
-    assert process.returncode == COULD_NOT and said == "error: interrupted\n"
+    assert process.returncode == EXIT_ERROR and said == "error: interrupted\n"
     assert not (tmp_path / "synthetic-1h").exists()
     wait_for(lambda: not members(process.pid))
 
@@ -133,15 +133,15 @@ def raising(error):
     ],
 )
 def test_what_users_can_mend_is_one_line_and_status_2(error, said, capsys):
-    assert run_door(raising(error)) == COULD_NOT
+    assert run_cli(raising(error)) == EXIT_ERROR
     shown = capsys.readouterr()
     assert shown.err.startswith(said) and shown.err.count("\n") == 1 and shown.out == ""
 
 
 def test_statuses_pass_and_a_bug_keeps_its_traceback():
-    assert run_door(lambda: HELD) == 0 and run_door(lambda: DID_NOT_HOLD) == 1
+    assert run_cli(lambda: EXIT_OK) == 0 and run_cli(lambda: EXIT_FAILED) == 1
     with pytest.raises(ZeroDivisionError):
-        run_door(raising(ZeroDivisionError()))
+        run_cli(raising(ZeroDivisionError()))
 
 
 def test_a_name_with_line_breaks_and_escapes_stays_one_harmless_line():
@@ -155,7 +155,7 @@ def test_an_os_error_without_a_number_is_still_told():
 
 
 def test_a_name_that_the_encoding_cannot_hold_is_shown_as_an_escape():
-    code = "from common.errors import run_door; run_door(lambda: print('caf\\xe9 \\udce9') or 0)"
+    code = "from common.errors import run_cli; run_cli(lambda: print('caf\\xe9 \\udce9') or 0)"
     line = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
     shown = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment)
@@ -163,7 +163,7 @@ def test_a_name_that_the_encoding_cannot_hold_is_shown_as_an_escape():
 
 
 def test_closed_streams_change_nothing_else():
-    code = "import sys; from common.errors import run_door; sys.exit(run_door(lambda: print('x') or 1))"
+    code = "import sys; from common.errors import run_cli; sys.exit(run_cli(lambda: print('x') or 1))"
     for closed in (">&-", "2>&-", ">&- 2>&- <&-"):
         assert subprocess.run(f'"{sys.executable}" -c "{code}" {closed}', shell=True, cwd=ROOT).returncode == 1
     done = subprocess.run(
@@ -175,18 +175,18 @@ def test_closed_streams_change_nothing_else():
 @pytest.mark.parametrize("command", ["stats", "pack"])
 def test_the_folder_may_be_the_working_directory_but_not_the_root(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run_door(lambda: commands.main([command, "."])) == COULD_NOT
+    assert run_cli(lambda: commands.main([command, "."])) == EXIT_ERROR
     assert f"{tmp_path}.dataset.json: the data set is half-made" in capsys.readouterr().err
-    assert run_door(lambda: commands.main([command, "/"])) == COULD_NOT
+    assert run_cli(lambda: commands.main([command, "/"])) == EXIT_ERROR
     assert capsys.readouterr().err.startswith("error: /: the root of the file system cannot be a data set")
 
 
 def test_a_reader_that_goes_away_ends_quietly():
-    code = "import sys; from common.errors import run_door; sys.exit(run_door(lambda: print('x\\n' * 10**6) or 0))"
+    code = "import sys; from common.errors import run_cli; sys.exit(run_cli(lambda: print('x\\n' * 10**6) or 0))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
-    assert process.stderr.read() == b"" and process.wait() == COULD_NOT
+    assert process.stderr.read() == b"" and process.wait() == EXIT_ERROR
 
 
 # Progress.

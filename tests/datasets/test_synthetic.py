@@ -313,9 +313,9 @@ def test_utterances_reach_the_lengths_planned_and_none_passes_35_s(tmp_path):
 DRIVER = """
 import sys
 sys.path.insert(0, {root!r})
-from common.errors import run_door
+from common.errors import run_cli
 from tests.datasets.test_synthetic import MINI, part_of, synthesise
-sys.exit(run_door(lambda: synthesise(part_of(MINI, 20, 4, 8), {data!r}, 1) and 0))
+sys.exit(run_cli(lambda: synthesise(part_of(MINI, 20, 4, 8), {data!r}, 1) and 0))
 """
 
 

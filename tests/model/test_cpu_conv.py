@@ -41,13 +41,13 @@ def test_a_network_trains_the_same_with_it_and_without(frames):
     network = DeepSpeech2(tiny_params().model, 161).double()
     values, lengths = torch.randn(2, 161, frames, dtype=torch.float64), torch.tensor([frames, FEWEST_FRAMES])
     outcomes = []
-    for pays in (True, False):
+    for is_faster in (True, False):
         with (
-            mock.patch("reference_model.model.cpu_conv.pays", return_value=pays),
+            mock.patch("reference_model.model.cpu_conv.is_faster", return_value=is_faster),
             mock.patch("reference_model.model.cpu_conv.convolve", side_effect=cpu_conv.convolve) as used,
         ):
             logits, _ = network(values, lengths)
-        assert used.call_count == 2 * pays
+        assert used.call_count == 2 * is_faster
         outcomes.append([logits, *torch.autograd.grad(logits.square().sum(), list(network.parameters()))])
     for one, other in zip(*outcomes, strict=True):
         torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-8)
@@ -56,7 +56,7 @@ def test_a_network_trains_the_same_with_it_and_without(frames):
 def test_it_is_for_training_in_full_precision_alone():
     network, values, frames = DeepSpeech2(tiny_params().model, 161), torch.randn(2, 161, 60), torch.tensor([60, 50])
     with (
-        mock.patch("reference_model.model.cpu_conv.pays", return_value=True),
+        mock.patch("reference_model.model.cpu_conv.is_faster", return_value=True),
         mock.patch("reference_model.model.cpu_conv.convolve", side_effect=AssertionError) as used,
     ):
         with torch.autocast("cpu", torch.bfloat16):
@@ -75,4 +75,4 @@ def test_it_is_for_convolutions_that_leave_vectors_half_empty(variant, capabilit
     params = dataclasses.replace(load_variant(variant).model, rnn_hidden=8)
     network = DeepSpeech2(params, 161)
     with mock.patch("torch.backends.cpu.get_cpu_capability", return_value=capability):
-        assert [cpu_conv.pays(layer) for layer in network.conv if isinstance(layer, nn.Conv2d)] == [used, used]
+        assert [cpu_conv.is_faster(layer) for layer in network.conv if isinstance(layer, nn.Conv2d)] == [used, used]

@@ -14,7 +14,7 @@ import torch
 from common.errors import UserError
 from reference_model.data import data_loader
 from reference_model.data.data_loader import Order, Recordings, loader
-from reference_model.data.shared_memory import Batch, Lent, Slots
+from reference_model.data.shared_memory import Batch, SharedBatch, Slots
 from tests.support.corpus import tiny_corpus, tiny_params
 
 
@@ -61,7 +61,7 @@ def test_what_another_process_writes_arrives_and_the_slot_is_free_again():
     def work() -> None:
         slot = slots.take()
         slots.matrix(slot, 2, 3)[:] = batch.waveforms.numpy()
-        writing.send_bytes(pickle.dumps(Lent.of(batch, slots, slot)))
+        writing.send_bytes(pickle.dumps(SharedBatch.of(batch, slots, slot)))
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()

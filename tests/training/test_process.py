@@ -44,8 +44,8 @@ def test_memory_that_a_step_frees_serves_the_next():
 
 ALARM = """
 import os
-from reference_model.process import do_not_show_lost_alarms
-do_not_show_lost_alarms()
+from reference_model.process import silence_lost_worker_signals
+silence_lost_worker_signals()
 def alarm():
     raise RuntimeError("{said}")
 os.register_at_fork(after_in_parent=alarm)
@@ -68,7 +68,7 @@ def test_only_the_alarm_of_a_dead_loader_process_is_kept_quiet_where_nobody_can_
 HALF_MADE = """
 import _thread, threading, time
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Loader
-from reference_model.process import do_not_show_lost_alarms
+from reference_model.process import silence_lost_worker_signals
 {hook}
 half = Loader.__new__(Loader)
 del half
@@ -80,7 +80,7 @@ print("went on")
 """
 
 
-@pytest.mark.parametrize(("hook", "tracebacks"), [("", 2), ("do_not_show_lost_alarms()", 0)])
+@pytest.mark.parametrize(("hook", "tracebacks"), [("", 2), ("silence_lost_worker_signals()", 0)])
 def test_what_an_alarm_left_half_made_does_not_complain_either(hook, tracebacks):
     """A loader, and a thread whose start the alarm broke off."""
     code = HALF_MADE.format(hook=hook)

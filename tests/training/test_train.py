@@ -287,14 +287,14 @@ def test_a_loader_process_that_is_killed_ends_the_run_in_words(corpus, tmp_path)
 
 ALARM = """
 import sys
-from common.errors import run_door
+from common.errors import run_cli
 from reference_model import train
 
 def alarm(*arguments):
     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
 train.TrainStep.__call__ = alarm
-sys.exit(run_door(train.main))
+sys.exit(run_cli(train.main))
 """
 
 

@@ -7,7 +7,7 @@ import re
 import textwrap
 
 
-class Filled(argparse.HelpFormatter):
+class HelpFormatter(argparse.HelpFormatter):
     """Fills the paragraphs of a description or epilogue; a paragraph with an indented line in it stays as it is."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
