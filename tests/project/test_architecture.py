@@ -1,21 +1,20 @@
-"""The plan of docs/architecture.md, kept true by reading the sources: who may import whom, and how long a module may be."""
+"""The rules of docs/architecture.md, checked by reading the sources: imports, names, and sizes of modules and folders."""
 
 from __future__ import annotations
 
 import ast
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 
 # Each package and the packages of ours that it may import besides itself.
-FLOORS = {
+MAY_IMPORT = {
     "common": set(),
     "datasets": {"common"},
     "benchmark": {"common", "datasets"},
@@ -25,19 +24,19 @@ FLOORS = {
     "examples": {"common", "benchmark", "datasets"},
     "script": {"common"},
 }
-OURS = {*FLOORS, "tests", "benches"}
+OURS = {*MAY_IMPORT, "tests", "benches"}
 TORCH = {"torch", "torchaudio", "torchvision"}
-MAY_IMPORT_TORCH = {"reference_model"}
-LONGEST_MODULE = 400
+MAX_MODULE_LINES = 400
+MAX_MODULES_PER_FOLDER = 16
 SAME_LINES = 6
 
-# The one module that may import a library, or read a variable: everyone else goes through it.
-GATES = {
+# The one module that imports a library or reads a variable; all others call it.
+ONLY_IMPORTED_BY = {
     "pynvml": "benchmark/machine/nvml.py",
     "mlperf_logging.mllog": "benchmark/mllog.py",
 }
 RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
-RANKS_GATE = "reference_model/training/distributed.py"
+RANKS_READ_BY = "reference_model/training/distributed.py"
 
 # script/set_up.py runs before anything is installed, and so does all that it imports of ours.
 NOTHING_INSTALLED = [
@@ -49,8 +48,10 @@ NOTHING_INSTALLED = [
     "common/progress.py",
 ]
 
-MODULES = sorted(path.relative_to(ROOT).as_posix() for package in FLOORS for path in (ROOT / package).rglob("*.py"))
+MODULES = sorted(path.relative_to(ROOT).as_posix() for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 BENCHES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "benches").rglob("*.py"))
+TESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py"))
+ALL_MODULES = MODULES + BENCHES + TESTS
 
 
 @cache
@@ -79,11 +80,24 @@ def touches(name: str, library: str) -> bool:
     return name == library or name.startswith(library + ".")
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_package_imports_only_the_floors_below_it(module):
-    package = module.split("/")[0]
-    ours = {name.split(".")[0] for name in imports_of(module)} & OURS
-    assert ours <= FLOORS[package] | {package}
+def test_a_package_imports_only_the_packages_below_it():
+    wrong = {}
+    for module in MODULES:
+        package = module.split("/")[0]
+        ours = {name.split(".")[0] for name in imports_of(module)} & OURS
+        if not ours <= MAY_IMPORT[package] | {package}:
+            wrong[module] = ours
+    assert not wrong
+
+
+def test_every_import_is_absolute():
+    relative = [
+        f"{module}:{node.lineno}"
+        for module in ALL_MODULES
+        for node in ast.walk(syntax(module))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert not relative
 
 
 def circle(imported: dict[str, set[str]]) -> list[str]:
@@ -116,38 +130,51 @@ def test_a_circle_is_seen_through_a_third_module():
     assert ("a/up.py", "a/mid.py") in itertools.pairwise(found)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_torch_is_the_models_business_alone(module):
-    used = {name.split(".")[0] for name in imports_of(module)} & TORCH
-    assert not used or module.split("/")[0] in MAY_IMPORT_TORCH
+def test_only_the_reference_model_imports_torch():
+    importing = {module for module in MODULES if {name.split(".")[0] for name in imports_of(module)} & TORCH}
+    assert {module.split("/")[0] for module in importing} == {"reference_model"}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_library_with_a_gate_is_imported_there_alone(module):
-    for library, gate in GATES.items():
-        if module != gate:
-            assert not [name for name in imports_of(module) if touches(name, library)], f"only {gate} imports {library}"
+def test_each_of_these_libraries_is_imported_by_one_module():
+    for library, only in ONLY_IMPORTED_BY.items():
+        importing = {module for module in MODULES if any(touches(name, library) for name in imports_of(module))}
+        assert importing == {only}, f"only {only} imports {library}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_one_module_reads_the_rank(module):
-    if module == RANKS_GATE:
-        return
-    for node in ast.walk(syntax(module)):
-        read = None
-        if isinstance(node, ast.Subscript) and "environ" in ast.unparse(node.value):
-            read = node.slice
-        elif isinstance(node, ast.Call) and node.args:
-            function = ast.unparse(node.func)
-            if function.endswith(("environ.get", "getenv", "environ.pop", "environ.setdefault")):
-                read = node.args[0]
-        if isinstance(read, ast.Constant):
-            assert read.value not in RANKS, f"{module}:{node.lineno}: only {RANKS_GATE} reads {read.value}"
+def test_only_one_module_reads_the_rank():
+    for module in set(MODULES) - {RANKS_READ_BY}:
+        for node in ast.walk(syntax(module)):
+            read = None
+            if isinstance(node, ast.Subscript) and "environ" in ast.unparse(node.value):
+                read = node.slice
+            elif isinstance(node, ast.Call) and node.args:
+                function = ast.unparse(node.func)
+                if function.endswith(("environ.get", "getenv", "environ.pop", "environ.setdefault")):
+                    read = node.args[0]
+            if isinstance(read, ast.Constant):
+                assert read.value not in RANKS, f"{module}:{node.lineno}: only {RANKS_READ_BY} reads {read.value}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_module_outgrows_its_reader(module):
-    assert len((ROOT / module).read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+def test_no_module_is_too_long_to_be_read_whole():
+    lengths = {module: len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES + BENCHES}
+    assert {module: lines for module, lines in lengths.items() if lines > MAX_MODULE_LINES} == {}
+
+
+def test_no_folder_holds_too_many_modules():
+    folders = Counter(module.rpartition("/")[0] for module in ALL_MODULES if not module.endswith("/__init__.py"))
+    assert {folder: count for folder, count in folders.items() if count > MAX_MODULES_PER_FOLDER} == {}
+
+
+def test_a_modules_name_is_used_once():
+    """Who searches for `score.py` finds one file."""
+    names = Counter(module.rpartition("/")[2] for module in MODULES)
+    assert {name for name, count in names.items() if count > 1} == {"__init__.py", "__main__.py"}
+
+
+def test_every_package_says_what_it_holds():
+    for module in MODULES:
+        if module.endswith("/__init__.py"):
+            assert ast.get_docstring(syntax(module)), module
 
 
 def blocks(source: str) -> Iterator[tuple[str, ...]]:
@@ -163,7 +190,7 @@ def blocks(source: str) -> Iterator[tuple[str, ...]]:
     yield from zip(*(code[first:] for first in range(SAME_LINES)), strict=False)
 
 
-def test_what_results_and_compliance_both_need_stands_below_them():
+def test_results_and_compliance_share_no_copied_code():
     """They may not import each other, which tempts to copy: a copy is soon another rule."""
     found: dict[tuple[str, ...], str] = {}
     for module in MODULES:
@@ -180,12 +207,11 @@ def test_equal_blocks_are_seen_through_indentation_and_comments():
     assert set(blocks("\n".join(lines))) & set(blocks(other)) == {tuple(lines)}
 
 
-@pytest.mark.parametrize("module", NOTHING_INSTALLED)
-def test_the_standard_library_suffices_for_the_set_up(module):
-    tree = syntax(module)
-    at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = {name.split(".")[0] for name in imports(ast.Module(at_import, []), Path(module).parent.parts)}
-    assert names <= set(sys.stdlib_module_names) | {"common", "script"}
+def test_set_up_needs_the_standard_library_alone():
+    for module in NOTHING_INSTALLED:
+        at_import = [node for node in syntax(module).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {name.split(".")[0] for name in imports(ast.Module(at_import, []), Path(module).parent.parts)}
+        assert names <= set(sys.stdlib_module_names) | {"common", "script"}, module
 
 
 def test_the_reader_sees_every_kind_of_import():
@@ -212,5 +238,5 @@ def lazily():
     }
 
 
-def test_every_package_of_the_plan_is_there():
-    assert {module.split("/")[0] for module in MODULES} == set(FLOORS)
+def test_every_package_with_a_rule_exists():
+    assert {module.split("/")[0] for module in MODULES} == set(MAY_IMPORT)
