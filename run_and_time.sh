@@ -1,14 +1,14 @@
 #!/bin/sh
-# The main job: sets itself up, times one run and prints its log. stdout carries the log and nothing else.
+# The main script: sets up the environment, times one run and prints its log. stdout carries the log and nothing else.
 #
 #     time sh run_and_time.sh | tee log
 #     VARIANT=librispeech SEED=1 sh run_and_time.sh
 #     sh run_and_time.sh --help          options and environment variables
 #
-# Exit status: 0 target reached, 1 not reached, 2 could not be done.
+# Exit status: 0 target reached, 1 not reached, 2 error.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
-# The options and variables need no environment: any Python that is new enough shows them.
+# --help needs no environment: any Python that is recent enough can print it.
 case ${1:-} in
 -h | --help)
     for python in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
@@ -19,7 +19,7 @@ case ${1:-} in
     ;;
 esac
 PY=$(sh "$root/script/setup.sh")
-# The packages are found from any working directory, and nothing that lies in it can pass for one of them.
+# Our packages are found from any working directory, and nothing in it can shadow them.
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 PYTHONSAFEPATH=1
 export PYTHONPATH PYTHONSAFEPATH

@@ -1,13 +1,13 @@
 """All benches, one line each: name, ours, peer, ratio, goal.
 
-    python -m benches            on the CPU, under ten minutes on two cores
-    python -m benches gpu        what needs a GPU (see `python -m benches gpu --help`)
-    python -m benches publish    what that left, into results/published (`python -m benches publish --help`)
+    python -m benches            all CPU benches, under ten minutes on two cores
+    python -m benches gpu        the GPU benches (see `python -m benches gpu --help`)
+    python -m benches publish    publish their output in results/published (`python -m benches publish --help`)
     python -m benches curves     error rates of the scaling runs of `synthetic` (`python -m benches curves --help`)
     python -m benches loader gru only these
 
-Each bench runs in a process of its own, one after the other, so that none inherits another's memory or threads. Exit status 1
-where a goal was missed, 2 where a bench could not be done.
+Each bench runs in its own process, one after the other, so that none inherits another's memory or threads. Exit status: 1 if a
+goal was missed, 2 if a bench could not be run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BENCHES = {
     "offline_inference": ("offline_inference", []),
     "onnx_inference": ("onnx_inference", []),
 }
-"""For each bench its module below `benches` and the options that it runs with."""
+"""For each bench its module in `benches` and its options."""
 PEERS = {
     "parse_logs": "mlperf-logging's parser",
     "cksum": "coreutils",
@@ -49,7 +49,7 @@ GOALS = {"parse_logs": 10.0}
 
 
 def lines_of(name: str, output: str) -> list[str]:
-    """A bench's lines: as it printed them, or made from the JSON object in its last line."""
+    """A bench's result lines: as printed, or built from the JSON object in its last line."""
     last = output.strip().splitlines()[-1]
     if not last.startswith("{"):
         return [line for line in output.splitlines() if line.count(",") >= 4]
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
     arguments = parser.parse_args(arguments).names
     unknown = [name for name in arguments if name not in BENCHES]
     if unknown:
-        print(f"error: no such bench: {', '.join(unknown)} - there are {', '.join(BENCHES)} and gpu", file=sys.stderr)
+        print(f"error: no such bench: {', '.join(unknown)} - choose from {', '.join(BENCHES)} and gpu", file=sys.stderr)
         return 2
     worst, started_s = 0, time.monotonic()
     print("name, ours, peer, ratio, goal", flush=True)
@@ -91,13 +91,13 @@ def main(arguments: list[str]) -> int:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode not in (0, 1) or not done.stdout.strip():
             reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-            print(f"{name}, could not be done: {reason[0]}", flush=True)
+            print(f"{name}, could not be run: {reason[0]}", flush=True)
             worst = 2
             continue
         for line in lines_of(name, done.stdout):
             print(line, flush=True)
         worst = max(worst, done.returncode)
-    print(f"{time.monotonic() - started_s:.0f} s in all", file=sys.stderr)
+    print(f"{time.monotonic() - started_s:.0f} s in total", file=sys.stderr)
     return worst
 
 

@@ -2,8 +2,7 @@
 
     python -m benches curves RUN...
 
-RUN is a run's log or folder, or a folder of such. Runs are told apart by width, precision, seed and, where the trainer had one, its
-mistake.
+RUN is a run's log or folder, or a folder of runs. Runs differ in width, precision, seed and, if the trainer had one, its mistake.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from benchmark.mllog import read_lines
 from benchmark.submission import LOG_FILE, MAX_TARGET_WER
 from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError, run_cli
-from datasets.manifest import write_atomically
+from common.files import write_atomically
 from results.rendering.charts import WIDTH, Axis, Line, lines
 from results.rendering.markup import Markup, tag
 
 MISTAKE = "mistake"
-"""The event that a trainer of `benches.mistakes` writes into its log."""
+"""Key of the log event that a trainer of `benches.mistakes` writes."""
 COLUMNS = (
     "hidden", "learning_rate", "precision", "batch", "seed", "mistake", "epoch", "steps", "wer", "cer", "train_loss", "status",
 )  # fmt: skip
@@ -37,12 +36,12 @@ STYLE = (
     " .curve { fill: none; stroke-width: 2; } .dot { fill: #ffffff; }"
 )
 COLOURS = ("#0072b2", "#c05a00", "#008060", "#a0468c", "#5a6d00", "#767676")
-"""By series: one for each kind of run that reached its target, the last for mistakes."""
+"""One colour for each kind of run that reached its target, the last one for mistakes."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: what told it from others, and its rows of the table."""
+    """One run: its label in the picture, and its rows of the table."""
 
     name: str
     mistaken: bool
@@ -50,32 +49,32 @@ class Curve:
 
 
 def curve_of(log: Path) -> Curve | None:
-    """The curve of a run's log; None where no epoch was evaluated."""
+    """The curve of a run's log; None if no epoch was evaluated."""
     with open(log, "rb") as file:
-        said = summarise(read_lines(file))
-    flat = said.value(mllog.HYPERPARAMETERS)
+        summary = summarise(read_lines(file))
+    flat = summary.value(mllog.HYPERPARAMETERS)
     if not isinstance(flat, dict):
         raise UserError("the log has no hyperparameters", where=log)
-    if lacking := [key for key in (mllog.TRAIN_SAMPLES, mllog.SEED) if key not in said.first]:
+    if lacking := [key for key in (mllog.TRAIN_SAMPLES, mllog.SEED) if key not in summary.first]:
         raise UserError(f"the log has no {lacking[0]}", where=log)
-    mistake = said.value(MISTAKE) or ""
-    steps = -(-said.value(mllog.TRAIN_SAMPLES) // flat["train.batch_size"])
+    mistake = summary.value(MISTAKE) or ""
+    steps = -(-summary.value(mllog.TRAIN_SAMPLES) // flat["train.batch_size"])
     rows = [
         {
             "hidden": flat["model.rnn_hidden"],
             "learning_rate": flat["optimizer.learning_rate"],
             "precision": flat["train.precision"],
             "batch": flat["train.batch_size"],
-            "seed": said.value(mllog.SEED),
+            "seed": summary.value(mllog.SEED),
             "mistake": mistake,
             "epoch": epoch.epoch_num,
             "steps": steps * epoch.epoch_num,
             "wer": round(epoch.wer, 3),
             "cer": _rounded(epoch.cer),
             "train_loss": _rounded(epoch.train_loss),
-            "status": said.status or "unfinished",
+            "status": summary.status or "unfinished",
         }
-        for epoch in said.epochs
+        for epoch in summary.epochs
     ]
     if not rows:
         return None
@@ -89,7 +88,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def table(curves: Sequence[Curve]) -> str:
-    """The curves as CSV, one row an epoch."""
+    """The curves as CSV, one row per epoch."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -99,7 +98,7 @@ def table(curves: Sequence[Curve]) -> str:
 
 
 def picture(curves: Sequence[Curve]) -> str:
-    """The curves as an SVG file that stands alone: word error rate by epoch, a colour for each kind of run."""
+    """The curves as a standalone SVG file: word error rate by epoch, a colour for each kind of run."""
     kinds = list(dict.fromkeys(curve.name for curve in curves if not curve.mistaken))
     kinds += list(dict.fromkeys(curve.name for curve in curves if curve.mistaken))
     drawn = [
@@ -133,10 +132,10 @@ def picture(curves: Sequence[Curve]) -> str:
 
 
 def logs_below(paths: Sequence[Path]) -> list[Path]:
-    """The logs (`result.txt`) of the runs at or below `paths`, and the files among these; UserError where there are none."""
+    """The logs (`result.txt`) in the folders of `paths`, and the files in `paths`; UserError if there are none."""
     found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob(LOG_FILE)))]
     if not found:
-        raise UserError("no run lies here", where=", ".join(map(str, paths)))
+        raise UserError("there is no run here", where=", ".join(map(str, paths)))
     return found
 
 
@@ -148,7 +147,7 @@ def main(arguments: list[str]) -> int:
         epilog="example:\n  python -m benches curves runs/synthetic_width_160",
         formatter_class=HelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's log or folder, or a folder of such")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's log or folder, or a folder of runs")
     parser.add_argument(
         "--out", type=Path, default=Path("curves.csv"), metavar="FILE", help="CSV (default: %(default)s)"
     )

@@ -1,10 +1,10 @@
-"""What the harness and the log take from a run: their processor time while the clock runs, as a share of the run's time.
+"""Overhead of the harness and the log: their processor time in the timed region, as a share of the run's time.
 
     python -m benches.harness_overhead
 
-A real run of `mini` for one epoch through `python -m benchmark run`, telemetry on. Counted: all processor time of the harness
-between run_start and run_stop, as if the trainer had had to wait for every bit of it; and, beside it, what the trainer's own
-lines cost (the measured price of one times their number). Needs the corpus `mini` in DATA_DIR.
+A real run of `mini` for one epoch through `python -m benchmark run`, with telemetry. Counted is all processor time of the
+harness between run_start and run_stop, as if the trainer had to wait for all of it, plus the cost of the trainer's own log
+lines (the measured cost of one line times their number). Needs the corpus `mini` in DATA_DIR.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def line_s() -> float:
 
 
 def harness_s(params_file: Path, runs: Path) -> tuple[float, float, int]:
-    """Processor seconds of the harness in the timed part of a run, the part's length in seconds, and the log's lines."""
+    """Processor seconds of the harness in a run's timed region, the region's length in seconds, and the number of log lines."""
     environment = os.environ | {"RESULTS_DIR": str(runs), "SEED": "1", "DEVICE": "cpu", "DROP_CACHES": "0"}
     command = [sys.executable, "-m", "benchmark", "run", "--params", str(params_file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
@@ -53,7 +53,7 @@ def harness_s(params_file: Path, runs: Path) -> tuple[float, float, int]:
                 continue
             lines += 1
             if event.key in (mllog.RUN_START, mllog.RUN_STOP):
-                # Its own time alone: that of its children is counted apart, and they are the run.
+                # Only its own time: its children are the run itself.
                 times = harness.cpu_times()
                 used[event.key], events[event.key] = times.user + times.system, event
         errors = process.stderr.read().decode()
@@ -64,9 +64,9 @@ def harness_s(params_file: Path, runs: Path) -> tuple[float, float, int]:
 
 
 def main() -> int:
-    """Measure and print; exit status 0 where the goal is met."""
+    """Measure and print; exit status 0 if the goal is met."""
     if not is_prepared(default_data_dir() / "mini"):
-        raise UserError("the corpus `mini` is not there", remedy="python -m datasets synthesise mini")
+        raise UserError("the corpus `mini` is missing", remedy="python -m datasets synthesise mini")
     params = load_variant("mini")
     params = dataclasses.replace(params, train=dataclasses.replace(params.train, max_epochs=1))
     with tempfile.TemporaryDirectory() as place:

@@ -1,4 +1,4 @@
-"""What a bench prints, and how two ways of doing the same are timed: in turns, so that whatever else runs disturbs both."""
+"""A bench's result line, and alternating timing of two implementations, so that other load affects both equally."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    """One result: `ours` and `peer` in words with units, their ratio (how many times as fast ours is), and the goal.
+    """One result: `ours` and `peer` as text with units, their ratio (how many times as fast ours is), and the goal.
 
-    `goal` None is a figure without a promise; `at_most` turns the goal round (a cost, not a speed).
+    With `goal` None there is no goal; with `at_most` the goal is an upper bound (a cost, not a speed).
     """
 
     name: str
@@ -23,7 +23,7 @@ class Line:
     at_most: bool = False
 
     @property
-    def held(self) -> bool:
+    def goal_met(self) -> bool:
         """Whether the goal is met."""
         if self.goal is None:
             return True
@@ -31,15 +31,15 @@ class Line:
 
     def __str__(self) -> str:
         goal = "-" if self.goal is None else f"{'<=' if self.at_most else '>='} {self.goal:g}"
-        missed = "" if self.held else "  MISSED"
+        missed = "" if self.goal_met else "  MISSED"
         return f"{self.name}, {self.ours}, {self.peer}, {self.ratio:.4g}, {goal}{missed}"
 
 
 def report(lines: Sequence[Line]) -> int:
-    """Print the lines; the exit status: 1 where a goal was missed."""
+    """Print the lines and return the exit status: 1 if a goal was missed."""
     for line in lines:
         print(line, flush=True)
-    return 0 if all(line.held for line in lines) else 1
+    return 0 if all(line.goal_met for line in lines) else 1
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -55,7 +55,7 @@ def alternating(ours: Callable[[], object], peer: Callable[[], object], rounds: 
     peer()
     pairs = []
     for number in range(rounds):
-        # Who goes first changes, too: a round may leave caches and clocks better than it found them.
+        # The order alternates too, because a call may warm up caches and clocks for the next one.
         if number % 2:
             peer_s = seconds(peer)
             ours_s = seconds(ours)

@@ -1,10 +1,10 @@
-"""What a training step of a variant keeps in memory from its forward pass for its backward pass, for each second of audio.
+"""Activation memory of a variant's training step, saved by the forward pass for the backward pass, per second of audio.
 
     python -m benches.memory [--variant synthetic]
 
-Counted on a CPU, at full size and in the variant's precision: every tensor that autograd saves, at two lengths, of which the
-difference is what grows with the audio. A GPU's kernels keep much the same: cuDNN's own reserve for a GRU, which nobody documents,
-in place of what PyTorch's CPU code saves at each frame.
+Counted on a CPU, at full size and in the variant's precision: every tensor that autograd saves, at two lengths, whose difference
+is the part that scales with the audio. A GPU needs about the same: instead of what PyTorch's CPU code saves per frame, cuDNN
+keeps its own reserve space for a GRU, whose size is undocumented.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ LENGTHS_S, BATCH = (4, 8), 2
 BYTES_PER_PARAMETER = 16
 """Weight, gradient and AdamW's two moments, each in fp32."""
 COPIES_BYTES = 4
-"""In bf16 the copies of the weights and their gradients, two bytes each."""
+"""In bf16, copies of the weights and of their gradients, two bytes each."""
 
 
 def saved_bytes(network: DeepSpeech2, seconds: int, precision: str) -> int:
-    """The bytes that autograd keeps of a forward pass over BATCH utterances of `seconds`, without the weights."""
-    own = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+    """Bytes that autograd saves in a forward pass over BATCH utterances of `seconds`, without the weights."""
+    weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -48,7 +48,7 @@ def saved_bytes(network: DeepSpeech2, seconds: int, precision: str) -> int:
 
 
 def per_second(params: Params) -> tuple[float, float]:
-    """Megabytes kept for a second of audio, and gigabytes of weights, gradients and the optimiser's state."""
+    """Megabytes saved per second of audio, and gigabytes of weights, gradients and optimizer state."""
     network = DeepSpeech2(params.model, Features(params.features).bins).train()
     short, long = (saved_bytes(network, seconds, params.train.precision) for seconds in LENGTHS_S)
     parameters = sum(weight.numel() for weight in network.parameters())
@@ -70,8 +70,8 @@ def main() -> int:
     )
     params = load_variant(parser.parse_args().variant)
     kept_mb, fixed_gb = per_second(params)
-    print(f"{params.variant}: {fixed_gb:.2f} GB for weights, gradients and optimiser")
-    print(f"{kept_mb:.2f} MB for each second of audio in a batch")
+    print(f"{params.variant}: {fixed_gb:.2f} GB for weights, gradients and optimizer")
+    print(f"{kept_mb:.2f} MB per second of audio in a batch")
     for clip_s in (14, LONGEST_S):
         batch = params.train.batch_size
         print(f"a batch of {batch} utterances of {clip_s} s: {fixed_gb + kept_mb * batch * clip_s / 1e3:.1f} GB")

@@ -1,8 +1,8 @@
-"""The offline scenario of the inference benchmark, beside its utterances one at a time: mixed lengths, the same texts.
+"""The inference benchmark's offline scenario, compared with one utterance at a time: mixed lengths, the same texts.
 
-Run by `python -m benches.offline_inference`. Audio-seconds per second with the engine that inference chooses by itself; noise
-for audio and networks that were not trained: the work is the same. A name as in `closed 1024 bi` gives the variant, and the
-GRUs' width and directions where they are other than the variant's.
+Run by `python -m benches.offline_inference`. Audio-seconds per second with the default engine, on noise and with untrained
+networks, which take the same work. A name such as `closed 1024 bi` gives the variant, and the GRUs' width and directions if they
+differ from the variant's.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from reference_model.checkpoints.trained_network import Trained
 from reference_model.inference import inference_run
 from reference_model.inference.engine_choice import choose_engine, onnx_engine
 from reference_model.inference.engines import Engine, TorchEngine
-from reference_model.inference.inference_run import OFFLINE_BATCH, Outcome, Plan, side_by_side
+from reference_model.inference.inference_options import OFFLINE_BATCH
+from reference_model.inference.inference_run import Outcome, Plan, concurrent_streams
 from reference_model.model.features import Features
 from reference_model.model.greedy import greedy
 from reference_model.model.network import DeepSpeech2
-from reference_model.train import default_threads
+from reference_model.runtime import default_threads
 
 GOAL_RATIO = 2
 SHORTEST_S, LONGEST_S = 0.6, 6.0
@@ -39,15 +40,15 @@ NETWORKS = (
     ("closed", "librispeech", {}, 16, GOAL_RATIO),
     ("closed bi", "librispeech", {"bidirectional": True}, 16, GOAL_RATIO),
 )
-"""Name, variant, what of its network is changed, utterances, and goal.
+"""Name, variant, changes to its network, utterances, and goal.
 
-At 1024 the recurrent weights (12.6 MB a layer) stay in a server's cache, so that one utterance keeps the cores nearly as
-busy as a batch does: there is no goal there.
+At 1024 the recurrent weights (12.6 MB per layer) stay in a server's cache, so that one utterance keeps the cores nearly as
+busy as a batch: these networks have no goal.
 """
 
 
 def main() -> int:
-    """Print a line for each network: name, offline audio-seconds/s, one at a time, the ratio, the goal; 0 where all hold."""
+    """Print one line per network: offline audio-seconds/s, one at a time, the ratio, the goal; exit status 0 if all are met."""
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         for name, variant, changes, utterances, goal in NETWORKS:
@@ -68,11 +69,11 @@ def _compare(name: str, params: Params, model: ModelParams, manifest: Manifest, 
         engine: Engine = onnx_engine(trained, cpu) if default == "onnx" else TorchEngine(trained, cpu, "fp32")
         return inference_run.run(engine, Features(params.features), greedy, manifest, plan)
 
-    # As many threads as the inference benchmark takes by itself.
+    # The inference benchmark's default number of threads.
     few = default_threads(params)
     torch.set_num_threads(limits.cores())
     batches = -(-len(manifest) // OFFLINE_BATCH)
-    streams, threads = side_by_side(batches, None)
+    streams, threads = concurrent_streams(batches, None)
     alone = measure(Plan(warmup=1), few)
     offline = measure(Plan(scenario="offline", batch_size=OFFLINE_BATCH, warmup=1, streams=streams), threads or few)
     if alone.texts != offline.texts:

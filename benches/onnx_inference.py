@@ -1,7 +1,7 @@
-"""The engine that inference chooses by itself on a CPU, beside the other one: the full-size network at batch 1 in fp32.
+"""The default inference engine on a CPU, compared with the other one: the full-size network at batch 1 in fp32.
 
-Run by `python -m benches.onnx_inference`. Seconds for three seconds of audio with one thread and with all cores; the ratio says
-how many times as fast the default is. Making ready (loading the weights, making the ONNX graph) is not timed.
+Run by `python -m benches.onnx_inference`. Seconds for three seconds of audio with one thread and with all cores; the ratio is
+how many times as fast the default is. Preparation (loading the weights, building the ONNX graph) is not timed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FRAMES = 300
 
 
 def main() -> int:
-    """Print a line for each number of threads: name, the default engine's seconds, the other's, the ratio; 0 where it holds."""
+    """Print one line per number of threads: the default engine's seconds, the other's, the ratio; exit status 0 if met."""
     params = load_variant("librispeech")
     torch.manual_seed(0)
     bins = Features(params.features).bins

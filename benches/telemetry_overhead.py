@@ -1,13 +1,14 @@
-"""What telemetry costs a run: the processor time that sampling at 1 Hz takes, as a share of the time that passes.
+"""Overhead of telemetry: the processor time of sampling at 1 Hz, as a share of the elapsed time.
 
-Run by `python -m benches.telemetry_overhead`. Counted is all that this process does while it samples, as if the run had to wait
-for every bit of it. (It has a processor of its own on most machines; comparing the run's time with and without it shows
-nothing but the noise of two runs, ten times what is to be measured.) What is watched is a process with a busy child and idle
-threads, as a trainer with its loaders is.
+Run by `python -m benches.telemetry_overhead`. Counted is all processor time of this process while it samples, as if the run had
+to wait for all of it. (On most machines sampling has a free core; the difference between two runs with and without it is
+only run-to-run variation, ten times the cost being measured.) The sampled process has a busy child and idle threads, like a
+trainer with its data loader workers.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -35,21 +36,22 @@ else:
 
 
 def main() -> int:
-    """Print one line: processor seconds of sampling, seconds of the run, their ratio, the goal; exit status 0 where it is met."""
+    """Print one line: processor seconds of sampling, seconds of the run, their ratio, the goal; exit status 0 if it is met."""
+    argparse.ArgumentParser(prog="python -m benches.telemetry_overhead", description=__doc__).parse_args()
     process = subprocess.Popen([sys.executable, "-c", WORK], stdin=subprocess.PIPE)
     with tempfile.TemporaryDirectory() as folder:
-        telemetry = Telemetry(Path(folder) / "telemetry.csv", say=lambda text: None)
+        telemetry = Telemetry(Path(folder) / "telemetry.csv", notify=lambda text: None)
         telemetry.start()
         telemetry.watch(process.pid)
-        began_s, used_before_s = time.monotonic(), time.process_time()
+        start_s, used_before_s = time.monotonic(), time.process_time()
         process.communicate(WORK.encode())
-        used_s, run_s = time.process_time() - used_before_s, time.monotonic() - began_s
+        used_s, run_s = time.process_time() - used_before_s, time.monotonic() - start_s
         telemetry.stop()
         samples = len((Path(folder) / "telemetry.csv").read_text().splitlines()) - 1
     if process.returncode != 0:
-        raise RuntimeError(f"the work ended with exit status {process.returncode}")
+        raise RuntimeError(f"the sampled process ended with exit status {process.returncode}")
     if samples < run_s / 2:
-        raise RuntimeError(f"{samples} samples in {run_s:.0f} s: this is not what sampling at 1 Hz costs")
+        raise RuntimeError(f"{samples} samples in {run_s:.0f} s: that is not sampling at 1 Hz")
     line = Line("telemetry", f"{used_s:.3f} s", f"run {run_s:.1f} s", used_s / run_s, GOAL_SHARE, at_most=True)
     return report([line])
 

@@ -1,4 +1,4 @@
-"""Counting word errors: as benchmark.error_rates does, beside python-Levenshtein as the MLPerf reference uses it.
+"""Counting word errors as benchmark.error_rates does, compared with python-Levenshtein as the MLPerf reference uses it.
 
 Run by `python -m benches.wer_counting`. The reference maps each distinct word to a character and compares the strings, utterance
 by utterance (`decoder.py`, `wer`). Pairs of texts per second, one thread.
@@ -23,7 +23,7 @@ PAIRS, WORDS = 2000, 25
 
 
 def main() -> int:
-    """Print one line: name, our pairs/s, the peer's, the ratio, the goal; exit status 0 where it is met."""
+    """Print one line: name, our pairs/s, the peer's, the ratio, the goal; exit status 0 if it is met."""
     rng = random.Random(0)
     vocabulary = ["".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=rng.randint(2, 9))) for _ in range(5000)]
     pairs = []
@@ -32,7 +32,7 @@ def main() -> int:
         heard = [rng.choice(vocabulary) if rng.random() < 0.2 else word for word in words if rng.random() > 0.03]
         pairs.append((" ".join(words), " ".join(heard)))
     if (counted := _on_words(pairs)) != _levenshtein(pairs) or counted != score_of(pairs).word_edits:
-        raise RuntimeError("they disagree")
+        raise RuntimeError("the counts differ")
     ours_s, peer_s, ratio = alternating(lambda: _on_words(pairs), lambda: _levenshtein(pairs), ROUNDS)
     ours, peer = f"{PAIRS / ours_s:.0f} pairs/s", f"python-Levenshtein {PAIRS / peer_s:.0f} pairs/s"
     return report([Line("word error counting", ours, peer, ratio, GOAL_RATIO)])

@@ -1,1 +1,4 @@
-"""The rules and the clock: parameters, launch, log, telemetry and record. Imports `datasets`, never torch."""
+"""The benchmark harness: parameters, launching, timing, log, telemetry and record.
+
+It imports `common` and `datasets`, never torch.
+"""

@@ -1,4 +1,4 @@
-"""The benchmark's door: `python -m benchmark run` times a run, `python -m benchmark doctor` looks the machine over."""
+"""The benchmark's command: `python -m benchmark run` times a run, `python -m benchmark doctor` checks the machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return doctor.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmark",
-        description="The rules and the clock of the DeepSpeech2 benchmark.",
+        description="Time a run of the DeepSpeech2 benchmark, or check this machine.",
         epilog=EXAMPLES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -37,15 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_parser = commands.add_parser(
         "run",
         help="do one timed run; the log goes to stdout",
-        description="Do one timed run: the log goes to stdout, everything else to stderr. `sh run_and_time.sh` sets the "
-        "environment up first and starts this.",
+        description="Do one timed run: the log goes to stdout, everything else to stderr. `sh run_and_time.sh` sets up the "
+        "environment first and then starts this command.",
         epilog=settings.VARIABLES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     settings.add_arguments(run_parser)
     run_parser.set_defaults(run=_run)
-    commands.add_parser("doctor", help="say what this machine can run", add_help=False)
+    commands.add_parser("doctor", help="check what this machine can run", add_help=False)
     options = parser.parse_args(arguments)
     return options.run(options)
 
@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _open_missing_streams() -> None:
-    """Open what the caller closed (`>&-`), lest the next file that is opened becomes stdout or stderr."""
+    """Open any standard stream that the caller closed (`>&-`), so that no other file becomes stdout or stderr."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

@@ -1,7 +1,7 @@
-"""Error rates as counts first: the benchmark's score is all word edits over all reference words.
+"""Word and character error rates from edit counts: the WER is all word edits over all reference words.
 
-The per-utterance mean that the MLPerf reference computes is kept beside it, so that its published figures can be
-compared with; it is never the score.
+The mean of per-utterance error rates, which the MLPerf reference computes, is kept as well for comparison with its
+published figures; it is never the score.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rapidfuzz.distance import Levenshtein
-
 from common.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Edit counts over a set of utterances. Sums over parts of the set add up: `a + b`.
+    """Edit counts over a set of utterances; `a + b` is the score of both sets together.
 
     `mean_wer_sum` is the sum over utterances of each one's own word error rate (a fraction, not percent).
     """
@@ -48,7 +46,10 @@ class Score:
 
 
 def score_of(pairs: Iterable[tuple[str, str]]) -> Score:
-    """Score (reference, hypothesis) pairs; an empty reference is refused, since its error rate is undefined."""
+    """Score (reference, hypothesis) pairs; an empty reference is a UserError, since its error rate is undefined."""
+    # Imported here, because the harness needs only Score: it shortens the start of every run.
+    from rapidfuzz.distance import Levenshtein
+
     utterances = word_edits = words = char_edits = chars = 0
     mean_wer_sum = 0.0
     for reference, hypothesis in pairs:

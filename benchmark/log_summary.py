@@ -1,10 +1,10 @@
-"""The one reading of a run's log: when its clock ran, what its epochs did and how it ended; docs/rules.md gives the rules.
+"""The one interpretation of a run's log: its time, its epochs and how it ended; docs/rules.md gives the rules.
 
-The run is what lies between the first `run_start` and the first `run_stop`. What is logged after `run_stop` was not timed:
-no epoch and no score there counts. Epochs and scores stand in the order of the log, whatever numbers they bear.
+A run is everything between the first `run_start` and the first `run_stop`. Anything logged after `run_stop` was not
+timed: no epoch and no score there counts. Epochs and scores keep the order of the log, whatever their numbers are.
 
-Logs of MLPerf's own benchmarks are timed as their own summariser does it (mlperf_logging.result_summarizer): from the last
-`run_start` before the first `run_stop`. No log in a published round that we know of has two.
+Logs of MLPerf's own benchmarks are timed as their own summariser does it (mlperf_logging.result_summarizer): from the
+last `run_start` before the first `run_stop`. No log in a published round that we know of has two.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 
 from benchmark import mllog
 from benchmark.mllog import BadLine, Event
-from common.values import is_number, number, number_or_text
+from common.values import is_number, number, parse_number
 
 _UNITS = (mllog.EPOCH_NUM, "samples_count", "step_num")
-"""Metadata that say how far a training was when it was evaluated: DeepSpeech2 counts epochs, others what they like."""
+"""Metadata that give the progress of training at an evaluation: DeepSpeech2 counts epochs, other benchmarks other
+units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,10 @@ class EpochFacts:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One score that is a finite number. `progress` is its epoch (of some benchmarks: samples or steps), None if not said."""
+    """One score that is a finite number.
+
+    `progress` is its epoch (of some benchmarks: samples or steps), None if not logged.
+    """
 
     event: Event
     value: float
@@ -48,11 +52,11 @@ class Evaluation:
 
 @dataclass(slots=True, eq=False)
 class LogSummary:
-    """What a log says. `first` has the first event of each key, `bad` the first bad line, of `bad_lines` in all.
+    """The contents of a log. `first` has the first event of each key, `bad` the first bad line of `bad_lines` in total.
 
-    `epoch_starts` are the epochs that were begun. `epoch_spans`: (epoch, start, stop) of every training epoch,
-    `evaluation_spans`: (start, stop), in the log's milliseconds. `stats`: the values of all tracked_stats. `unread` are scores
-    that are no finite number, `restarts` the later `run_start` lines that gave another time.
+    `epoch_starts` are the epoch_start events. `epoch_spans`: (epoch, start, stop) of every training epoch,
+    `evaluation_spans`: (start, stop), in the log's milliseconds. `stats`: the values of all tracked_stats. `unread`
+    are scores that are not finite numbers, `restarts` the later `run_start` lines with another time.
     """
 
     first: dict[str, Event] = field(default_factory=dict)
@@ -70,7 +74,7 @@ class LogSummary:
     bad_lines: int = 0
 
     def value(self, key: str) -> Any:
-        """The value of a key's first event, None where the key is absent."""
+        """The value of a key's first event, None if the key is absent."""
         return self.first[key].value if key in self.first else None
 
     @property
@@ -80,20 +84,23 @@ class LogSummary:
 
     @property
     def run_s(self) -> float | None:
-        """Seconds by the clock that scores count; None where it did not both start and stop, or went backwards."""
+        """Seconds from run_start to run_stop, the time to train.
+
+        None if one of them is missing, or if it is negative.
+        """
         seconds = _between(self.run_start, self.run_stop)
         return seconds if is_number(seconds) and seconds >= 0 else None
 
     @property
     def minutes(self) -> float | None:
-        """The same in minutes, to the bit as MLPerf's summariser has it."""
+        """The same in minutes, bit-identical with MLPerf's summariser."""
         if self.run_s is None or self.run_start is None or self.run_stop is None:
             return None
         return (self.run_stop.time_ms - self.run_start.time_ms) / 60 / 1000
 
     @property
     def status(self) -> Any:
-        """What run_stop says of the run, `success` or `aborted` if it keeps the rules; None without run_stop."""
+        """The status in run_stop, `success` or `aborted` in a valid log; None without run_stop."""
         return self.run_stop.metadata.get(mllog.STATUS) if self.run_stop else None
 
     @property
@@ -103,7 +110,7 @@ class LogSummary:
 
     @property
     def final(self) -> float | None:
-        """The last score, None where nothing was evaluated."""
+        """The last score, None if nothing was evaluated."""
         return self.evaluations[-1].value if self.evaluations else None
 
     @property
@@ -112,7 +119,7 @@ class LogSummary:
         return min((each.value for each in self.evaluations), default=None)
 
     def reaches(self, target_wer: float | None) -> bool:
-        """Whether the last score, with which training stopped, is at most `target_wer`."""
+        """Whether the last score, after which training stopped, is at most `target_wer`."""
         return self.final is not None and target_wer is not None and self.final <= target_wer
 
     @property
@@ -123,7 +130,10 @@ class LogSummary:
 
 
 def summarise(lines: Iterable[Event | BadLine], benchmark: str | None = None) -> LogSummary:
-    """Read a log's events once, in its own order. `benchmark`: its name where something else than the log says it."""
+    """Summarise a log's events in one pass, in log order.
+
+    `benchmark`: its name, if known from elsewhere than the log.
+    """
     reading = _Reading(benchmark)
     for line in lines:
         reading.add(line)
@@ -131,7 +141,7 @@ def summarise(lines: Iterable[Event | BadLine], benchmark: str | None = None) ->
 
 
 class _Reading:
-    """Walks one log's lines once, in memory of what its summary holds."""
+    """Reads one log's lines in one pass; its memory is that of the summary."""
 
     def __init__(self, benchmark: str | None) -> None:
         self.benchmark = benchmark
@@ -193,7 +203,7 @@ class _Reading:
     def _epoch_stop(self, event: Event) -> None:
         self._edge(event)
         if self.open_epoch is not None:
-            self.summary.epoch_spans.append((number_or_text(event.epoch_num), self.open_epoch.time_ms, event.time_ms))
+            self.summary.epoch_spans.append((parse_number(event.epoch_num), self.open_epoch.time_ms, event.time_ms))
             self.open_epoch = None
 
     def _stats(self, event: Event) -> None:
@@ -216,7 +226,7 @@ class _Reading:
             self.summary.unread.append(event)
             return
         progress = next((event.metadata[unit] for unit in _UNITS if unit in event.metadata), None)
-        self.summary.evaluations.append(Evaluation(event, value, number_or_text(progress)))
+        self.summary.evaluations.append(Evaluation(event, value, parse_number(progress)))
 
     def _edge(self, event: Event) -> Event:
         self.edges[event.key, _epoch(event)] = event

@@ -1,7 +1,7 @@
-"""The only writer and the only reader of log lines: one event a line, `:::MLLOG {json}`, as mlperf-logging defines it.
+"""Writing and reading log lines: one event per line, `:::MLLOG {json}`, as mlperf-logging defines it.
 
-Times are milliseconds since the Unix epoch. Word error rates are in percent. The keys that MLPerf defines keep their
-names; ours stand in this file, each with its unit in its name.
+No other module writes or parses them. Times are milliseconds since the Unix epoch. Word error rates are in percent.
+MLPerf's keys keep their names; this benchmark's own keys are defined here, with the unit in the name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmark.submission import BENCHMARK as BENCHMARK
 
 TOKEN = b":::MLLOG "
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is no log line of any benchmark known to us; it is reported, and never held in memory whole."""
+"""No known benchmark logs a longer line; it is reported, and never held in memory completely."""
 
 SUBMISSION_BENCHMARK = constants.SUBMISSION_BENCHMARK
 SUBMISSION_DIVISION = constants.SUBMISSION_DIVISION
@@ -45,10 +45,10 @@ EPOCH_NUM, STATUS, SUCCESS, ABORTED = constants.EPOCH_NUM, constants.STATUS, con
 
 VARIANT = "variant"
 DATASET = "dataset"
-"""Value: {"name", "tree_sha256", "verified_at"}; null where not known."""
+"""Value: {"name", "tree_sha256", "verified_at"}; null if not known."""
 PARAMS_SHA256 = "params_sha256"
 HYPERPARAMETERS = "hyperparameters"
-"""Value: every parameter of the variant under its dotted name."""
+"""Value: every parameter of the variant by its dotted name."""
 TARGET_WER = "target_wer"
 NUMBER_OF_PROCESSES = "number_of_processes"
 ACCELERATORS = "accelerators"
@@ -59,13 +59,13 @@ TRACKED_STATS = "tracked_stats"
 """Value of one epoch: {"train_loss", "utterances_per_s", "audio_s_per_s", "train_s", "data_wait_s", ...}."""
 RUN_ABORTED_REASON = "run_aborted_reason"
 RESUMED = "resumed"
-"""Value: the last epoch whose result was kept; metadata: the devices from here on, as in ACCELERATORS. The time of a
-resumed run still counts from its first run_start."""
+"""Value: the last epoch before the resumption; metadata: the devices from here on, as in ACCELERATORS. The time of a
+resumed run still starts at its first run_start."""
 TELEMETRY_SUMMARY = "telemetry_summary"
 
 
 class Event(NamedTuple):
-    """One log line that was understood. `line` counts from 1; `time_ms` is milliseconds since the epoch."""
+    """One parsed log line. `line` counts from 1; `time_ms` is milliseconds since the epoch."""
 
     key: str
     value: Any
@@ -82,7 +82,7 @@ class Event(NamedTuple):
 
 
 class BadLine(NamedTuple):
-    """A line that holds the token and is no event, with the reason; `text` is its beginning."""
+    """A line with the token that is not a valid event, with the reason; `text` is its beginning."""
 
     line: int
     reason: str
@@ -90,41 +90,41 @@ class BadLine(NamedTuple):
 
 
 class LogWriter:
-    """Writes events to a sink, one complete line at a time, by way of mlperf-logging.
+    """Writes events to a sink, one complete line at a time, through mlperf-logging.
 
-    `sink` takes one line of text without its line break; what it raises (a full disk, say) reaches the caller, which
-    Python's own logging handlers would swallow.
+    `sink` takes one line of text without its line break; its exceptions (such as a full disk) reach the caller, while
+    Python's own logging handlers would swallow them.
     """
 
     def __init__(self, sink: Callable[[str], None], root: Path | None = None) -> None:
         logger = logging.Logger(mllog.__name__, logging.INFO)
-        self._sink, self._said = sink, _Collector()
-        logger.addHandler(self._said)
-        # Two frames stand between mlperf-logging and the caller whose file and line the event carries.
+        self._sink, self._collected = sink, _Collector()
+        logger.addHandler(self._collected)
+        # Two frames are between mlperf-logging and the caller whose file and line the event carries.
         root_pattern = re.escape(str(root or Path(__file__).resolve().parent.parent))
         self._mllogger = mllog.MLLogger(logger, default_stack_offset=3, root_dir=root_pattern)
 
     def event(self, key: str, value: object = None, **metadata: object) -> None:
-        """A point in time."""
+        """Log a point in time."""
         self._write(self._mllogger.event, key, value, metadata)
 
     def start(self, key: str, value: object = None, **metadata: object) -> None:
-        """The beginning of an interval."""
+        """Log the start of an interval."""
         self._write(self._mllogger.start, key, value, metadata)
 
     def end(self, key: str, value: object = None, **metadata: object) -> None:
-        """The end of an interval."""
+        """Log the end of an interval."""
         self._write(self._mllogger.end, key, value, metadata)
 
     def _write(self, log: Callable[..., None], key: str, value: object, metadata: dict[str, object]) -> None:
-        # mlperf-logging swallows what is raised while it logs, so the line goes to the sink only after it is done. What
-        # it cannot encode it reports as a log message of a higher level and goes on; here that is a bug.
-        self._said.records.clear()
+        # mlperf-logging swallows exceptions while it logs, so the line goes to the sink only afterwards. A value that
+        # it cannot encode becomes a log message of a higher level; here that is a bug.
+        self._collected.records.clear()
         log(key, value, metadata=metadata, time_ms=int(clock.now_s() * 1000))
-        for record in self._said.records:
+        for record in self._collected.records:
             if record.levelno != logging.INFO:
                 raise ValueError(record.getMessage().strip())
-        for record in self._said.records:
+        for record in self._collected.records:
             self._sink(record.getMessage())
 
 
@@ -138,7 +138,7 @@ class _Collector(logging.Handler):
 
 
 def parse_line(raw: bytes, number: int = 0) -> Event | BadLine | None:
-    """One line of a log: an event, a BadLine where the token is followed by no event, None where there is no token."""
+    """Parse one line of a log: an event, a BadLine if no valid event follows the token, None without the token."""
     at = raw.rfind(TOKEN)
     if at < 0:
         return None
@@ -163,7 +163,7 @@ def _bad(raw: bytes, number: int, reason: str) -> BadLine:
 
 
 def read_lines(file: BinaryIO) -> Iterator[Event | BadLine]:
-    """The events and bad lines of an open log, in its own order, in memory of one line.
+    """The events and bad lines of an open log, in order, with one line in memory at a time.
 
     Tolerates CRLF, text before the token and bytes that are not UTF-8 outside it.
     """

@@ -1,11 +1,11 @@
 """A variant's parameters: one complete YAML file, read into frozen dataclasses that check every value.
 
-There is no inheritance: a key that is missing, unknown or out of range is an error that names it. The whole set goes into
-the log, the checkpoint and the run's record; `Params.sha256` names it in one value.
+There is no inheritance: a key that is missing, unknown or out of range is an error that names it. The complete set goes
+into the log, the checkpoint and the run's record; `Params.sha256` identifies it in one value.
 
-A parameter that was added after results were published has a default, and that is always the value at which it changes
-nothing. There it is left out of the hash and of all that is written, so that files, logs, records and checkpoints from
-before it mean what they always meant.
+A parameter that was added after results were published has a default, which is always the value at which it changes
+nothing. With that value it is left out of the hash and of everything written, so that earlier files, logs, records and
+checkpoints keep their meaning.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _require(holds: bool, key: str, rule: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DataParams:
-    """Which corpus: `folder` under DATA_DIR, and the names of the splits that train and evaluate."""
+    """The dataset: `folder` in DATA_DIR, and the names of the training and evaluation splits."""
 
     folder: str
     train_split: str
@@ -48,13 +48,13 @@ class DataParams:
         _require(
             bool(self.folder) and "/" not in self.folder and not self.folder.startswith("."),
             "data.folder",
-            "must be a folder's plain name",
+            "must be a folder name without a path",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureParams:
-    """What the network sees: log1p magnitudes of a Hamming STFT, or MFCC; times in seconds."""
+    """The input features: log1p magnitudes of a Hamming-window STFT, or MFCC; times in seconds."""
 
     kind: Literal["spectrogram", "mfcc"]
     sample_rate_hz: int
@@ -64,15 +64,17 @@ class FeatureParams:
 
     def __post_init__(self) -> None:
         _require(
-            self.sample_rate_hz == 16_000, "features.sample_rate_hz", "must be 16000: corpora are kept at this rate"
+            self.sample_rate_hz == 16_000, "features.sample_rate_hz", "must be 16000: datasets are stored at this rate"
         )
-        _require(0 < self.hop_s <= self.window_s <= 0.1, "features.window_s", "must hold 0 < hop_s <= window_s <= 0.1")
-        _require(1 <= self.mfcc_coefficients <= 80, "features.mfcc_coefficients", "must lie in 1..80")
+        _require(
+            0 < self.hop_s <= self.window_s <= 0.1, "features.window_s", "must satisfy 0 < hop_s <= window_s <= 0.1"
+        )
+        _require(1 <= self.mfcc_coefficients <= 80, "features.mfcc_coefficients", "must be in 1..80")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentParams:
-    """What is done to training audio; each drawn per utterance and epoch. Null `noise_dir` and zero masks mean off."""
+    """Augmentation of training audio, drawn per utterance and epoch. A null `noise_dir` and zero masks mean off."""
 
     tempo_min: float
     tempo_max: float
@@ -91,18 +93,18 @@ class AugmentParams:
         _require(
             0.5 <= self.tempo_min <= self.tempo_max <= 2,
             "augment.tempo_min",
-            "must hold 0.5 <= tempo_min <= tempo_max <= 2",
+            "must satisfy 0.5 <= tempo_min <= tempo_max <= 2",
         )
         _require(
             -60 <= self.gain_min_db <= self.gain_max_db <= 60,
             "augment.gain_min_db",
-            "must hold -60 <= gain_min_db <= gain_max_db <= 60",
+            "must satisfy -60 <= gain_min_db <= gain_max_db <= 60",
         )
-        _require(0 <= self.noise_probability <= 1, "augment.noise_probability", "must lie in 0..1")
+        _require(0 <= self.noise_probability <= 1, "augment.noise_probability", "must be in 0..1")
         _require(
             0 <= self.noise_level_min <= self.noise_level_max <= 1,
             "augment.noise_level_min",
-            "must hold 0 <= noise_level_min <= noise_level_max <= 1",
+            "must satisfy 0 <= noise_level_min <= noise_level_max <= 1",
         )
         _require(
             self.spec_time_masks >= 0 and self.spec_freq_masks >= 0, "augment.spec_time_masks", "must not be negative"
@@ -116,7 +118,9 @@ class AugmentParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelParams:
-    """The network's shape. `batch_norm` between GRU layers; `mask_padding` keeps padded frames out of the GRUs and their norms."""
+    """The network's architecture. `batch_norm_between`: BatchNorm between GRU layers; `mask_padding` excludes padded
+    frames from the GRUs and their BatchNorm.
+    """
 
     conv_channels: int
     rnn_hidden: int
@@ -127,15 +131,15 @@ class ModelParams:
     sync_batch_norm: bool
 
     def __post_init__(self) -> None:
-        _require(1 <= self.conv_channels <= 1024, "model.conv_channels", "must lie in 1..1024")
-        _require(1 <= self.rnn_hidden <= 16_384, "model.rnn_hidden", "must lie in 1..16384")
-        _require(1 <= self.rnn_layers <= 32, "model.rnn_layers", "must lie in 1..32")
+        _require(1 <= self.conv_channels <= 1024, "model.conv_channels", "must be in 1..1024")
+        _require(1 <= self.rnn_hidden <= 16_384, "model.rnn_hidden", "must be in 1..16384")
+        _require(1 <= self.rnn_layers <= 32, "model.rnn_layers", "must be in 1..32")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerParams:
-    """How weights move. `schedule: anneal` divides by `anneal` after each epoch; `warmup_linear` rises over `warmup_steps`
-    and falls in a straight line to `final_share` of the rate at the last step of `max_epochs`.
+    """The optimizer. `schedule: anneal` divides the learning rate by `anneal` after each epoch; `warmup_linear` rises
+    over `warmup_steps` and falls linearly to `final_share` of the rate at the last step of `max_epochs`.
     """
 
     name: Literal["sgd", "adamw"]
@@ -153,28 +157,28 @@ class OptimizerParams:
     final_share: float
 
     def __post_init__(self) -> None:
-        _require(0 < self.learning_rate < 100, "optimizer.learning_rate", "must lie in 0..100, without 0")
-        _require(0 <= self.momentum < 1, "optimizer.momentum", "must lie in 0..1, without 1")
+        _require(0 < self.learning_rate < 100, "optimizer.learning_rate", "must be in 0..100, excluding 0")
+        _require(0 <= self.momentum < 1, "optimizer.momentum", "must be in 0..1, excluding 1")
         _require(not self.nesterov or self.momentum > 0, "optimizer.nesterov", "needs a momentum above 0")
         _require(
             0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
             "optimizer.beta1",
-            "beta1 and beta2 must lie in 0..1, without 1",
+            "beta1 and beta2 must be in 0..1, excluding 1",
         )
         _require(self.epsilon > 0, "optimizer.epsilon", "must be above 0")
         _require(self.weight_decay >= 0, "optimizer.weight_decay", "must not be negative")
         _require(self.clip_norm > 0, "optimizer.clip_norm", "must be above 0")
         _require(self.anneal >= 1, "optimizer.anneal", "must be at least 1")
         _require(self.warmup_steps >= 0, "optimizer.warmup_steps", "must not be negative")
-        _require(0 <= self.final_share <= 1, "optimizer.final_share", "must lie in 0..1")
+        _require(0 <= self.final_share <= 1, "optimizer.final_share", "must be in 0..1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainParams:
-    """How training goes. `batch_size` counts utterances of one optimiser step over all processes; `target_wer` is in percent.
+    """Training. `batch_size` counts utterances of one optimizer step over all processes; `target_wer` is in percent.
 
-    `order`: `sorted` is the reference's (by length, the same each epoch); `buckets` takes batches of like length in random
-    order; `sorted_then_buckets` sorts the first epoch only.
+    `order`: `sorted` is the reference's (by length, the same each epoch); `buckets` forms batches of similar length
+    in random order; `sorted_then_buckets` sorts the first epoch only.
     """
 
     batch_size: int
@@ -185,15 +189,15 @@ class TrainParams:
     precision: Literal["fp32", "tf32", "bf16"]
 
     def __post_init__(self) -> None:
-        _require(1 <= self.batch_size <= 65_536, "train.batch_size", "must lie in 1..65536")
-        _require(1 <= self.eval_batch_size <= 65_536, "train.eval_batch_size", "must lie in 1..65536")
-        _require(1 <= self.max_epochs <= MAX_EPOCHS_CAP, "train.max_epochs", f"must lie in 1..{MAX_EPOCHS_CAP}")
-        _require(0 <= self.target_wer <= 100, "train.target_wer", "must lie in 0..100 (percent)")
+        _require(1 <= self.batch_size <= 65_536, "train.batch_size", "must be in 1..65536")
+        _require(1 <= self.eval_batch_size <= 65_536, "train.eval_batch_size", "must be in 1..65536")
+        _require(1 <= self.max_epochs <= MAX_EPOCHS_CAP, "train.max_epochs", f"must be in 1..{MAX_EPOCHS_CAP}")
+        _require(0 <= self.target_wer <= 100, "train.target_wer", "must be in 0..100 (percent)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """Everything that decides a run's mathematics, except the seed and the number of processes."""
+    """Everything that determines a run's mathematics, except the seed and the number of processes."""
 
     variant: str
     division: Division
@@ -205,7 +209,7 @@ class Params:
     train: TrainParams
 
     def as_dict(self) -> dict[str, object]:
-        """Nested plain values, as in the YAML file, without what stands at the value that changes nothing."""
+        """Nested plain values, as in the YAML file, without parameters at the default that changes nothing."""
         return plain(self)
 
     def flat(self) -> dict[str, object]:
@@ -214,21 +218,21 @@ class Params:
 
     @property
     def sha256(self) -> str:
-        """Hash of the values (not of the file's spelling): equal exactly when the mathematics is equal."""
+        """Hash of the values (not of the file's text): equal if and only if the mathematics is equal."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def dump(self) -> str:
-        """The YAML text that `load_params` reads back to an equal object."""
+        """YAML text that `load_params` reads back as an equal object."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False)
 
 
 def plain(part: typing.Any) -> dict[str, typing.Any]:
-    """Parameters, or one group of them, as plain values, without those that stand at the value that changes nothing."""
+    """Parameters, or one group of them, as plain values, without those at the default that changes nothing."""
     written: dict[str, typing.Any] = {}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if dataclasses.is_dataclass(value):
-            # A group of nothing but later parameters may be as good as absent.
+            # A group of later parameters only may be empty, and is left out.
             written |= {field.name: group} if (group := plain(value)) else {}
         elif value != field.default:
             written[field.name] = value
@@ -252,7 +256,7 @@ def _neutral(cls: typing.Any) -> dict[str, typing.Any]:
 
 
 NEUTRAL: dict[str, object] = _flat(_neutral(Params))
-"""The value at which each later parameter changes nothing, by dotted key: what it is wherever it is not given."""
+"""The default of each later parameter, at which it changes nothing, by dotted key."""
 
 
 def variant_names() -> list[str]:
@@ -261,16 +265,16 @@ def variant_names() -> list[str]:
 
 
 def load_variant(name: str) -> Params:
-    """The parameters of a variant by its name; UserError with the known names for an unknown one."""
+    """The parameters of a variant by its name; UserError listing the variants for an unknown name."""
     if name not in variant_names():
         raise UserError(
-            f"no variant is called {name!r}", where="VARIANT", remedy=f"choose one of {', '.join(variant_names())}"
+            f"there is no variant {name!r}", where="VARIANT", remedy=f"choose one of {', '.join(variant_names())}"
         )
     return load_params(VARIANTS_DIR / f"{name}.yaml")
 
 
 def load_params(path: Path) -> Params:
-    """Read and check a parameter file; every fault is a UserError that names the file and the key."""
+    """Read and check a parameter file; every error is a UserError that names the file and the key."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -281,12 +285,15 @@ def load_params(path: Path) -> Params:
 
 
 def parse_params(text: str, source: object) -> Params:
-    """Parse YAML text, as YAML 1.2 reads it with numbers in decimals alone; `source` is named in errors, with the line."""
+    """Parse YAML text as in YAML 1.2, with decimal numbers only; errors name `source` and the line."""
     return _params(*read_yaml(text, source), source)
 
 
 def params_from_dict(tree: object, source: object) -> Params:
-    """Build Params from nested plain values; UserError naming the first key that is unknown, missing or out of range."""
+    """Build Params from nested plain values.
+
+    Raises UserError naming the first key that is unknown, missing or out of range.
+    """
     return _params(tree, {}, source)
 
 
@@ -301,14 +308,14 @@ def _params(tree: object, lines: dict[str, int], source: object) -> Params:
 
 
 def _leaf(kind: type, value: object, key: str) -> object:
-    """A single value of a parameter file: texts without quotes become what they stand for."""
+    """A single value of a parameter file: converts unquoted text to the parameter's type."""
     if value is None and kind is str:
-        raise UserError("must be text, not null", where=key, remedy="write it in quotes if null or ~ is the text")
+        raise UserError("must be text, not null", where=key, remedy="put it in quotes if null or ~ is the text")
     return _READ[kind](value, key) if isinstance(value, Plain) else value
 
 
-# What a scalar without quotes stands for, by the kind of its parameter. Forms that YAML 1.1, YAML 1.2 and a person read
-# differently are refused: 010, 0x10, 1_000, 12:30, yes and off.
+# The value of an unquoted scalar by its parameter's type. Forms that YAML 1.1, YAML 1.2 and people read differently are
+# errors: 010, 0x10, 1_000, 12:30, yes and off.
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}

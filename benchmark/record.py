@@ -1,7 +1,7 @@
-"""The record of one run: record.json in its folder, the one currency of everything that looks at runs afterwards.
+"""The record of one run: record.json in its folder, the input of every tool that reads runs afterwards.
 
-Written when the run begins (status `unfinished`) and again at its end whatever happened, each time atomically, so that
-a run interrupted at any moment leaves a readable record that says so. What could not be measured is null, never 0.
+It is written when the run starts (status `unfinished`) and again when it ends, however it ends. Each write is atomic,
+so a run interrupted at any moment leaves a readable record that says so. What could not be measured is null, never 0.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from typing import Any, Literal
 import orjson
 
 from benchmark.log_summary import EpochFacts
-from benchmark.submission import RECORD_FILE, SEALED_FILES, Division
+from benchmark.submission import HASHED_FILES, RECORD_FILE, Division
 from common.errors import UserError
+from common.files import sha256_of, write_atomically
 from common.formats import RECORD
-from common.sha256 import sha256_of
-from datasets.manifest import write_atomically
 
 Status = Literal["unfinished", "success", "aborted", "failed", "interrupted"]
-"""`aborted`: the trainer ended properly without the target; `failed`: it broke; `interrupted`: a signal ended it;
-`unfinished`: the run is still going, or the harness was killed."""
+"""`aborted`: the trainer ended in order without reaching the target; `failed`: it broke; `interrupted`: a signal
+ended it; `unfinished`: the run is still in progress, or the harness was killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeVersion:
-    """The checkout's commit, and whether nothing in it was changed; None outside a git checkout."""
+    """The checkout's commit, and whether the work tree is unchanged; None outside a git checkout."""
 
     commit: str | None = None
     clean: bool | None = None
@@ -51,7 +50,9 @@ class DatasetFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """How the run went. Error rates in percent; `run_s` counts from run_start to run_stop, as `log_summary` has them.
+    """The run's processes, durations and error rates.
+
+    Error rates are in percent; `run_s` counts from run_start to run_stop, as `log_summary` has them.
 
     `resumed_epochs` holds, for each resumption, the last epoch that was kept. `peak_memory_bytes` is the trainer's.
     """
@@ -73,7 +74,7 @@ class RunFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One run. Times are UTC in ISO 8601; `files` maps file names to SHA-256; `notes` are remarks on the run's course.
+    """One run. Times are UTC in ISO 8601; `files` maps file names to SHA-256; `notes` are remarks on how the run went.
 
     A field that has a default may be missing in the file.
     """
@@ -101,15 +102,15 @@ class RunRecord:
 
     @property
     def trainer(self) -> str | None:
-        """The module that trained, as its command line has it; None where the record does not tell."""
+        """The module that trained, from its command line; None if the record does not say."""
         at = self.command.index("--params") if "--params" in self.command else 0
         return self.command[at - 1] if at else None
 
 
 def write_record(record: RunRecord, run_dir: Path) -> None:
-    """Write the record into its run's folder, atomically; OSError where that cannot be done."""
+    """Write the record into its run's folder, atomically; OSError if that fails."""
     data = orjson.dumps(
-        RECORD.stamped(dataclasses.asdict(record)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        RECORD.with_version(dataclasses.asdict(record)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     )
     write_atomically(run_dir / RECORD_FILE, data)
 
@@ -122,16 +123,16 @@ def read_record(path: Path) -> RunRecord:
     try:
         tree = orjson.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError("no run record lies here", where=path) from None
+        raise UserError("no run record here", where=path) from None
     except orjson.JSONDecodeError as error:
         raise UserError(f"the run record is damaged: not JSON ({error})", where=path) from None
     return RECORD.read(RunRecord, tree, path)
 
 
 def hash_files(run_dir: Path) -> dict[str, str]:
-    """SHA-256 of the run's files that are there, by name."""
+    """SHA-256 of the run's existing files, by name."""
     hashes = {}
-    for name in SEALED_FILES:
+    for name in HASHED_FILES:
         if (run_dir / name).is_file():
             hashes[name] = sha256_of(run_dir / name)
     return hashes

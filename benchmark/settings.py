@@ -1,4 +1,4 @@
-"""What the user chooses about a run: command line first, environment next. It never touches the run's mathematics."""
+"""The settings of a run: the command line first, then the environment. They never change the run's mathematics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmark.submission import DIVISIONS, STATUSES, Division
 from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The checkout: where `data/` and `runs/` lie unless the user says otherwise."""
+"""The checkout, which holds `data/` and `runs/` by default."""
 
 DEVICES = ("auto", "cuda", "cpu")
 SEED_LIMIT = 1 << 32
@@ -21,7 +21,7 @@ TRAINER_MODULE = "reference_model.train"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One run's circumstances. None means: not said.
+    """The settings of one run. None means: not given.
 
     `org`, `platform`, `status` and `division` go into the log's submission lines; `processes` is the number of trainer
     processes on this machine, `nodes` the number of machines, of which this is number `node_rank` from 0.
@@ -66,19 +66,18 @@ VARIABLES = """examples:
   time sh run_and_time.sh | tee log               one run on this machine
   VARIANT=librispeech NPROC=8 sh run_and_time.sh  on eight GPUs
   RUNS=10 sh run_and_time.sh                      ten runs and their score
-  sh run_and_time.sh --params mine.yaml           with parameters of your own
-  sh run_and_time.sh --resume runs/mini/RUN       on after an interruption
+  sh run_and_time.sh --params mine.yaml           with your own parameters
+  sh run_and_time.sh --resume runs/mini/RUN       resume an interrupted run
   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 SEED=1 NPROC=8 sh run_and_time.sh
                   on the first of two machines; NODE_RANK=1 on the other
 
-environment variables (an option goes before its variable):
-  VARIANT            the variant to run, as --variant; unset: librispeech where
-                     its data lie prepared, else synthetic on a GPU, mini on a
-                     CPU
+environment variables (an option takes precedence over its variable):
+  VARIANT            the variant to run, as --variant; unset: librispeech if its
+                     dataset is prepared, else synthetic on a GPU, mini on a CPU
   SEED               0..4294967295; drawn from the system and logged when unset
   RUNS               that many runs with drawn seeds, and the score at the end;
-                     an interrupted series goes on
-  DEVICE             auto (default: a GPU where there is one), cuda or cpu
+                     an interrupted series is resumed
+  DEVICE             auto (default: a GPU if there is one), cuda or cpu
   NPROC              trainer processes on this machine, one per GPU or CPU core
                      (default 1)
   NNODES, NODE_RANK  number of machines (default 1); which one this is, from 0
@@ -86,19 +85,19 @@ environment variables (an option goes before its variable):
                      address and port (default 29500) of machine 0, for
                      NNODES > 1
   DATA_DIR, RESULTS_DIR
-                     where corpora and runs lie (default: data/ and runs/ in the
-                     checkout)
-  DROP_CACHES        0 leaves the system's file caches alone (logged as
+                     the folders of corpora and runs (default: data/ and runs/
+                     in the checkout)
+  DROP_CACHES        0: do not drop the system's file caches (logged as
                      cache_clear false)
-  PYTHON             an interpreter that has everything: no set-up
+  PYTHON             an interpreter with everything installed: no set-up
   WHEELS             a folder of wheels to set up from without a network
                      (docs/setup.md)
   SUBMISSION_ORG, SUBMISSION_PLATFORM, SUBMISSION_STATUS, SUBMISSION_DIVISION
-                     what the log's submission lines say (default: unspecified,
+                     values of the log's submission lines (default: unspecified,
                      this machine, research, the variant's own division)
 
 Each run leaves its log, record, telemetry and checkpoints in a new folder RESULTS_DIR/VARIANT/HOST-DEVICE-TIME-sSEED; stderr
-names it. Exit status: 0 target reached, 1 not reached, 2 the run could not be done.
+names it. Exit status: 0 target reached, 1 not reached, 2 error.
 """
 
 
@@ -106,8 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `python -m benchmark run`."""
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--variant", metavar="NAME", help="a variant that comes with the benchmark")
-    chosen.add_argument("--params", metavar="FILE", type=Path, help="a parameter file of your own")
-    chosen.add_argument("--resume", metavar="RUN_DIR", type=Path, help="go on with a run that was interrupted")
+    chosen.add_argument("--params", metavar="FILE", type=Path, help="your own parameter file")
+    chosen.add_argument("--resume", metavar="RUN_DIR", type=Path, help="resume an interrupted run")
     parser.add_argument(
         "--trainer-module",
         metavar="MODULE",
@@ -116,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_environment(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    """Settings from parsed options and the environment; a bad value is a UserError that names its variable."""
+    """Settings from parsed options and the environment; an invalid value is a UserError that names its variable."""
     nodes = _whole(environ, "NNODES", 1, low=1)
     node_rank = _whole(environ, "NODE_RANK", 0, low=0)
     master_addr = environ.get("MASTER_ADDR") or None

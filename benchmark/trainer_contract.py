@@ -1,7 +1,7 @@
-"""What the harness and a trainer of any framework agree on: command line, environment, log, progress, checkpoints, ending.
+"""The contract between the harness and a trainer: command line, environment, log, progress, checkpoints, exit status.
 
-The harness (`benchmark.harness.run`), the reference trainer and the checker (`compliance`) all take it from here.
-docs/trainer.md says the same for whoever writes a trainer of their own, and `examples/plain_trainer.py` uses all of it.
+The harness (`benchmark.harness.run`), the reference trainer and the checker (`compliance`) all import it from here.
+docs/trainer.md is the same contract for authors of other trainers, and `examples/plain_trainer.py` uses all of it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from benchmark.params import Params
 from benchmark.settings import DEVICES, ROOT
 from common.cli import HelpFormatter
 from common.errors import EXIT_ERROR, EXIT_FAILED, EXIT_OK, UserError
-from common.values import is_whole
-from datasets.manifest import write_atomically
+from common.files import write_atomically
+from common.values import is_integer
 
 PAGE = "docs/trainer.md"
-"""Where a trainer's author reads all this."""
+"""The documentation of this contract."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# How it is started
+# Command line and environment
 
 
 def command_line(
@@ -45,32 +45,32 @@ def command_line(
     resume: Path | None = None,
     progress: str = "events",
 ) -> list[str]:
-    """The options that a trainer is started with, in the order of `argument_parser`."""
+    """The options of a trainer's command line, in the order of `argument_parser`."""
     options = ["--params", str(params), "--data", str(data), "--run-dir", str(run_dir), "--seed", str(seed)]
     options += ["--device", device, "--progress", progress]
     return options + (["--resume", str(resume)] if resume else [])
 
 
 def argument_parser(prog: str, description: str | None = None) -> argparse.ArgumentParser:
-    """The parser of what `command_line` writes, to be used as it is or with further options of the trainer's own.
+    """The parser of `command_line`'s options; a trainer may add options of its own.
 
-    What it cannot parse ends the process with exit status 2 and a line on stderr.
+    Arguments that it cannot parse end the process with exit status 2 and a line on stderr.
     """
     parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=HelpFormatter)
     parser.add_argument("--params", type=Path, required=True, help="a variant's parameter file")
-    parser.add_argument("--data", type=Path, required=True, help="a prepared data set's folder")
-    parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints/ goes")
-    parser.add_argument("--seed", type=int, required=True, help="decides all that is random: weights, orders, changes")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of a prepared dataset")
+    parser.add_argument("--run-dir", type=Path, required=True, help="the folder for checkpoints/")
+    parser.add_argument("--seed", type=int, required=True, help="seed of weights, data order and augmentation")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--progress", choices=("auto", "events"), default="auto", help=argparse.SUPPRESS)
-    parser.add_argument("--resume", type=Path, help="go on from this checkpoint")
+    parser.add_argument("--resume", type=Path, help="resume from this checkpoint")
     return parser
 
 
 def variables(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that the harness sets for a trainer, besides the user's own (`inherited`).
+    """The environment variables that the harness sets for a trainer, in addition to the user's own (`inherited`).
 
-    Under torchrun (NPROC or NNODES above 1) each process has torchrun's as well: RANK, LOCAL_RANK, WORLD_SIZE and so on.
+    Under torchrun (NPROC or NNODES above 1) each process also has torchrun's: RANK, LOCAL_RANK, WORLD_SIZE and so on.
     """
     return {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]),
@@ -81,7 +81,7 @@ def variables(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What it logs
+# Log
 
 REPEATED = {
     mllog.GLOBAL_BATCH_SIZE: "train.batch_size",
@@ -92,7 +92,7 @@ REPEATED = {
     mllog.OPT_LEARNING_RATE_WARMUP_STEPS: "optimizer.warmup_steps",
     mllog.TARGET_WER: "train.target_wer",
 }
-"""Keys that repeat a parameter under the name that MLPerf gives it."""
+"""Keys that repeat a parameter under its MLPerf name."""
 
 PARAMETER_EVENTS = (
     mllog.SEED,
@@ -110,7 +110,7 @@ PARAMETER_EVENTS = (
     mllog.TARGET_WER,
     mllog.ACCELERATORS,
 )
-"""What `log_parameters` logs."""
+"""The events of `log_parameters`."""
 
 EPOCH_EVENTS = (
     mllog.EPOCH_START,
@@ -120,7 +120,7 @@ EPOCH_EVENTS = (
     mllog.EVAL_ACCURACY,
     mllog.EVAL_STOP,
 )
-"""Each epoch's events, in order; each carries its `epoch_num` from 1."""
+"""The events of each epoch, in order; each has its `epoch_num`, from 1."""
 
 EVENTS = (
     mllog.INIT_START,
@@ -131,19 +131,23 @@ EVENTS = (
     mllog.TRAINED_SAMPLES,
     mllog.RUN_STOP,
 )
-"""Every event that a trainer must log, in order, those of an epoch once an epoch. The harness logs what stands before and after."""
+"""Every event that a trainer must log, in order, those of an epoch once per epoch. The harness logs those before and
+after."""
 
 STARTS = frozenset((mllog.INIT_START, mllog.RUN_START, mllog.EPOCH_START, mllog.EVAL_START))
-"""Events that begin an interval (`LogWriter.start`)."""
+"""Events that start an interval (`LogWriter.start`)."""
 ENDS = frozenset((mllog.INIT_STOP, mllog.RUN_STOP, mllog.EPOCH_STOP, mllog.EVAL_STOP))
 """Events that end one (`LogWriter.end`); all others are points in time (`LogWriter.event`)."""
 
 ONE_CPU = {"rank": 0, "device": "cpu", "name": "CPU", "uuid": None}
-"""What a process computes on, as `accelerators` lists it; `uuid` is a GPU's as its driver gives it."""
+"""The device of a process as `accelerators` lists it; `uuid` is a GPU's UUID from its driver."""
 
 
 def print_line(text: str) -> None:
-    """One complete line on stdout in one write, at once: whoever reads it may be timing, and others may write beside it."""
+    """Print one complete line on stdout in a single write, unbuffered.
+
+    The harness times its lines, and other processes write too.
+    """
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -157,9 +161,11 @@ def log_parameters(
     eval_samples: int,
     accelerators: Sequence[Mapping[str, object]] = (ONE_CPU,),
 ) -> None:
-    """Everything that decides the run's mathematics, under MLPerf's names where it has them, and whole under ours.
+    """Log everything that determines the run's mathematics, under MLPerf's names where they exist, and completely
+    under ours.
 
-    The samples are the utterances of the training and of the evaluation set; `accelerators` are the processes' own, by rank.
+    The samples are the utterances of the training and the evaluation set; `accelerators` are the processes' devices,
+    by rank.
     """
     flat = params.flat()
     values = {key: flat[name] for key, name in REPEATED.items()} | {
@@ -176,7 +182,7 @@ def log_parameters(
 
 
 def log_score(log: LogWriter, score: Score, epoch: int) -> float:
-    """The evaluation's result after `epoch`: the WER in percent, which is returned, the CER, and the counts of both."""
+    """Log the evaluation's result after `epoch`: WER (percent, returned), CER, and the counts of both."""
     assert score.wer is not None, "a manifest is never empty"
     counts = {name: getattr(score, name) for name in ("utterances", "word_edits", "words", "char_edits", "chars")}
     log.event(mllog.EVAL_ACCURACY, score.wer, epoch_num=epoch, cer=score.cer, mean_wer=score.mean_wer, **counts)
@@ -184,45 +190,46 @@ def log_score(log: LogWriter, score: Score, epoch: int) -> float:
 
 
 def log_end(log: LogWriter, *, reached: bool, trained_samples: int, epoch: int) -> None:
-    """The end of a run that came to its target or to its last epoch; `trained_samples` counts utterances over all epochs."""
+    """Log the end of a run at its target or its last epoch; `trained_samples` counts utterances over all epochs."""
     log.event(mllog.TRAINED_SAMPLES, trained_samples, epoch_num=epoch)
     log.end(mllog.RUN_STOP, status=mllog.SUCCESS if reached else mllog.ABORTED, epoch_num=epoch)
 
 
-def lacking(said: LogSummary) -> str | None:
-    """What a log lacks for its run to have any outcome, as `no run_start` or `no eval_accuracy for epoch 2`; None: nothing.
+def missing_from(summary: LogSummary) -> str | None:
+    """What a log lacks for its run to have an outcome, such as `no run_start` or `no eval_accuracy for epoch 2`;
+    None: nothing.
 
-    It is the least that time and outcome follow from. Whether all of EVENTS are there and right is for `compliance` to say.
+    This is the minimum for a time and an outcome. `compliance` checks that all of EVENTS are present and correct.
     """
-    if said.run_start is None:
+    if summary.run_start is None:
         return f"no {mllog.RUN_START}"
-    scores = [*(each.event for each in said.evaluations), *said.unread]
-    for event in said.epoch_starts + scores:
-        if not is_whole(event.epoch_num, 1):
+    scores = [*(each.event for each in summary.evaluations), *summary.unread]
+    for event in summary.epoch_starts + scores:
+        if not is_integer(event.epoch_num, 1):
             return f"no whole number from 1 as {mllog.EPOCH_NUM} with {event.key}"
     evaluated = {event.epoch_num for event in scores}
-    for epoch in [event.epoch_num for event in said.epoch_starts] or [1]:
+    for epoch in [event.epoch_num for event in summary.epoch_starts] or [1]:
         if epoch not in evaluated:
             return f"no {mllog.EVAL_ACCURACY} for epoch {epoch}"
-    if said.unread:
-        return f"no number as {mllog.EVAL_ACCURACY} for epoch {said.unread[0].epoch_num}"
-    if said.run_stop is None:
+    if summary.unread:
+        return f"no number as {mllog.EVAL_ACCURACY} for epoch {summary.unread[0].epoch_num}"
+    if summary.run_stop is None:
         return f"no {mllog.RUN_STOP}"
-    if said.status not in (mllog.SUCCESS, mllog.ABORTED):
+    if summary.status not in (mllog.SUCCESS, mllog.ABORTED):
         return f"no {mllog.STATUS} {mllog.SUCCESS} or {mllog.ABORTED} with {mllog.RUN_STOP}"
     return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# How far it has come
+# Progress
 
 PROGRESS_TOKEN = b":::PROGRESS "
 
 
 class ProgressLine(NamedTuple):
-    """How far a pass over the data has come: `done` of `total` in `unit`s; `epoch` is 0 outside epochs.
+    """The progress of a pass over the data: `done` of `total` in `unit`s; `epoch` is 0 outside epochs.
 
-    `phase` is `init`, `train`, `eval` or any other word; `note` is a short remark, such as the loss.
+    `phase` is `init`, `train`, `eval` or any other name; `note` is a short remark, such as the loss.
     """
 
     phase: str
@@ -232,13 +239,13 @@ class ProgressLine(NamedTuple):
     unit: str = "utterances"
     note: str = ""
 
-    def tell(self) -> None:
-        """Print it as the line on stdout that the harness draws."""
+    def print(self) -> None:
+        """Print it on stdout, as the line from which the harness draws its progress bar."""
         print_line(PROGRESS_TOKEN.decode() + orjson.dumps(self._asdict()).decode())
 
 
 def read_progress(raw: bytes) -> ProgressLine | None:
-    """What a line of the trainer's stdout says of its progress; None where it is no such line."""
+    """Parse a line of the trainer's stdout; None if it is not a progress line."""
     if not raw.startswith(PROGRESS_TOKEN):
         return None
     try:
@@ -251,30 +258,32 @@ def read_progress(raw: bytes) -> ProgressLine | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What it keeps
+# Checkpoints
 
 CHECKPOINTS = "checkpoints"
 _CHECKPOINT = re.compile(r"epoch_(0[1-9]|[1-9][0-9]+)(\..*)?")
 _DERIVED = (".safetensors", ".json", ".onnx")
-"""What a trained model in use may be converted to, beside its checkpoint (`reference_model.checkpoint`, `export_onnx`)."""
+"""Suffixes of what a checkpoint is converted to, next to it (`reference_model.checkpoint`, `export_onnx`)."""
 
 
 def checkpoint_path(run_dir: Path, epoch: int, suffix: str = "") -> Path:
-    """Where a trainer keeps the state after `epoch`, as a file or a folder; `suffix` with its dot is the trainer's choice."""
+    """The path of the checkpoint after `epoch`, a file or a folder; `suffix` with its dot is the trainer's choice."""
     return Path(run_dir) / CHECKPOINTS / f"epoch_{epoch:02d}{suffix}"
 
 
-def keep_checkpoint(run_dir: Path, epoch: int, suffix: str, data: bytes) -> None:
-    """Write the state after `epoch` as one file, whole or not at all; OSError where the disk is full."""
+def save_checkpoint(run_dir: Path, epoch: int, suffix: str, data: bytes) -> None:
+    """Write the state after `epoch` as one file, atomically; OSError if the disk is full."""
     path = checkpoint_path(run_dir, epoch, suffix)
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, data)
 
 
 def checkpoints(run_dir: Path, suffix: str | None = None) -> dict[int, list[Path]]:
-    """The checkpoints of a run by epoch; `suffix` None: of any. What begins with a dot is unfinished and does not count.
+    """The checkpoints of a run by epoch; `suffix` None: any. A name that starts with a dot is unfinished and does not
+    count.
 
-    A .safetensors, .json or .onnx counts only where the run has no checkpoint of another kind: else it was made from one.
+    A .safetensors, .json or .onnx counts only if the run has no checkpoint of another kind: otherwise it was made
+    from one.
     """
     paths = sorted((Path(run_dir) / CHECKPOINTS).glob("epoch_*"))
     matches = [(path, match) for path in paths if (match := _CHECKPOINT.fullmatch(path.name))]
@@ -289,34 +298,35 @@ def checkpoints(run_dir: Path, suffix: str | None = None) -> dict[int, list[Path
 
 
 def checkpoint_of(run_dir: Path, epoch: int) -> Path | None:
-    """The checkpoint of `epoch` whatever its suffix, None where there is none; UserError where there are several."""
+    """The checkpoint of `epoch` with any suffix, None if there is none; UserError if there are several."""
     found = checkpoints(run_dir).get(epoch, [])
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UserError(
             f"epoch {epoch} has several checkpoints ({names})",
             where=found[0].parent,
-            remedy="leave the one that the run's trainer wrote",
+            remedy="keep only the one that the run's trainer wrote",
         )
     return found[0] if found else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# How it ends
+# Exit status
 
 EXIT_STATUSES = {
     EXIT_OK: "the target was reached; under torchrun, the run ended in order",
     EXIT_FAILED: "the target was not reached; not under torchrun",
-    EXIT_ERROR: "it could not be done",
+    EXIT_ERROR: "error",
 }
 
 TARGET_MISSED = "target not reached"
-"""How a line begins that a trainer says on stderr, on every machine but the first, when its run ended without the target."""
+"""Start of the line on stderr with which a trainer, on every machine but the first, reports that the target was
+missed."""
 
 
 def exit_status(reached: bool, processes: int = 1) -> int:
-    """The exit status of a trainer process whose run ended in order, with its target or without it.
+    """The exit status of a trainer process whose run ended in order, with or without reaching the target.
 
-    torchrun takes any status but 0 for a crash and ends the other processes: there, the log alone tells the outcome.
+    torchrun treats any status but 0 as a crash and ends the other processes: there, only the log has the outcome.
     """
     return EXIT_OK if reached or processes > 1 else EXIT_FAILED

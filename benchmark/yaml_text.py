@@ -1,7 +1,7 @@
-"""YAML files as their authors see them: every scalar is the text that stands there.
+"""YAML files without type conversion: every scalar is the text in the file.
 
-PyYAML follows YAML 1.1, which reads 2.10 as 2.1, `no` as false, 010 as 8, 12:30 as 750 and 1e-3 as text. Here nothing is
-converted: who wants a number or a truth value takes it from a `Plain` scalar by a rule of its own.
+PyYAML follows YAML 1.1, which reads 2.10 as 2.1, `no` as false, 010 as 8, 12:30 as 750 and 1e-3 as text. Here nothing
+is converted: a caller that needs a number or a boolean converts a `Plain` scalar by its own rules.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _NULLS = ("", "~", "null", "Null", "NULL")
 
 
 class Plain(str):
-    """A scalar without quotes, which may stand for a number or a truth value; one in quotes, or a block, is a mere str."""
+    """An unquoted scalar, which may be a number or a boolean; a quoted or block scalar is a str."""
 
 
 def read_yaml(text: str, source: object) -> tuple[Any, dict[str, int]]:
-    """The document as dicts with keys of text, lists, Plain, str, and None for a plain null, ~ or nothing.
+    """The document as dicts with text keys, lists, Plain, str, and None for an unquoted null, ~ or nothing.
 
-    With it the line of each key, counted from 1, by its dotted path. UserError that names `source` and the line where it is
-    no YAML, gives a key twice, or uses anchors, aliases or tags, which stand for something other than the text that is there.
+    Also returns the line of each key, from 1, by its dotted path. UserError with `source` and the line if it is not
+    valid YAML, has a duplicate key, or uses anchors, aliases or tags, whose value is not the text itself.
     """
     lines: dict[str, int] = {}
     try:
@@ -35,7 +35,7 @@ def read_yaml(text: str, source: object) -> tuple[Any, dict[str, int]]:
         raise UserError(
             f"not a YAML file ({problem})",
             where=f"{source}:{mark.line + 1}" if mark else source,
-            remedy="write `name: value` lines; a value that holds `: ` or begins with one of & * ! | > % @ ` [ { in quotes",
+            remedy="write `name: value` lines; put a value that contains `: ` or starts with one of & * ! | > % @ ` [ { in quotes",
         ) from None
 
 
@@ -43,7 +43,7 @@ class _Loader(yaml.BaseLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
         if event.anchor is not None or getattr(event, "tag", None) is not None:
-            problem = "anchors (&), aliases (*) and tags (!) are not taken"
+            problem = "anchors (&), aliases (*) and tags (!) are not supported"
             raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
@@ -52,14 +52,14 @@ def _value(node: yaml.Node, prefix: str, lines: dict[str, int]) -> Any:
     if isinstance(node, yaml.ScalarNode):
         if node.style is None:
             return None if node.value in _NULLS else Plain(node.value)
-        return _whole_characters(node)
+        return _join_surrogates(node)
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, prefix, lines) for item in node.value]
     tree: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise yaml.composer.ComposerError(None, None, "a key must be text", key.start_mark)
-        name = _whole_characters(key)
+        name = _join_surrogates(key)
         if name in tree:
             raise yaml.composer.ComposerError(None, None, f"the key {name!r} occurs twice", key.start_mark)
         lines[prefix + name] = key.start_mark.line + 1
@@ -67,11 +67,12 @@ def _value(node: yaml.Node, prefix: str, lines: dict[str, int]) -> Any:
     return tree
 
 
-def _whole_characters(node: yaml.ScalarNode) -> str:
-    # JSON writes a character beyond U+FFFF as two escapes, which PyYAML leaves as two halves that no file can hold.
+def _join_surrogates(node: yaml.ScalarNode) -> str:
+    # JSON writes a character above U+FFFF as two escapes, which PyYAML leaves as two surrogates that no file can
+    # contain.
     try:
         return node.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:
         raise yaml.composer.ComposerError(
-            None, None, "half a character (\\ud800 to \\udfff)", node.start_mark
+            None, None, "an unpaired surrogate (\\ud800 to \\udfff)", node.start_mark
         ) from None

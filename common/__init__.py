@@ -1,1 +1,1 @@
-"""What every package uses: errors and exit statuses, help, progress, locks, limits, file formats."""
+"""Utilities that every package uses: errors and exit statuses, help, progress, locks, resource limits, file formats."""

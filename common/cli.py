@@ -1,4 +1,4 @@
-"""How `--help` looks at every door: text filled to the terminal's width, commands and tables as they were written."""
+"""The `--help` format of every command: prose filled to the terminal's width, commands and tables printed verbatim."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import textwrap
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Fills the paragraphs of a description or epilogue; a paragraph with an indented line in it stays as it is."""
+    """Fills the paragraphs of a description or epilog; a paragraph that has an indented line is printed verbatim."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        # argparse knows two ways only: one paragraph of everything, or not a line touched (RawDescriptionHelpFormatter).
+        # argparse itself either joins everything into one paragraph or changes no line (RawDescriptionHelpFormatter).
         paragraphs = re.split(r"\n\s*\n", text.strip("\n"))
         return "\n\n".join(
             textwrap.indent(paragraph, indent)

@@ -1,7 +1,7 @@
-"""The one error type that users see, and the one place that turns it into a line and an exit status.
+"""The error type that users see, and the function that turns it into one line on stderr and an exit status.
 
-Every door (a `python -m ...` command) wraps its `main` in `run_cli`, so that whatever goes wrong ends in one clear
-line on stderr and an exit status of 0 (it held), 1 (it did not hold) or 2 (it could not be done), never a traceback.
+Every `python -m ...` command wraps its `main` in `run_cli`. The exit status is 0 (success, or the check passed),
+1 (the check or the run failed) or 2 (the command could not do its work). Users see one line, not a traceback.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ EXIT_OK, EXIT_FAILED, EXIT_ERROR = 0, 1, 2
 
 
 class UserError(Exception):
-    """Something that a user can mend: what is wrong, where, and the remedy.
+    """A problem that the user can fix: what is wrong, where, and the remedy.
 
-    `what` is a clause without a full stop, `where` a file, a `file:line`, a key or None, `remedy` an instruction or None.
+    `what` is a clause without a full stop. `where` is a file, a `file:line`, a key or None. `remedy` is an instruction
+    or None.
     """
 
     def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
@@ -34,18 +35,18 @@ class UserError(Exception):
 
 
 def one_line(text: str) -> str:
-    """`text` with control characters (line breaks, terminal escapes) made visible, so that it stays one harmless line."""
+    """`text` on one line: control characters (line breaks, terminal escapes) are replaced by visible escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def from_os_error(error: OSError) -> UserError:
-    """The UserError that says what an operating-system error means and what to do about it."""
+    """The UserError for an operating-system error, with the remedy for that kind of error."""
     remedies = {
         errno.ENOSPC: "free some disk space, or choose another folder, and start again",
         errno.EDQUOT: "your disk quota is used up: free some space, or choose another folder, and start again",
-        errno.EEXIST: "something else lies in its place: choose another folder",
-        errno.ENOTDIR: "a file lies where a folder should be: choose another folder",
-        errno.EROFS: "choose a folder that can be written",
+        errno.EEXIST: "it exists already: choose another folder",
+        errno.ENOTDIR: "a file is where a folder should be: choose another folder",
+        errno.EROFS: "choose a writable folder",
         errno.EACCES: "check the permissions, or choose another folder",
         errno.EMFILE: "raise the limit of open files (`ulimit -n 4096`) and start again",
     }
@@ -55,15 +56,16 @@ def from_os_error(error: OSError) -> UserError:
 
 
 def run_cli(main: Callable[[], int]) -> int:
-    """Run a command's `main`, turning what users can mend into one line on stderr; return the exit status.
+    """Run a command's `main` and return the exit status; an error that users can fix becomes one line on stderr.
 
-    A bug (any other exception) still shows its traceback: hiding it would help nobody.
+    Any other exception is a bug and keeps its traceback.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # Whoever started us closed it (`>&-`).
+        if getattr(sys, name) is None:  # The caller closed it (`>&-`).
             setattr(sys, name, open(os.devnull, "w"))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file's name can hold what the terminal's encoding cannot: stderr shows that as an escape, and so shall stdout.
+        # A file name may hold characters that the terminal's encoding lacks. stderr escapes them; make stdout do the
+        # same.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
@@ -72,7 +74,8 @@ def run_cli(main: Callable[[], int]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
-        # The reader went away (`| head`): point stdout at nothing, so that the interpreter's last flush stays silent.
+        # The reader closed the pipe (`| head`). Redirect stdout to /dev/null so that the interpreter's last flush is
+        # silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         print(f"error: {from_os_error(error)}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The files that the benchmark writes for itself to read again: which version of its format a file has, and its values.
+"""Versioned file formats: the files that the benchmark writes and reads back, and their decoding into dataclasses.
 
-What people write today (parameter files) is read strictly; what a program wrote yesterday is read leniently: a field that is
-not known here is passed over, one that the file does not have takes its default, and an older version is brought up to
-today's step by step. A newer version than this program knows is refused. docs/formats.md has the history of each format.
+Files that users write (parameter files) are read strictly. Files that an earlier version of the program wrote are read
+leniently: unknown fields are ignored, missing fields take their defaults, and older versions are upgraded step by step.
+A version newer than this program supports is rejected. docs/formats.md has the history of each format.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from common.errors import UserError
 
 VERSION_KEY = "schema_version"
 _OLDER_KEYS = ("schema", "format")
-"""Where version 1 of most formats said its version."""
+"""The version's key in version 1 of most formats."""
 
-Leaf = Callable[[Any, Any, str], Any]
-"""Turns a single value as the file has it into one of its field's type: (type, value, dotted name) -> value."""
+ConvertLeaf = Callable[[Any, Any, str], Any]
+"""Converts a single value from the file to the type of its field: (type, value, dotted name) -> value."""
 
 T = TypeVar("T")
-_CALLED = {
+_TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
     str: "text",
@@ -37,9 +37,10 @@ _CALLED = {
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One kind of file: what errors call it, the version that is written now, and how older ones become it.
+    """One kind of file: its name in error messages, its current version, and the upgrade from older versions.
 
-    `steps[n]` takes a tree of version n to version n + 1; a version without a step differs by fields with defaults alone.
+    `steps[n]` converts a tree of version n to version n + 1. A version without a step differs only by fields with
+    defaults.
     """
 
     name: str
@@ -47,25 +48,30 @@ class Format:
     steps: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
     @property
-    def _one(self) -> str:
+    def _with_article(self) -> str:
         return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
-    def stamped(self, tree: Mapping[str, Any]) -> dict[str, Any]:
-        """`tree` with today's version in front, as it is written."""
+    def with_version(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """`tree` with the current version as its first key, as it is written to the file."""
         return {VERSION_KEY: self.version, **tree}
 
     def current(self, tree: object, where: object, remedy: str | None = None) -> dict[str, Any]:
-        """What the file `where` holds, brought to today's version; UserError where it is no object, or of a newer version."""
+        """The contents of the file `where`, upgraded to the current version.
+
+        UserError if it is not an object, or its version is newer.
+        """
         if not isinstance(tree, dict):
-            raise UserError(f"not {self._one}: expected an object", where=where, remedy=remedy)
+            raise UserError(f"not {self._with_article}: expected an object", where=where, remedy=remedy)
         tree = dict(tree)
         keys = [key for key in (VERSION_KEY, *_OLDER_KEYS) if key in tree]
         version = tree.pop(keys[0]) if keys else 1
         if type(version) is not int or version < 1:
-            raise UserError(f"not {self._one}: its {keys[0]} is {shown(version)}", where=where, remedy=remedy)
+            raise UserError(
+                f"not {self._with_article}: its {keys[0]} is {quote_value(version)}", where=where, remedy=remedy
+            )
         if version > self.version:
             raise UserError(
-                f"{self._one} of version {version}; this program reads versions up to {self.version}",
+                f"{self._with_article} of version {version}; this program reads versions up to {self.version}",
                 where=where,
                 remedy=f"use a version of the benchmark that reads version {version}, such as the one that wrote it",
             )
@@ -74,7 +80,7 @@ class Format:
         return tree
 
     def read(self, cls: type[T], tree: object, where: object, remedy: str | None = None) -> T:
-        """The dataclass `cls` that the file `where` holds; UserError naming file and field, with `remedy` for damage."""
+        """The dataclass `cls` read from the file `where`; UserError naming file and field, with `remedy` for damage."""
         current = self.current(tree, where, remedy)
         try:
             return decode(cls, current)
@@ -93,7 +99,7 @@ REFERENCE_POINT = Format("reference convergence point", 1)
 INFERENCE = Format("inference run", 2)
 COMPARISON = Format("comparison", 1)
 COMPLIANCE = Format("compliance report", 1)
-DATASET = Format("data set's description", 2)
+DATASET = Format("dataset's description", 2)
 STAMP = Format("verification stamp", 2)
 PACKED = Format("index of packed audio", 2)
 FORMATS = (
@@ -109,16 +115,16 @@ FORMATS = (
     STAMP,
     PACKED,
 )
-"""Every format that says its version. Version 1 of those that are at 2 said it under another key, or not at all."""
+"""All versioned formats. Version 1 of those now at 2 stored its version under another key, or not at all."""
 
 
-def decode(cls: type[T], tree: object, *, strict: bool = False, leaf: Leaf | None = None, name: str = "") -> T:
-    """The dataclass `cls` from nested plain values; UserError whose `where` is the dotted name of the first wrong field.
+def decode(cls: type[T], tree: object, *, strict: bool = False, leaf: ConvertLeaf | None = None, name: str = "") -> T:
+    """The dataclass `cls` from nested plain values; UserError with the dotted name of the first wrong field as `where`.
 
-    Fields with a default may be missing, and dataclasses whose fields all have one. Unknown fields are passed over, or refused
-    if `strict`. `name` is where `tree` stands in something larger. Types: dataclasses, int, float (also written as a whole
-    number; always finite), str, bool, Literal, `X | None`, tuple[X, ...], list[X], dict[str, X], list, dict, Any, and any other
-    class of which the value is an instance.
+    Fields with a default may be missing, and so may dataclasses whose fields all have one. Unknown fields are ignored,
+    or rejected if `strict`. `name` is the dotted name of `tree` in an enclosing tree. Types: dataclasses, int, float
+    (also written as a whole number; always finite), str, bool, Literal, `X | None`, tuple[X, ...], list[X], dict[str,
+    X], list, dict, Any, and any other class of which the value is an instance.
     """
     hints = _hints(typing.cast(Any, cls))
     prefix = f"{name}." if name else ""
@@ -151,14 +157,14 @@ def _has_default(field: dataclasses.Field) -> bool:
 
 @functools.cache
 def _all_default(hint: Any) -> bool:
-    """Whether a type is a dataclass that can be made of nothing: a group of later fields, say."""
+    """Whether a type is a dataclass whose fields all have defaults, such as a group of fields added later."""
     return dataclasses.is_dataclass(hint) and all(
         _has_default(field) or _all_default(_hints(typing.cast(Any, hint))[field.name])
         for field in dataclasses.fields(hint)
     )
 
 
-def _value(hint: Any, value: Any, name: str, strict: bool, leaf: Leaf | None) -> Any:
+def _value(hint: Any, value: Any, name: str, strict: bool, leaf: ConvertLeaf | None) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint is object:
         return value
@@ -187,20 +193,20 @@ def _single(kind: type, value: Any, name: str) -> Any:
             value = float(value)
         except OverflowError:
             value = math.inf
-    # True is an int in Python, and no whole number.
-    holds = type(value) is kind if kind in (int, float, str, bool) else isinstance(value, kind)
-    _require(holds, name, _CALLED.get(kind) or f"a {kind.__name__}", value)
+    # True is an int in Python, but not a whole number.
+    matches = type(value) is kind if kind in (int, float, str, bool) else isinstance(value, kind)
+    _require(matches, name, _TYPE_NAMES.get(kind) or f"a {kind.__name__}", value)
     _require(not isinstance(value, float) or math.isfinite(value), name, "finite", value)
     return value
 
 
-def _require(holds: bool, name: str, what: str, value: object) -> None:
-    if not holds:
-        raise UserError(f"must be {what}, not {shown(value)}", where=name)
+def _require(condition: bool, name: str, what: str, value: object) -> None:
+    if not condition:
+        raise UserError(f"must be {what}, not {quote_value(value)}", where=name)
 
 
-def shown(value: object) -> str:
-    """A value as an error quotes it: short, and never deep."""
+def quote_value(value: object) -> str:
+    """A value as quoted in an error message: truncated, and containers by their type alone."""
     if isinstance(value, dict | list):
-        return _CALLED[dict if isinstance(value, dict) else list]
+        return _TYPE_NAMES[dict if isinstance(value, dict) else list]
     return "null" if value is None else f"{value!r:.80}"

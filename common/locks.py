@@ -1,7 +1,8 @@
-"""A lock that one process holds at a time; the kernel frees it when the process ends, however it ends.
+"""A lock that one process holds at a time; the kernel releases it when the process ends, even if it is killed.
 
-It is `flock` on a file. Some file systems have none: Lustre mounted without `-o flock`, NFS without its lock daemon, some in
-user space. There an abstract socket takes its place, which keeps apart what runs on one machine, and a warning says so.
+It is `flock` on a file. Some file systems do not support it: Lustre mounted without `-o flock`, NFS without its lock
+daemon, some FUSE file systems. There an abstract socket is used instead, which excludes only processes on the same
+machine; a warning says so.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ POLL_S = 0.2
 
 
 class FileLock:
-    """The lock on the file `path`, which is made where it is missing. Held from here until `close`, or the `with` block's end.
+    """The lock on the file `path`, which is created if missing. Held until `close` or the end of the `with` block.
 
-    Where another process holds it, `busy` is raised if it is an error; otherwise it is called once, to say so, and the lock is
-    waited for. OSError where the file cannot be opened.
+    If another process holds it: a `busy` that is an error is raised; a `busy` that is a function is called once, then
+    the constructor waits for the lock. OSError if the file cannot be opened.
     """
 
     warned = False
-    """Whether this process has said that a file system has no locks: once is enough."""
+    """Whether this process has already warned that a file system has no locks."""
 
     def __init__(self, path: Path, busy: UserError | Callable[[], None]) -> None:
         self._socket: socket.socket | None = None
-        # NFS gives an exclusive lock only to who may write.
+        # NFS grants an exclusive lock only on a file opened for writing.
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if self._try(path):
@@ -48,11 +49,11 @@ class FileLock:
 
     @property
     def fd(self) -> int:
-        """The descriptor that holds the lock: a child that inherits it holds it too, even after this process."""
+        """The descriptor that holds the lock: a child that inherits it also holds the lock, even after this process."""
         return self._fd if self._socket is None else self._socket.fileno()
 
     def _try(self, path: Path) -> bool:
-        """Take the lock if it is free."""
+        """Acquire the lock if it is free; whether it was."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -62,28 +63,28 @@ class FileLock:
         return True
 
     def _try_socket(self, path: Path, why: str | None) -> bool:
-        """Take the name that stands for the file among this machine's abstract sockets (unix(7)), if it is free."""
-        found = os.fstat(self._fd)
-        stand_in = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        """Bind the abstract socket (unix(7)) named after the file's device and inode, if it is free; whether it was."""
+        status = os.fstat(self._fd)
+        lock_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            stand_in.bind(f"\0deepspeech2-benchmark-lock-{found.st_dev}-{found.st_ino}")
+            lock_socket.bind(f"\0deepspeech2-benchmark-lock-{status.st_dev}-{status.st_ino}")
         except OSError as error:
-            stand_in.close()
+            lock_socket.close()
             if error.errno != errno.EADDRINUSE:
                 raise
             return False
-        self._socket = stand_in
+        self._socket = lock_socket
         if not FileLock.warned:
             FileLock.warned = True
             text = (
-                f"warning: {path.absolute()}: this file system has no locks ({why}) - processes on this machine are kept apart "
-                "all the same; start nothing here from another machine until this has ended"
+                f"warning: {path.absolute()}: this file system has no locks ({why}) - only processes on this machine "
+                "exclude each other; start nothing here from another machine until this has ended"
             )
             print(one_line(text), file=sys.stderr, flush=True)
         return True
 
     def close(self) -> None:
-        """Let go of the lock. The file stays: removing it could part two processes that wait for it."""
+        """Release the lock. The file stays: removing it could let two waiting processes lock different files."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -1,4 +1,4 @@
-"""Progress on stderr: one bar that redraws itself on a terminal, a plain line now and then anywhere else."""
+"""Progress on stderr: a progress bar on a terminal, otherwise a plain line every 15 seconds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PLAIN_INTERVAL_S = 15.0
 
 
 class Progress:
-    """Shows how far a job of `total` steps has come, how fast it goes and how long it will take.
+    """Shows the progress of a job of `total` steps and the estimated time left.
 
-    Use as a context manager and call `update(done)` as often as is handy; drawing is rationed here.
+    Use as a context manager and call `update(done)` as often as convenient; output is rate-limited here.
     """
 
     def __init__(self, label: str, total: int, unit: str = "") -> None:
@@ -37,13 +37,13 @@ class Progress:
             self._bar.stop()
         elif kind is None:
             print(
-                f"{self.label}: {self._count()} in {clock(time.monotonic() - self._started_s)}",
+                f"{self.label}: {self._count()} in {format_duration(time.monotonic() - self._started_s)}",
                 file=sys.stderr,
                 flush=True,
             )
 
     def update(self, done: int, note: str = "") -> None:
-        """`done` steps of the total are finished; `note` is a short remark such as the current loss."""
+        """Record that `done` steps of the total are finished; `note` is a short remark such as the current loss."""
         self._done = done
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=done, note=note)
@@ -52,15 +52,20 @@ class Progress:
         if now_s - self._last_line_s >= PLAIN_INTERVAL_S:
             self._last_line_s = now_s
             left_s = (now_s - self._started_s) * (self.total - done) / done if done else None
-            left = f", {clock(left_s)} left" if left_s is not None else ""
+            left = f", {format_duration(left_s)} left" if left_s is not None else ""
             print(f"{self.label}: {self._count()}{left}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
 
     def _count(self) -> str:
         return f"{self._done:,} of {self.total:,} {self.unit}".rstrip()
 
 
-def clock(seconds: float) -> str:
-    """A duration as people read it: `42 s`, `3:05 min`, `2:10 h`."""
+def print_status(text: str) -> None:
+    """Print `text` on stderr immediately, even if stderr is a file or a pipe."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for display: `42 s`, `3:05 min`, `2:10 h`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = int(seconds // 60)
@@ -77,28 +82,28 @@ def _terminal_bar(label: str, total: int, unit: str):
     from rich.table import Column
     from rich.text import Text
 
-    class Words(ProgressColumn):
-        """Text that gives way where a line grows too long, as it is: a file's name may look like a style to rich."""
+    class PlainTextColumn(ProgressColumn):
+        """Literal text, truncated when the line is too long: rich would read markup into a file name."""
 
-        def __init__(self, words: Callable[[Task], str]) -> None:
+        def __init__(self, text_of: Callable[[Task], str]) -> None:
             super().__init__()
-            self._words = words
+            self._text_of = text_of
 
         def render(self, task: Task) -> Text:
-            return Text(self._words(task), no_wrap=True, overflow="ellipsis")
+            return Text(self._text_of(task), no_wrap=True, overflow="ellipsis")
 
-    def whole() -> Column:
+    def unwrapped() -> Column:
         return Column(no_wrap=True)
 
     console = Console(stderr=True)
     bar = Progress(
-        Words(lambda task: task.description),
-        BarColumn(bar_width=console.width // 6, table_column=whole()),
-        MofNCompleteColumn(table_column=whole()),
-        Words(lambda task: unit),
-        Elapsed(table_column=whole()),
-        Remaining(table_column=whole()),
-        Words(lambda task: task.fields["note"]),
+        PlainTextColumn(lambda task: task.description),
+        BarColumn(bar_width=console.width // 6, table_column=unwrapped()),
+        MofNCompleteColumn(table_column=unwrapped()),
+        PlainTextColumn(lambda task: unit),
+        Elapsed(table_column=unwrapped()),
+        Remaining(table_column=unwrapped()),
+        PlainTextColumn(lambda task: task.fields["note"]),
         console=console,
         transient=True,
     )

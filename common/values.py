@@ -1,4 +1,4 @@
-"""What a value that came out of a file is: a finite number, a whole one, text, a SHA-256. JSON's true and false are no numbers."""
+"""Type checks for values read from a file: finite number, integer, text, SHA-256. Booleans are not numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number (true and false are none)."""
-    # Python's whole numbers have no end; what no float can hold is no figure.
+    """Whether a value is a finite number (true and false are not numbers)."""
+    # Python's integers are unbounded; one that does not fit into a float is rejected.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return -sys.float_info.max <= value <= sys.float_info.max
@@ -20,8 +20,8 @@ def number(value: object) -> float | None:
     return float(value) if is_number(value) else None
 
 
-def number_or_text(value: object) -> float | None:
-    """`value` where it is a finite number, or a text that spells one (system descriptions do); else None."""
+def parse_number(value: object) -> float | None:
+    """A finite number, also from text that spells one (as in system descriptions); None for anything else."""
     if isinstance(value, str):
         try:
             value = float(value.strip())
@@ -30,13 +30,13 @@ def number_or_text(value: object) -> float | None:
     return value if is_number(value) else None
 
 
-def is_whole(value: object, low: int = 0) -> TypeGuard[int]:
-    """Whether a value is a whole number of at least `low`."""
+def is_integer(value: object, low: int = 0) -> TypeGuard[int]:
+    """Whether a value is an integer of at least `low`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether a value is text that says something."""
+    """Whether a value is text that is not blank."""
     return isinstance(value, str) and bool(value.strip())
 
 

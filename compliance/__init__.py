@@ -1,1 +1,1 @@
-"""The submission check: rules as data and plain functions, one finding for each thing that is wrong."""
+"""Checks logs, runs and submission packages against the rules, with one finding for each violation."""

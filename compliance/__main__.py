@@ -8,10 +8,10 @@ from pathlib import Path
 
 from common.cli import HelpFormatter
 from common.errors import EXIT_FAILED, EXIT_OK, run_cli
+from common.files import write_atomically
 from compliance import official
 from compliance.check import ALL_RULES, check_paths
 from compliance.findings import as_json, as_junit, as_text, totals
-from datasets.manifest import write_atomically
 
 EPILOG = """examples:
   python -m compliance runs/mini/RUN
@@ -23,7 +23,7 @@ Exit status: 0 compliant (warnings do not count), 1 not compliant, 2 could not b
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check what the command line names, and print every finding."""
+    """Check the given paths and print every finding."""
     parser = argparse.ArgumentParser(
         prog="python -m compliance",
         description="Check logs, runs and submission packages against the rules (docs/rules.md).",
@@ -34,18 +34,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML, for CI")
     parser.add_argument(
-        "--ruleset", metavar="X.Y.Z", help="MLPerf's rules for MLPerf's own benchmarks (default: by the folder's name)"
+        "--ruleset", metavar="X.Y.Z", help="MLPerf rule set for MLPerf's own benchmarks (default: by the folder's name)"
     )
-    parser.add_argument("--rules", action="store_true", help="list every rule and end")
+    parser.add_argument("--rules", action="store_true", help="list every rule and exit")
     args = parser.parse_args(argv)
     if args.rules:
         print("\n".join(f"{rule.id:<22} {rule.says}" for rule in ALL_RULES))
         return EXIT_OK
     if not args.paths:
-        parser.error("give at least one PATH")
+        parser.error("at least one PATH is required")
     verdicts = check_paths(args.paths, official.check_ruleset(args.ruleset) if args.ruleset else None)
     if args.junit:
-        write_atomically(args.junit, as_junit(verdicts).encode())
+        write_atomically(args.junit, as_junit(verdicts))
     if args.json:
         sys.stdout.buffer.write(as_json(verdicts))
     else:

@@ -1,4 +1,7 @@
-"""Which benchmark a log is of, and so whose rules judge it; a log of no benchmark known here is one finding, not thirty."""
+"""Which benchmark a log belongs to, and therefore which rules apply.
+
+A log of an unknown benchmark gives one finding instead of thirty.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,20 @@ import difflib
 from collections.abc import Iterator
 
 from benchmark import mllog
-from benchmark.submission import TRAINING_RUNS
+from benchmark.submission import training_runs
 from compliance import official
 from compliance.findings import Fault, Rule, shown
 from compliance.log import Log
 
 _OWN_KEYS = (mllog.PARAMS_SHA256, mllog.TARGET_WER)
-"""Keys that DeepSpeech2 logs, and no benchmark of MLPerf's."""
+"""Keys that DeepSpeech2 logs and no MLPerf benchmark does."""
 _EXPECTED = f"{mllog.BENCHMARK}, or a benchmark of MLPerf Training"
 
 
-def judged_as(log: Log) -> str | None:
-    """The benchmark whose rules a log is judged by; None where its name is unknown, or not that of what it logs.
+def checked_as(log: Log) -> str | None:
+    """The benchmark whose rules apply to a log; None if its name is unknown or contradicts the logged keys.
 
-    A log that names none is of the benchmark that its folder is called by, or DeepSpeech2's, if it has its keys.
+    A log without a name takes that of its folder, or DeepSpeech2 if it contains DeepSpeech2's own keys.
     """
     own = any(log.all(key) for key in _OWN_KEYS)
     if log.first(mllog.SUBMISSION_BENCHMARK) is None:
@@ -32,43 +35,45 @@ def judged_as(log: Log) -> str | None:
     return name if theirs or name == mllog.BENCHMARK else None
 
 
-def is_ours(log: Log) -> bool:
-    """Whether a log holds events and is judged as DeepSpeech2's."""
-    return bool(log.events) and judged_as(log) == mllog.BENCHMARK
+def is_deepspeech2(log: Log) -> bool:
+    """Whether a log has events and is checked by DeepSpeech2's rules."""
+    return bool(log.events) and checked_as(log) == mllog.BENCHMARK
 
 
-def is_another(log: Log) -> bool:
-    """Whether a log is another benchmark's; one without events is nobody's."""
-    return bool(log.events) and judged_as(log) != mllog.BENCHMARK
+def is_other_benchmark(log: Log) -> bool:
+    """Whether a log has events and belongs to another benchmark."""
+    return bool(log.events) and checked_as(log) != mllog.BENCHMARK
 
 
 def _known(log: Log) -> Iterator[Fault]:
-    if not log.events or judged_as(log) is not None:
+    if not log.events or checked_as(log) is not None:
         return
     event = log.first(mllog.SUBMISSION_BENCHMARK)
     if event is None:
-        remedy = "give a log of DeepSpeech2 or of MLPerf Training; nothing else of this one was checked"
+        remedy = "pass a log of DeepSpeech2 or of MLPerf Training; nothing else in this log was checked"
         yield Fault(f"{mllog.SUBMISSION_BENCHMARK}: {_EXPECTED}", "no such event", remedy)
     elif official.rulesets_of(log.benchmark or ""):
         found = f"{shown(event.value)}, in a log with DeepSpeech2's own keys"
-        remedy = "log the benchmark that ran; nothing else of this log was checked"
+        remedy = "log the benchmark that ran; nothing else in this log was checked"
         yield Fault(mllog.BENCHMARK, found, remedy, event.line)
     else:
         near = _near(log.benchmark or "")
         meant = f" (did it mean {near}?)" if near else ""
-        remedy = f"check the name{meant}; other benchmarks have no rules here, and nothing else of this log was checked"
+        remedy = (
+            f"check the name{meant}; there are no rules for other benchmarks, and nothing else in this log was checked"
+        )
         yield Fault(_EXPECTED, shown(event.value), remedy, event.line)
 
 
 def _near(name: str) -> str | None:
-    """The name that a misspelt one was probably meant to be (DeepSpeech2, deepspeech, resnet50); None without one."""
-    names = [mllog.BENCHMARK, *TRAINING_RUNS]
+    """The known name closest to a misspelt one (DeepSpeech2, deepspeech, resnet50); None if none is close."""
+    names = [mllog.BENCHMARK, *training_runs()]
     plain = "".join(c for c in name[:64].casefold() if c.isalnum())
     return next(iter(difflib.get_close_matches(plain, names, 1, 0.8)), None)
 
 
 KNOWN = Rule(
     "benchmark-known",
-    "The benchmark is DeepSpeech2 or one of MLPerf Training; nothing else of a log of any other is judged.",
+    "The benchmark is DeepSpeech2 or one of MLPerf Training; logs of others are not checked further.",
     _known,
 )

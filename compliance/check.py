@@ -1,4 +1,4 @@
-"""What lies under a path, and what the rules say about it: a log, a run folder, a folder of either, or a package."""
+"""Checks a path against the rules: a log, a run folder, a folder of either, or a submission package."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from benchmark.submission import (
 )
 from common.errors import UserError
 from compliance import official
-from compliance.benchmarks import KNOWN, is_another, is_ours, judged_as
+from compliance.benchmarks import KNOWN, checked_as, is_deepspeech2, is_other_benchmark
 from compliance.convergence import CONVERGENCE_RULES
 from compliance.entry_rules import ENTRY_RULES
 from compliance.epoch_rules import EPOCH_RULES
 from compliance.findings import WARNING, Fault, Finding, Rule, Verdict, apply
-from compliance.integrity_rules import SEAL_RULES, Sealed
+from compliance.integrity_rules import INTEGRITY_RULES, RecordedRun
 from compliance.log import FILE_RULES, Log, read
 from compliance.log_rules import SKELETON_RULES
 from compliance.package_rules import PACKAGE_RULES, Result, read_package
 from compliance.run_rules import RUN_RULES, Runs
 
 OURS = [*SKELETON_RULES, *EPOCH_RULES, *ENTRY_RULES]
-FORGIVEN = ("run-status", "key-present", "epoch-pairs")
-"""What the one failed run of a result may break: it missed the target, or broke off."""
+TOLERATED_ONCE = ("run-status", "key-present", "epoch-pairs")
+"""Rules that the single failed run of a result may break: it missed the target or was cut off."""
 
 
 def _unreadable(reason: str) -> Rule:
@@ -45,8 +45,10 @@ def _unreadable(reason: str) -> Rule:
 
 LOG_READABLE = "log-readable"
 READABLE_SAYS = "A log can be read."
-_NO_LOGS = Fault("logs (result_N.txt, or a run's result.txt)", "none", "give a folder of logs, runs or a package")
-FOLDER_LOGS = Rule("folder-logs", "A folder holds at least one log.", lambda path: [_NO_LOGS])
+_NO_LOGS = Fault(
+    "logs (result_N.txt, or a run's result.txt)", "none", "pass a folder of logs, a folder of runs or a package"
+)
+FOLDER_LOGS = Rule("folder-logs", "A folder contains at least one log.", lambda path: [_NO_LOGS])
 READABLE = Rule(LOG_READABLE, READABLE_SAYS, lambda log: [])
 
 ALL_RULES = [
@@ -57,26 +59,26 @@ ALL_RULES = [
     *OURS,
     *RUN_RULES,
     *CONVERGENCE_RULES,
-    *SEAL_RULES,
+    *INTEGRITY_RULES,
     *PACKAGE_RULES,
     *official.OFFICIAL_RULES,
 ]
-"""Every rule there is; docs/rules.md lists the same."""
+"""All rules, in the order of the table in docs/rules.md."""
 
 
 def check_paths(paths: list[Path], ruleset: str | None = None) -> list[Verdict]:
-    """Check each path; logs and run folders named one by one are taken as the runs of one result.
+    """Check each path. Logs and run folders named individually are treated as the runs of one result.
 
-    UserError where a path does not exist.
+    Raises UserError for a path that does not exist.
     """
     verdicts: list[Verdict] = []
     singles: list[Log] = []
     for path in paths:
         if not path.exists():
-            raise UserError("no such file or folder", where=path, remedy="give a log, a folder of logs or a package")
+            raise UserError("no such file or folder", where=path, remedy="pass a log, a folder of logs or a package")
         if not path.is_dir() and not path.is_file():
             raise UserError(
-                "neither a file nor a folder", where=path, remedy="give a log, a folder of logs or a package"
+                "neither a file nor a folder", where=path, remedy="pass a log, a folder of logs or a package"
             )
         if path.is_file():
             verdicts.append(_check_log(path, ruleset, singles))
@@ -90,13 +92,13 @@ def check_paths(paths: list[Path], ruleset: str | None = None) -> list[Verdict]:
 
 
 def log_findings(log: Log, ruleset: str | None) -> tuple[list[Rule], list[Finding]]:
-    """The rules that judge one log, and what they find."""
-    benchmark = judged_as(log)
+    """The rules that apply to one log, and their findings."""
+    benchmark = checked_as(log)
     rules = [READABLE, *FILE_RULES, KNOWN]
-    if is_ours(log):
+    if is_deepspeech2(log):
         rules += OURS
     elif log.events and benchmark is not None:
-        # What MLPerf's own rounds let pass is not ours to refuse: their checker's verdict alone decides.
+        # A log that MLPerf's own checker accepts must not fail on our file rules: those become warnings.
         rules.append(official.official_rule(official.ruleset_for(log.path, benchmark, ruleset)))
         found = [
             finding if finding.rule == official.VERDICT else replace(finding, severity=WARNING)
@@ -119,24 +121,24 @@ def _check_log(path: Path, ruleset: str | None, logs: list[Log] | None = None) -
 
 
 def _check_run(folder: Path, ruleset: str | None, logs: list[Log]) -> list[Verdict]:
-    """A run folder: its log, and its record's seals, unless the log is another benchmark's, which has none."""
+    """Check a run folder: its log and, unless the log is of another benchmark, its record."""
     own: list[Log] = []
     verdicts = [_check_log(folder / LOG_FILE, ruleset, own)]
     logs += own
-    if own and not is_another(own[0]):
+    if own and not is_other_benchmark(own[0]):
         lock_file = Path(__file__).parent.parent / LOCK_FILE
-        verdicts.append(_check_record(Sealed(folder / RECORD_FILE, own[0], lock_file=lock_file)))
+        verdicts.append(_check_record(RecordedRun(folder / RECORD_FILE, own[0], lock_file=lock_file)))
     return verdicts
 
 
-def _check_record(sealed: Sealed) -> Verdict:
-    ids = [rule.id for rule in SEAL_RULES]
-    return Verdict(str(sealed.path), "record", mllog.BENCHMARK, ids, apply(SEAL_RULES, sealed, sealed.path))
+def _check_record(run: RecordedRun) -> Verdict:
+    ids = [rule.id for rule in INTEGRITY_RULES]
+    return Verdict(str(run.path), "record", mllog.BENCHMARK, ids, apply(INTEGRITY_RULES, run, run.path))
 
 
 def _check_runs(logs: list[Log], place: Path, verdicts: list[Verdict], *, submitted: bool) -> list[Verdict]:
-    """The rules across runs of our benchmark; one failed run of ten is forgiven, as it counts as the slowest."""
-    ours = [log for log in logs if is_ours(log)]
+    """Apply the rules across runs. One failed run of ten only gets warnings, since it counts as the slowest."""
+    ours = [log for log in logs if is_deepspeech2(log)]
     if not ours:
         return []
     rules = [*RUN_RULES, *CONVERGENCE_RULES]
@@ -145,12 +147,12 @@ def _check_runs(logs: list[Log], place: Path, verdicts: list[Verdict], *, submit
     aborted = [v for v in verdicts if any(f.rule == "run-status" for f in v.findings)]
     if submitted and len(ours) == RUNS and len(aborted) == 1:
         failed = aborted[0]
-        failed.findings = [replace(f, severity=WARNING) if f.rule in FORGIVEN else f for f in failed.findings]
+        failed.findings = [replace(f, severity=WARNING) if f.rule in TOLERATED_ONCE else f for f in failed.findings]
     return [verdict]
 
 
 def _check_folder(folder: Path, ruleset: str | None) -> list[Verdict]:
-    """The packages below a folder, then the logs and runs outside them, those of one folder together."""
+    """Check the packages in a folder, then the logs and runs outside them, grouped by folder."""
     packages = _packages(folder)
     verdicts = [verdict for package in packages for verdict in _check_package(package, ruleset)]
     groups: dict[tuple[object, ...], tuple[list[Log], list[Verdict], Path]] = {}
@@ -159,7 +161,7 @@ def _check_folder(folder: Path, ruleset: str | None) -> list[Verdict]:
         if path.name == LOG_FILE:
             found = _check_run(path.parent, ruleset, logs)
             place = path.parent.parent
-            # A folder of runs may hold those of several machines and variants: each is a result of its own.
+            # A folder of runs may contain several machines and variants: each is a separate result.
             kind = (logs[0].value(mllog.VARIANT), logs[0].value(mllog.SUBMISSION_PLATFORM)) if logs else ()
         else:
             found, place, kind = [_check_log(path, ruleset, logs)], path.parent, ()
@@ -176,7 +178,7 @@ def _check_folder(folder: Path, ruleset: str | None) -> list[Verdict]:
 
 
 def _packages(folder: Path) -> list[Path]:
-    """The submitters' folders in a path: itself, or below it down to two levels (a repository of results)."""
+    """The submitters' folders at or up to two levels below a path (a repository of results)."""
     candidates = [folder, *sorted(p for p in folder.glob("*") if p.is_dir()), *sorted(folder.glob("*/*"))]
     found: list[Path] = []
     for path in candidates:
@@ -213,13 +215,13 @@ def _check_records(org: Path, result: Result) -> Iterator[Verdict]:
     for log in result.own_logs:
         path = file_of_run(log.path, RECORD_FILE)
         if path is not None and path.is_file():
-            yield _check_record(Sealed(path, log, locks[0] if locks else None))
+            yield _check_record(RecordedRun(path, log, locks[0] if locks else None))
 
 
 def _logs_in(folder: Path, packages: list[Path]) -> list[Path]:
     """The logs below a folder and outside its packages: result.txt of runs, and result_N.txt.
 
-    Where there are neither logs of these names nor packages: any text that holds events.
+    If there are neither logs with these names nor packages: any text file that contains events.
     """
     named = [
         path

@@ -1,9 +1,9 @@
-"""Reference convergence points (RCP): do these runs reach the target in as many epochs as honest runs do?
+"""Reference convergence points (RCP): do these runs reach the target in as many epochs as the reference runs?
 
-MLPerf's check: the olympic mean of the epochs to target (without the fastest and the slowest run) may not be
+MLPerf's check: the olympic mean of the epochs to target (without the fastest and the slowest run) must not be
 significantly below the reference's (one-sided t-test, alpha 0.05, the reference's standard deviation on both sides), by
-batch size, interpolated between points. Faster convergence than that means other mathematics; slower is only warned of.
-`make_rcp` makes the points.
+batch size, interpolated between points. Faster convergence means that the mathematics differs; slower convergence is
+only a warning. `make_rcp` makes the points.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmark import mllog
 from benchmark.submission import dropped_each_side, olympic_mean
 from common.errors import UserError
 from common.formats import REFERENCE_POINT, decode
-from common.values import is_whole
+from common.values import is_integer
 from compliance.findings import WARNING, Fault, Rule
 from compliance.log import Log
 from compliance.run_rules import Runs
@@ -31,7 +31,7 @@ DROPPED = 2 * dropped_each_side(mllog.BENCHMARK)
 
 @dataclass(frozen=True)
 class Point:
-    """Reference runs of a variant at one batch size: epochs to target of each, and the hash of their parameters."""
+    """Reference runs of a variant at one batch size: their epochs to target and the hash of their parameters."""
 
     batch_size: int
     epochs: tuple[int, ...]
@@ -46,34 +46,34 @@ class Point:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the epochs of all runs, with divisor n as MLPerf has it."""
+        """Standard deviation of the epochs of all runs, with divisor n as in MLPerf's rcp_checker."""
         mean = sum(self.epochs) / len(self.epochs)
         return math.sqrt(sum((epoch - mean) ** 2 for epoch in self.epochs) / len(self.epochs))
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a set of runs is compared with: mean and standard deviation in epochs, and the reference's number of runs."""
+    """The reference for a set of runs: mean and standard deviation in epochs, and its number of runs."""
 
     mean: float
     deviation: float
     runs: int
 
     def margin(self, runs: int) -> float:
-        """By how many epochs the olympic mean of `runs` runs may differ from the reference's and not be significant."""
-        from scipy import stats
+        """Largest difference in epochs between the olympic mean of `runs` runs and the reference's that is not significant."""
+        from scipy.special import stdtrit
 
         ours, theirs = runs - DROPPED, self.runs - DROPPED
-        critical = float(stats.t.ppf(1 - ALPHA, ours + theirs - 2))
+        critical = float(stdtrit(ours + theirs - 2, 1 - ALPHA))
         return critical * self.deviation * math.sqrt(1 / ours + 1 / theirs)
 
 
 _NAMES = {"BS": "batch_size", "Epochs to converge": "epochs"}
-"""What MLPerf's files call the fields of a Point."""
+"""Names in MLPerf's files for the fields of a Point."""
 
 
 def read_points(variant: str, folder: Path = RCP_DIR) -> list[Point]:
-    """A variant's reference points by batch size; empty where none were made; UserError for a broken file."""
+    """A variant's reference points by batch size; empty if there are none. Raises UserError for a broken file."""
     path = folder / f"{variant}.json"
     try:
         tree = orjson.loads(path.read_bytes())
@@ -116,9 +116,9 @@ def reference_at(points: list[Point], batch_size: int) -> Reference | None:
 
 
 def epochs_to_target(log: Log) -> float:
-    """Epochs until the first evaluation that passed; infinite where the run failed."""
+    """Epochs until the first evaluation that reached the target; infinite if the run failed."""
     passing = log.summary.first_passing
-    if log.summary.status == mllog.SUCCESS and passing and is_whole(passing.event.epoch_num, 1):
+    if log.summary.status == mllog.SUCCESS and passing and is_integer(passing.event.epoch_num, 1):
         return passing.event.epoch_num
     return math.inf
 
@@ -131,16 +131,16 @@ def rcp_convergence(runs: Runs) -> Iterator[Fault]:
         return
     line = first.line(mllog.GLOBAL_BATCH_SIZE)
     epochs = [epochs_to_target(log) for log in runs.logs]
-    # Without the slowest, one failed run still leaves a mean.
+    # The slowest run is dropped, so one failed run still gives a mean.
     mean = olympic_mean(epochs)
-    if mean is None or not is_whole(batch_size, 1):
+    if mean is None or not is_integer(batch_size, 1):
         return
     points = read_points(variant)
     hashes = {log.value(mllog.PARAMS_SHA256) for log in runs.logs}
     points = [point for point in points if point.params_sha256 is None or {point.params_sha256} == hashes]
     reference = reference_at(points, batch_size)
     if reference is None:
-        remedy = "make them: `sh script/make_rcp.sh`"
+        remedy = "make them with `sh script/make_rcp.sh`"
         found = f"no reference points yet for {variant} with these parameters at batch size {batch_size}: not checked"
         yield Fault("reference convergence points", found, remedy, line, WARNING, first.path)
         return
@@ -148,18 +148,18 @@ def rcp_convergence(runs: Runs) -> Iterator[Fault]:
     found = f"{mean:.3f} epochs (olympic mean of {len(epochs)} runs)"
     if mean < reference.mean - margin:
         expected = f"at least {reference.mean - margin:.3f} epochs to target ({reference.mean:.3f} in the reference)"
-        remedy = "a closed entry keeps the reference's mathematics: look for what makes it converge faster"
+        remedy = "a closed entry must keep the reference's mathematics: find what makes it converge faster"
         yield Fault(expected, found, remedy, line, file=first.path)
     elif mean > reference.mean + margin:
         expected = f"at most {reference.mean + margin:.3f} epochs to target ({reference.mean:.3f} in the reference)"
-        remedy = "look for a fault in the numerics, the data or the machine"
+        remedy = "look for an error in the numerics, the data or the machine"
         yield Fault(expected, found, remedy, line, WARNING, first.path)
 
 
 CONVERGENCE_RULES = [
     Rule(
         "rcp-convergence",
-        "A closed result's epochs to target do not lie significantly below the reference's (above: a warning).",
+        "A closed result's epochs to target are not significantly below the reference's (above: warning).",
         rcp_convergence,
     )
 ]

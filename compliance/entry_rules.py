@@ -1,4 +1,4 @@
-"""Rules of a log as an entry: what a closed entry may not change, what an open one keeps, and what must agree."""
+"""Rules for a log as an entry: what a closed entry must not change, what an open one must keep, what must agree."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from benchmark.params import NEUTRAL, Params, load_variant, params_from_dict, va
 from benchmark.submission import MAX_TARGET_WER
 from benchmark.trainer_contract import REPEATED
 from common.errors import UserError
-from common.values import is_digest, is_number, is_text, is_whole
-from compliance.findings import WARNING, Fault, Rule, shown
+from common.values import is_digest, is_integer, is_number, is_text
+from compliance.findings import ERROR, WARNING, Fault, Rule, shown
 from compliance.log import Log
 from datasets.corpora import SIZES
 from datasets.references import reference_of
@@ -19,7 +19,7 @@ from datasets.synthesis.plans import SYNTHESISED
 
 
 def variant(name: object) -> Params | None:
-    """The committed parameters of a variant, or None where the benchmark has no such variant."""
+    """The committed parameters of a variant, or None if there is no such variant."""
     return _variant(name) if isinstance(name, str) else None
 
 
@@ -29,7 +29,7 @@ def _variant(name: str) -> Params | None:
 
 
 def logged_params(log: Log) -> Params | None:
-    """The logged hyperparameters as checked Params; None where they are none."""
+    """The logged hyperparameters as checked Params; None if they are missing or invalid."""
     flat = log.value(mllog.HYPERPARAMETERS)
     if not isinstance(flat, dict):
         return None
@@ -43,12 +43,12 @@ def nested(flat: dict[str, object]) -> dict[str, object]:
     """Dotted names as nested objects: the inverse of Params.flat."""
     tree: dict = {}
     for name, value in flat.items():
-        room, _, inner = name.rpartition(".")
-        if room and not isinstance(tree.setdefault(room, {}), dict):
-            # Two names that contradict each other ("a" and "a.b"): kept apart, so that the key shows up as unknown.
+        section, _, inner = name.rpartition(".")
+        if section and not isinstance(tree.setdefault(section, {}), dict):
+            # Two names that contradict each other ("a" and "a.b"): keep both, so that the key is reported as unknown.
             tree[name] = value
         else:
-            (tree[room] if room else tree)[inner] = value
+            (tree[section] if section else tree)[inner] = value
     return tree
 
 
@@ -84,9 +84,9 @@ def entry_hyperparameters(log: Log) -> Iterator[Fault]:
         remedy = "run the variant's own parameters, or submit to the open division"
         for name in [*flat, *(name for name in logged if name not in flat)]:
             if name not in flat:
-                yield Fault("the variant's parameters alone", f"also {shown(name)}", remedy, event.line)
+                yield Fault("only the variant's parameters", f"also {shown(name)}", remedy, event.line)
             elif name not in logged:
-                yield Fault(f"{name} = {shown(flat[name])}", "it is missing", remedy, event.line)
+                yield Fault(f"{name} = {shown(flat[name])}", "missing", remedy, event.line)
             elif not _same(flat[name], logged[name]):
                 yield Fault(f"{name} = {shown(flat[name])}", shown(logged[name]), remedy, event.line)
         return
@@ -97,7 +97,7 @@ def entry_hyperparameters(log: Log) -> Iterator[Fault]:
 
 
 def _same(one: object, other: object) -> bool:
-    # 1, 1.0 and true are equal in Python; a parameter's kind is part of it.
+    # 1, 1.0 and true compare equal in Python, but the type is part of a parameter's value.
     return type(one) is type(other) and one == other
 
 
@@ -110,7 +110,7 @@ def entry_params_hash(log: Log) -> Iterator[Fault]:
 
 
 def entry_agreement(log: Log) -> Iterator[Fault]:
-    """A value that is logged twice is the same twice."""
+    """A value that is logged in two places is the same in both."""
     for key, name in REPEATED.items():
         event, own = log.first(key), log.parameter(name)
         if event is not None and own is not None and event.value != own:
@@ -142,28 +142,30 @@ def entry_samples(log: Log) -> Iterator[Fault]:
     samples = log.value(mllog.EVAL_SAMPLES)
     for event in log.all(mllog.EVAL_ACCURACY):
         counted = event.metadata.get("utterances")
-        if counted is not None and is_whole(samples) and counted != samples:
+        if counted is not None and is_integer(samples) and counted != samples:
             yield Fault(f"{samples} utterances evaluated", shown(counted), "evaluate each one once", event.line)
 
 
 def entry_dataset(log: Log) -> Iterator[Fault]:
-    """The data set is the benchmark's own, and was verified before the run."""
+    """The dataset is the benchmark's own and was verified before the run."""
     event = log.first(mllog.DATASET)
     if event is None or not isinstance(event.value, dict):
         return
     verified_at = event.value.get("verified_at")
     if verified_at is None:
         found, remedy = "not verified", "run `sh verify_dataset.sh` before the timed run"
-        yield Fault("a data set verified before the run", found, remedy, event.line, WARNING)
+        yield Fault("a dataset verified before the run", found, remedy, event.line, WARNING)
     elif not is_text(verified_at):
-        yield Fault("verified_at: a time or null", shown(verified_at), "log what was verified", event.line)
+        yield Fault(
+            "verified_at: a time or null", shown(verified_at), "log the time of the verification, or null", event.line
+        )
     folder, digest = log.parameter("data.folder"), event.value.get("tree_sha256")
     reference = reference_of(folder) if is_text(folder) and is_closed(log) else None
     if reference is not None and is_digest(digest) and digest != reference.tree_sha256:
-        # Synthesised on the spot: a processor that rounds otherwise makes other bytes of the same corpus, which is no fault.
-        mild = WARNING if folder in SYNTHESISED else "error"
-        remedy = "run `sh verify_dataset.sh`, which tells a damaged file from another machine's synthesis"
-        yield Fault(f"tree_sha256 {reference.tree_sha256}", digest, remedy, event.line, mild)
+        # These corpora are synthesised locally: a processor that rounds differently produces other bytes of the same corpus.
+        severity = WARNING if folder in SYNTHESISED else ERROR
+        remedy = "run `sh verify_dataset.sh`, which distinguishes a damaged file from another machine's synthesis"
+        yield Fault(f"tree_sha256 {reference.tree_sha256}", digest, remedy, event.line, severity)
 
 
 def entry_cache_clear(log: Log) -> Iterator[Fault]:
@@ -171,17 +173,17 @@ def entry_cache_clear(log: Log) -> Iterator[Fault]:
     event = log.first(mllog.CACHE_CLEAR)
     if event is None or event.value is not False:
         return
-    # A corpus made just now may stay in the file cache of a machine whose administrator lets nobody empty it.
-    mild = not is_closed(log) or log.parameter("data.folder") in SYNTHESISED
-    remedy = "run as root outside a container, or empty the caches by hand and say so in the description"
+    # A corpus that was just generated may stay in the file cache where the user has no permission to empty it.
+    warn = not is_closed(log) or log.parameter("data.folder") in SYNTHESISED
+    remedy = "run as root outside a container, or empty the caches by hand and state that in the description"
     found = "they were not (cache_clear false)"
-    yield Fault("file caches emptied before the run", found, remedy, event.line, WARNING if mild else "error")
+    yield Fault("file caches emptied before the run", found, remedy, event.line, WARNING if warn else ERROR)
 
 
 def entry_accelerators(log: Log) -> Iterator[Fault]:
     """Each process names its accelerator, each accelerator once."""
     event, processes = log.first(mllog.ACCELERATORS), log.value(mllog.NUMBER_OF_PROCESSES)
-    if event is None or not isinstance(event.value, list) or not is_whole(processes, 1):
+    if event is None or not isinstance(event.value, list) or not is_integer(processes, 1):
         return
     items = [item if isinstance(item, dict) else {} for item in event.value]
     ranks = [item.get("rank") for item in items]
@@ -190,7 +192,9 @@ def entry_accelerators(log: Log) -> Iterator[Fault]:
         yield Fault(f"ranks 0 to {processes - 1}", shown(ranks), remedy, event.line)
     uuids = [item["uuid"] for item in items if is_text(item.get("uuid"))]
     if len(set(uuids)) != len(uuids):
-        yield Fault("one accelerator a process", "one of them twice", "give each process its own GPU", event.line)
+        yield Fault(
+            "one accelerator per process", "one accelerator listed twice", "give each process its own GPU", event.line
+        )
 
 
 ENTRY_RULES = [
@@ -199,7 +203,7 @@ ENTRY_RULES = [
     ),
     Rule(
         "entry-hyperparameters",
-        "A closed entry's hyperparameters equal the variant's committed file; an open one's are complete and valid.",
+        "Closed: hyperparameters equal the variant's committed file. Open: complete and valid.",
         entry_hyperparameters,
     ),
     Rule("entry-params-hash", "params_sha256 is the hash of the logged hyperparameters.", entry_params_hash),
@@ -210,7 +214,7 @@ ENTRY_RULES = [
     ),
     Rule(
         "entry-dataset",
-        "The data set has the reference's digest (a warning if synthesised) and was verified before the run (warning).",
+        "The dataset has the reference digest (warning if synthesised), verified before the run (warning).",
         entry_dataset,
     ),
     Rule(

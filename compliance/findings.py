@@ -1,17 +1,18 @@
-"""What a check says: rules with a name, faults they meet, findings with file and line; as text, JSON and JUnit XML.
+"""Rules, faults and findings of the compliance check, and their output as text, JSON and JUnit XML.
 
 A rule is a plain function over one subject (a log, a set of runs, a record, a package) that yields a Fault for each
-place where it does not hold. `apply` gives each fault the rule's name and the subject's file.
+violation. `apply` adds the rule's name and the subject's file to each fault.
 """
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
+from xml.etree import ElementTree
 
 import orjson
 
@@ -20,13 +21,15 @@ from common.formats import COMPLIANCE
 
 ERROR, WARNING = "error", "warning"
 WIDTH = 80
-_LONGEST = 160
-"""Characters of a log's own text that a finding quotes."""
+_MAX_QUOTED = 160
+"""Maximum characters of a log's text in a finding."""
+_NOT_IN_XML = re.compile(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot represent, not even escaped; and the carriage return, which parsers change."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One place where a rule does not hold. `line` counts from 1; `file` only where it is not the subject's own."""
+    """One violation of a rule. `line` counts from 1; `file` is set only if it is not the subject's own."""
 
     expected: str
     found: str
@@ -38,7 +41,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Rule:
-    """A named rule: `says` is the sentence that docs/rules.md prints; `check` yields the faults of one subject."""
+    """A named rule: `says` is its sentence in docs/rules.md; `check` yields the faults of one subject."""
 
     id: str
     says: str
@@ -47,7 +50,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault with the rule it breaks and the file it is in."""
+    """A fault with its rule and file."""
 
     rule: str
     severity: str
@@ -60,7 +63,7 @@ class Finding:
 
 @dataclass
 class Verdict:
-    """What was checked (`kind` log, runs, record or package), by which rules, and everything found."""
+    """What was checked (`kind` is log, runs, record, package or folder), by which rules, and all findings."""
 
     file: str
     kind: str
@@ -70,12 +73,12 @@ class Verdict:
 
     @property
     def compliant(self) -> bool:
-        """Whether no error was found; warnings do not count."""
+        """Whether there are no errors; warnings do not count."""
         return all(finding.severity != ERROR for finding in self.findings)
 
 
 def apply(rules: Iterable[Rule], subject: object, file: Path) -> list[Finding]:
-    """Every fault of `subject` under `rules`, by line."""
+    """The findings of `rules` on `subject`, by file and line."""
     found = [finding for rule in rules for finding in _of_rule(rule, subject, file)]
     return sorted(found, key=lambda finding: (finding.file, finding.line or 0))
 
@@ -88,7 +91,7 @@ def _of_rule(rule: Rule, subject: object, file: Path) -> Iterator[Finding]:
 
 
 def shown(value: object) -> str:
-    """A value from a log as a finding quotes it: JSON, shortened, harmless on a terminal."""
+    """A value from a log as quoted in a finding: JSON, shortened, without control characters."""
     try:
         text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, ValueError):
@@ -96,13 +99,13 @@ def shown(value: object) -> str:
     return _short(text)
 
 
-def _short(text: str, longest: int = _LONGEST) -> str:
+def _short(text: str, longest: int = _MAX_QUOTED) -> str:
     line = one_line(text[: 2 * longest])
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
 def as_text(verdicts: list[Verdict]) -> str:
-    """The findings for people, at most 80 columns wide where words allow it, file by file."""
+    """The findings as text, file by file, at most 80 columns wide unless a single word is longer."""
     lines: list[str] = []
     for verdict in verdicts:
         if not verdict.findings:
@@ -135,13 +138,13 @@ def _plural(count: int, noun: str) -> str:
 
 
 def totals(verdicts: list[Verdict]) -> tuple[int, int]:
-    """How many errors and how many warnings."""
+    """The numbers of errors and warnings."""
     severities = [finding.severity for verdict in verdicts for finding in verdict.findings]
     return severities.count(ERROR), severities.count(WARNING)
 
 
 def as_json(verdicts: list[Verdict]) -> bytes:
-    """One JSON object: schema_version, compliant, errors, warnings, checked (one each), findings (all)."""
+    """One JSON object: schema_version, compliant, errors, warnings, checked (one entry per subject), findings."""
     errors, warnings = totals(verdicts)
     tree = {
         "compliant": not errors,
@@ -164,41 +167,41 @@ def as_json(verdicts: list[Verdict]) -> bytes:
             for finding in verdict.findings
         ],
     }
-    return orjson.dumps(COMPLIANCE.stamped(tree), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(COMPLIANCE.with_version(tree), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def as_junit(verdicts: list[Verdict]) -> str:
-    """JUnit XML: a suite for each thing checked, a case for each rule, its errors as failures, warnings as output."""
+def as_junit(verdicts: list[Verdict]) -> bytes:
+    """JUnit XML: a suite per subject, a case per rule, its errors as the failure and its warnings as output."""
     cases = sum(len(verdict.rules) for verdict in verdicts)
-    lines = [
-        '<?xml version="1.0" encoding="UTF-8"?>',
-        f'<testsuites name="compliance" tests="{cases}" failures="{_failed_cases(verdicts)}">',
-    ]
+    root = _element("testsuites", name="compliance", tests=cases, failures=_failed_cases(verdicts))
     for verdict in verdicts:
-        name = _attribute(f"{verdict.kind} {verdict.file}")
-        failed = _failed_cases([verdict])
-        lines.append(f'  <testsuite name={name} tests="{len(verdict.rules)}" failures="{failed}">')
-        for rule in verdict.rules:
-            lines += _junit_case(rule, verdict)
-        lines.append("  </testsuite>")
-    return "\n".join([*lines, "</testsuites>"]) + "\n"
+        suite = _element(
+            "testsuite",
+            name=f"{verdict.kind} {verdict.file}",
+            tests=len(verdict.rules),
+            failures=_failed_cases([verdict]),
+        )
+        suite.extend(_junit_case(rule, verdict) for rule in verdict.rules)
+        root.append(suite)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True) + b"\n"
 
 
 def _failed_cases(verdicts: list[Verdict]) -> int:
     return sum(len({finding.rule for finding in verdict.findings if finding.severity == ERROR}) for verdict in verdicts)
 
 
-def _junit_case(rule: str, verdict: Verdict) -> list[str]:
-    lines = [f"    <testcase classname={_attribute(verdict.file)} name={_attribute(rule)}>"]
+def _junit_case(rule: str, verdict: Verdict) -> ElementTree.Element:
+    case = _element("testcase", classname=verdict.file, name=rule)
     found = [finding for finding in verdict.findings if finding.rule == rule]
     errors = [_sentence(finding) for finding in found if finding.severity == ERROR]
     warnings = [_sentence(finding) for finding in found if finding.severity != ERROR]
-    # One failure element a case, as most readers of this format expect, with all the sentences in it.
+    # Most readers of this format expect one failure element per case.
     if errors:
-        lines.append(f"      <failure message={_attribute(errors[0])}>{_escaped(chr(10).join(errors))}</failure>")
+        case.append(_element("failure", "\n".join(errors), message=errors[0]))
     if warnings:
-        lines.append(f"      <system-out>{_escaped(chr(10).join(warnings))}</system-out>")
-    return [*lines, "    </testcase>"]
+        case.append(_element("system-out", "\n".join(warnings)))
+    return case
 
 
 def _sentence(finding: Finding) -> str:
@@ -206,16 +209,9 @@ def _sentence(finding: Finding) -> str:
     return f"{place}: {finding.severity}: expected {finding.expected}; found {finding.found}; {finding.remedy}"
 
 
-def _attribute(text: str) -> str:
-    return quoteattr(_xml(one_line(text)))
-
-
-def _escaped(text: str) -> str:
-    return _xml(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _xml(text: str) -> str:
-    # XML 1.0 has no way to write these at all.
-    return "".join(
-        c if c in "\n\t" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "?" for c in text
-    )
+def _element(tag: str, text: str | None = None, /, **attributes: object) -> ElementTree.Element:
+    """An XML element; characters that XML cannot represent become `?`."""
+    safe = {key: _NOT_IN_XML.sub("?", one_line(str(value))) for key, value in attributes.items()}
+    element = ElementTree.Element(tag, safe)
+    element.text = None if text is None else _NOT_IN_XML.sub("?", text)
+    return element

@@ -1,7 +1,7 @@
-"""Seals: a record carries the hashes of its run's files, the code's commit, the data's digest and the lock file's hash.
+"""Integrity rules: a run's files match the hashes in its record, and the record agrees with the log.
 
-With them a result is re-checked from its files alone: nothing was edited afterwards, and what the record says is what
-the log shows.
+The record contains the hashes of the run's files, the code's commit, the dataset's digest and the lock file's hash, so
+a result can be checked from its files alone.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from benchmark.params import params_from_dict
 from benchmark.record import RunRecord, read_record
 from benchmark.submission import LOCK_FILE, LOG_FILE, file_of_run, number_of
 from common.errors import UserError
-from common.sha256 import sha256_of
+from common.files import sha256_of
 from common.values import is_digest
-from compliance.findings import WARNING, Fault, Rule, shown
+from compliance.findings import ERROR, WARNING, Fault, Rule, shown
 from compliance.log import Log
 
 
 @dataclass
-class Sealed:
-    """A run's record beside its log and other files, in a run folder or, numbered, in a package.
+class RecordedRun:
+    """A run's record with its log and other files, in a run folder or (with numbered names) in a package.
 
-    `lock_file` is the lock file that the record's hash is compared with, where there is one: that of the package, or of the
-    checkout that checks, from which git has it as it was when the run was made.
+    `lock_file` is the lock file that the record's hash is compared with, if there is one: the package's, or that of the
+    checkout that runs the check, whose git history has the version of the run's commit.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Sealed:
             self.fault = error.strerror or str(error)
 
     def file(self, name: str) -> Path:
-        """Where a file of the run lies: by its own name in a run folder, with its run's number in a package."""
+        """Path of a file of the run: its own name in a run folder, a name with the run's number in a package."""
         return file_of_run(self.log.path, name) or self.path.parent / name
 
     @property
@@ -56,43 +56,43 @@ class Sealed:
         return number_of(self.log.path) is not None
 
 
-def seal_record(sealed: Sealed) -> Iterator[Fault]:
+def integrity_record(run: RecordedRun) -> Iterator[Fault]:
     """The record can be read."""
-    if sealed.fault is not None:
-        yield Fault("a readable run record", sealed.fault, sealed.remedy)
+    if run.fault is not None:
+        yield Fault("a readable run record", run.fault, run.remedy)
 
 
-def seal_files(sealed: Sealed) -> Iterator[Fault]:
-    """The run's files are those that the record sealed."""
-    if sealed.record is None:
+def integrity_files(run: RecordedRun) -> Iterator[Fault]:
+    """The run's files match the hashes in the record."""
+    if run.record is None:
         return
-    if LOG_FILE not in sealed.record.files:
-        yield Fault(f"the SHA-256 of {LOG_FILE}", "none", "the run did not end in order: make it again")
-    for name, sha256 in sealed.record.files.items():
-        path = sealed.file(Path(name).name)
+    if LOG_FILE not in run.record.files:
+        yield Fault(f"the SHA-256 of {LOG_FILE}", "none", "the run did not end normally: make it again")
+    for name, sha256 in run.record.files.items():
+        path = run.file(Path(name).name)
         try:
             found = sha256_of(path)
         except FileNotFoundError:
-            # A package may leave out what MLPerf does not ask for; then that one seal cannot be re-checked.
-            mild = sealed.in_package and name != LOG_FILE
+            # A package may omit files that MLPerf does not require; then that one hash cannot be checked.
+            severity = _severity(warn=run.in_package and name != LOG_FILE)
             remedy = "restore the file as the run wrote it"
-            yield Fault(f"{path.name}, which the record seals", "no such file", remedy, None, _mild(mild), path)
+            yield Fault(f"{path.name}, whose hash is in the record", "no such file", remedy, None, severity, path)
             continue
         except OSError as error:
             yield Fault(f"a readable {path.name}", str(error.strerror), "check its permissions", file=path)
             continue
         if found != sha256:
-            remedy = "restore the file as the run wrote it; an edited one is no result"
+            remedy = "restore the file as the run wrote it; an edited file is not a result"
             yield Fault(f"{path.name} with SHA-256 {sha256}", found, remedy, file=path)
 
 
-def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
-    """What the record says is what the log shows."""
-    record, log = sealed.record, sealed.log
+def integrity_agreement(run: RecordedRun) -> Iterator[Fault]:
+    """The record agrees with the log."""
+    record, log = run.record, run.log
     if record is None or not log.events:
-        # That an emptied log shows nothing is one finding, of log-events.
+        # An empty log is one finding of the rule log-events.
         return
-    said = log.summary
+    summary = log.summary
     dataset = log.value(mllog.DATASET)
     pairs = [
         ("variant", record.variant, log.value(mllog.VARIANT)),
@@ -105,36 +105,36 @@ def seal_agreement(sealed: Sealed) -> Iterator[Fault]:
         ),
         ("dataset.train_utterances", record.dataset.train_utterances, log.value(mllog.TRAIN_SAMPLES)),
         ("dataset.eval_utterances", record.dataset.eval_utterances, log.value(mllog.EVAL_SAMPLES)),
-        ("run.init_s", record.run.init_s, said.init_s),
-        ("run.epochs", record.run.epochs, len(said.evaluations)),
-        ("run.final_wer", record.run.final_wer, said.final),
-        ("run.best_wer", record.run.best_wer, said.best),
+        ("run.init_s", record.run.init_s, summary.init_s),
+        ("run.epochs", record.run.epochs, len(summary.evaluations)),
+        ("run.final_wer", record.run.final_wer, summary.final),
+        ("run.best_wer", record.run.best_wer, summary.best),
         ("run.target_wer", record.run.target_wer, log.value(mllog.TARGET_WER)),
-        ("run.run_s", record.run.run_s, said.run_s),
-        ("run.minutes", record.run.minutes, said.minutes),
+        ("run.run_s", record.run.run_s, summary.run_s),
+        ("run.minutes", record.run.minutes, summary.minutes),
     ]
-    pairs.append(("epochs", len(record.epochs), len(said.epochs)))
-    for place, (own, logged) in enumerate(zip(record.epochs, said.epochs, strict=False)):
+    pairs.append(("epochs", len(record.epochs), len(summary.epochs)))
+    for place, (own, logged) in enumerate(zip(record.epochs, summary.epochs, strict=False)):
         pairs += [(f"epochs[{place}].{name}", value, getattr(logged, name)) for name, value in vars(own).items()]
-    remedy = "restore record and log as the run wrote them"
+    remedy = "restore the record and the log as the run wrote them"
     for name, mine, theirs in pairs:
         if not _alike(mine, theirs):
             yield Fault(f"{name} {shown(theirs)}, as in the log", shown(mine), remedy)
-    if _LOGGED_AS.get(record.status) != said.status:
-        yield Fault(f"a status that the log calls {shown(said.status)}", record.status, remedy)
+    if _LOGGED_AS.get(record.status) != summary.status:
+        yield Fault(f"the status {shown(summary.status)}, as in the log", record.status, remedy)
     try:
         sha256 = params_from_dict(record.params, "params").sha256
     except UserError as error:
-        remedy = "restore the record as the run wrote it, or check it with the version of the benchmark that wrote it"
+        remedy = "restore the record as the run wrote it, or check it with the benchmark version that wrote it"
         yield Fault("valid parameters in the record", str(error), remedy)
         return
     if sha256 != record.params_sha256:
         remedy = "restore the record as the run wrote it"
-        yield Fault(f"params_sha256 {sha256}, of the record's own parameters", record.params_sha256, remedy)
+        yield Fault(f"params_sha256 {sha256}, the hash of the record's parameters", record.params_sha256, remedy)
 
 
 _LOGGED_AS = {"success": mllog.SUCCESS, "aborted": mllog.ABORTED, "failed": mllog.ABORTED, "interrupted": mllog.ABORTED}
-"""What a record's status is called in a log; an unfinished run logged none."""
+"""The log's name for each status of a record; an unfinished run logged none."""
 
 
 def _alike(mine: object, theirs: object) -> bool:
@@ -143,76 +143,76 @@ def _alike(mine: object, theirs: object) -> bool:
     return mine == theirs
 
 
-def seal_code(sealed: Sealed) -> Iterator[Fault]:
-    """The code that ran is known: a commit, with nothing changed."""
-    if sealed.record is None:
+def integrity_code(run: RecordedRun) -> Iterator[Fault]:
+    """The code that ran is known: a commit without uncommitted changes."""
+    if run.record is None:
         return
-    code = sealed.record.code
+    code = run.record.code
     if not code.commit:
-        yield Fault("the code's commit", "none", "run from a git checkout", None, _mild(not sealed.in_package))
+        yield Fault("the code's commit", "none", "run from a git checkout", None, _severity(warn=not run.in_package))
     elif not code.clean:
         remedy = "commit the changes and make the run again"
         yield Fault(
-            f"commit {code.commit} unchanged", "uncommitted changes", remedy, None, _mild(not sealed.in_package)
+            f"commit {code.commit} unchanged", "uncommitted changes", remedy, None, _severity(warn=not run.in_package)
         )
 
 
-def seal_dataset(sealed: Sealed) -> Iterator[Fault]:
-    """The data set was verified, and is named by its digest."""
-    if sealed.record is None:
+def integrity_dataset(run: RecordedRun) -> Iterator[Fault]:
+    """The dataset was verified and is identified by its digest."""
+    if run.record is None:
         return
-    dataset = sealed.record.dataset
+    dataset = run.record.dataset
     if not is_digest(dataset.tree_sha256):
-        remedy = "prepare the data set again"
+        remedy = "prepare the dataset again"
         yield Fault("dataset.tree_sha256: 64 hexadecimal digits", shown(dataset.tree_sha256), remedy)
     if not dataset.verified:
         remedy = "run `sh verify_dataset.sh` before the timed run"
-        yield Fault("a data set verified before the run", "not verified", remedy, None, WARNING)
+        yield Fault("a dataset verified before the run", "not verified", remedy, None, WARNING)
 
 
-def seal_lock(sealed: Sealed) -> Iterator[Fault]:
-    """The environment is named by the lock file's hash."""
-    if sealed.record is None:
+def integrity_lock(run: RecordedRun) -> Iterator[Fault]:
+    """The environment is identified by the lock file's hash."""
+    if run.record is None:
         return
-    lock = sealed.record.lock_sha256
+    lock = run.record.lock_sha256
     if not is_digest(lock):
         remedy = "run in the environment that script/setup.sh makes"
         yield Fault("lock_sha256: 64 hexadecimal digits", shown(lock), remedy)
-    elif sealed.lock_file is not None and sealed.lock_file.is_file():
-        commit = None if sealed.in_package else sealed.record.code.commit
-        then = lock_sha256(sealed.lock_file.parent, commit) if commit else None
-        found = then or sha256_of(sealed.lock_file)
+    elif run.lock_file is not None and run.lock_file.is_file():
+        commit = None if run.in_package else run.record.code.commit
+        then = lock_sha256(run.lock_file.parent, commit) if commit else None
+        found = then or sha256_of(run.lock_file)
         if found != lock:
             remedy = f"compare with the {LOCK_FILE} of the commit that ran"
-            severity = _mild(not sealed.in_package)
-            yield Fault(f"{LOCK_FILE} with SHA-256 {lock}", found, remedy, None, severity, sealed.lock_file)
+            severity = _severity(warn=not run.in_package)
+            yield Fault(f"{LOCK_FILE} with SHA-256 {lock}", found, remedy, None, severity, run.lock_file)
 
 
-def _mild(mild: bool) -> str:
-    return WARNING if mild else "error"
+def _severity(*, warn: bool) -> str:
+    return WARNING if warn else ERROR
 
 
-SEAL_RULES = [
-    Rule("seal-record", "The run's record can be read.", seal_record),
-    Rule("seal-files", "The files of a run have the SHA-256 that its record gives.", seal_files),
+INTEGRITY_RULES = [
+    Rule("integrity-record", "The run's record can be read.", integrity_record),
+    Rule("integrity-files", "The files of a run have the SHA-256 that its record gives.", integrity_files),
     Rule(
-        "seal-agreement",
+        "integrity-agreement",
         "Variant, seed, data, status, times and scores of the record are those of the log.",
-        seal_agreement,
+        integrity_agreement,
     ),
     Rule(
-        "seal-code",
+        "integrity-code",
         "The record names the code's commit, without uncommitted changes (a warning outside a package).",
-        seal_code,
+        integrity_code,
     ),
     Rule(
-        "seal-dataset",
-        "The record names the data set's digest, verified before the run (a warning if not).",
-        seal_dataset,
+        "integrity-dataset",
+        "The record names the dataset's digest, verified before the run (a warning if not).",
+        integrity_dataset,
     ),
     Rule(
-        "seal-lock",
-        "The record names the hash of the lock file, that of the package or of the commit that ran.",
-        seal_lock,
+        "integrity-lock",
+        "The record has the hash of the lock file of the package, or of the commit that ran.",
+        integrity_lock,
     ),
 ]

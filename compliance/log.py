@@ -1,7 +1,7 @@
-"""One log file as the rules see it: its events by key, and what is wrong with it as a file.
+"""One log file as the rules see it: its events by key, and its faults as a file.
 
-The file is read twice in pieces: once for its bytes (encoding, line lengths, what stands before the token), once by
-the benchmark's own reader. Neither holds a long line in memory.
+The file is read twice in chunks: once as bytes (encoding, line lengths, text before the token), once by the
+benchmark's own reader. Neither keeps a long line in memory.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from benchmark.params import NEUTRAL
 from compliance.findings import WARNING, Fault, Rule, shown
 
 MAX_EVENTS = 1_000_000
-"""No run logs more; a file that does is not read further."""
+"""No run logs more events; reading stops there."""
 MAX_DEPTH = 32
-"""No event nests its values deeper; Python itself fails at some hundreds of levels."""
+"""No event nests its values deeper; Python itself fails at a few hundred levels."""
 MAX_BYTE_FAULTS = 100
-"""After so many faults of its bytes a file is no log, and more of the same would tell nobody more."""
+"""A file with this many byte-level faults is not a log, and further faults would add no information."""
 
 
 @dataclass
@@ -53,18 +53,18 @@ class Log:
         return found[0] if found else None
 
     def line(self, key: str) -> int | None:
-        """The line of a key's first event; None where the key is absent."""
+        """The line of a key's first event; None if the key is absent."""
         event = self.first(key)
         return event.line if event else None
 
     def value(self, key: str) -> Any:
-        """The value of a key's first event; None where the key is absent."""
+        """The value of a key's first event; None if the key is absent."""
         event = self.first(key)
         return None if event is None else event.value
 
     @cached_property
     def summary(self) -> LogSummary:
-        """What the log says of its run: clock, epochs, outcome."""
+        """The run's times, epochs and outcome, as logged."""
         return summarise(self.events)
 
     @property
@@ -75,20 +75,20 @@ class Log:
 
     @property
     def last_line(self) -> int | None:
-        """Where the log ends."""
+        """The line of the last event."""
         return self.events[-1].line if self.events else None
 
     def parameter(self, name: str) -> Any:
-        """One value of the logged hyperparameters, by its dotted name; None where it is not there.
+        """One value of the logged hyperparameters, by its dotted name; None if it is absent.
 
-        A later parameter that the log does not give has the value at which it changes nothing.
+        A parameter that was introduced after the log was written has its neutral value.
         """
         flat = self.value(mllog.HYPERPARAMETERS)
         return flat.get(name, NEUTRAL.get(name)) if isinstance(flat, dict) else None
 
 
 def read(path: Path) -> Log:
-    """Read a log; OSError where the file cannot be read."""
+    """Read a log; OSError if the file cannot be read."""
     with open(path, "rb") as file:
         byte_faults = _scan(file)
         file.seek(0)
@@ -105,7 +105,7 @@ def read(path: Path) -> Log:
                 fault = Fault(
                     f"at most {MAX_EVENTS:,} events",
                     "more; the rest was not read",
-                    "give the log of one run",
+                    "pass the log of one run",
                     parsed.line,
                 )
                 byte_faults.setdefault("log-size", []).append(fault)
@@ -114,7 +114,7 @@ def read(path: Path) -> Log:
 
 
 def _too_deep(event: Event) -> bool:
-    """Whether a value nests so deep that it could not even be printed."""
+    """Whether a value is nested too deeply to be printed."""
     level: list[object] = [event.value, event.metadata]
     for _ in range(MAX_DEPTH):
         level = [
@@ -129,7 +129,7 @@ def _too_deep(event: Event) -> bool:
 
 
 def _scan(file: BinaryIO) -> dict[str, list[Fault]]:
-    """The faults of a file's bytes, by rule."""
+    """The byte-level faults of a file, by rule."""
     faults: dict[str, list[Fault]] = {}
     if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
         remedy = "save the log as UTF-8 (a shell's `>` on Windows writes UTF-16)"
@@ -140,7 +140,7 @@ def _scan(file: BinaryIO) -> dict[str, list[Fault]]:
     prefixes = 0
     while raw := file.readline(mllog.MAX_LINE_BYTES):
         if not whole_line:
-            # The rest of a line that is too long, already reported.
+            # The rest of an overlong line, which is already reported.
             whole_line = raw.endswith(b"\n")
             continue
         number += 1
@@ -153,9 +153,9 @@ def _scan(file: BinaryIO) -> dict[str, list[Fault]]:
         if sum(map(len, faults.values())) > MAX_BYTE_FAULTS:
             break
     for first, prefix in prefixed:
-        # A launcher marks every line; once is enough to say so.
+        # A launcher prefixes every line; one finding is enough.
         found = f"{shown(prefix.decode('utf-8', 'replace'))} before it ({prefixes} such lines, this is the first)"
-        remedy = "harmless; give the log without what a launcher set before it"
+        remedy = "harmless; to avoid the warning, remove the launcher's prefix"
         faults["log-prefix"] = [Fault("lines that begin with :::MLLOG", found, remedy, first, WARNING)]
     return faults
 
@@ -163,23 +163,23 @@ def _scan(file: BinaryIO) -> dict[str, list[Fault]]:
 def _scan_line(raw: bytes, number: int, whole_line: bool) -> Iterator[tuple[str, Fault]]:
     if not whole_line and len(raw) == mllog.MAX_LINE_BYTES:
         expected = f"lines of at most {mllog.MAX_LINE_BYTES:,} bytes"
-        yield "log-line-length", Fault(expected, "a longer one", "give the log as the run printed it", number)
+        yield "log-line-length", Fault(expected, "a longer line", "pass the log as the run printed it", number)
         return
     if not whole_line:
-        remedy = "give the whole file: it may have been cut while it was written"
+        remedy = "pass the whole file: it may have been cut while it was written"
         yield "log-last-line", Fault("a line break at the end", "none", remedy, number, WARNING)
     if b"\0" in raw:
-        yield "log-encoding", Fault("text in UTF-8", "NUL bytes", "give the log as the run printed it", number)
+        yield "log-encoding", Fault("text in UTF-8", "NUL bytes", "pass the log as the run printed it", number)
     else:
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as error:
             found = f"byte 0x{raw[error.start]:02x} at column {error.start + 1}"
-            yield "log-encoding", Fault("text in UTF-8", found, "give the log as the run printed it", number)
+            yield "log-encoding", Fault("text in UTF-8", found, "pass the log as the run printed it", number)
     tokens = raw.count(mllog.TOKEN)
     if tokens > 1:
         remedy = "let one process print the log, one event a line"
-        yield "log-line-parse", Fault("one event a line", f"{tokens} in one line", remedy, number)
+        yield "log-line-parse", Fault("one event a line", f"{tokens} events in one line", remedy, number)
 
 
 def _byte_rule(name: str):
@@ -192,7 +192,7 @@ def _byte_rule(name: str):
 def _line_parse(log: Log) -> Iterator[Fault]:
     yield from log.byte_faults.get("log-line-parse", [])
     for bad in log.bad:
-        # An overlong line is reported once, by its own rule.
+        # An overlong line is reported by its own rule only.
         if "longer than" not in bad.reason:
             expected = "one JSON object with time_ms, key, value and metadata"
             yield Fault(expected, bad.reason, "restore the line as it was printed", bad.line)
@@ -200,20 +200,20 @@ def _line_parse(log: Log) -> Iterator[Fault]:
 
 def _has_events(log: Log) -> Iterator[Fault]:
     if not log.events:
-        remedy = "give the log of a run: its lines begin with :::MLLOG"
+        remedy = "pass the log of a run: its lines begin with :::MLLOG"
         yield Fault("log lines (:::MLLOG ...)", "none", remedy)
 
 
 FILE_RULES = [
     Rule("log-encoding", "A log is text in UTF-8.", _byte_rule("log-encoding")),
     Rule("log-line-length", "No line of a log is longer than 1 MiB.", _byte_rule("log-line-length")),
-    Rule("log-size", "A log holds at most a million events.", _byte_rule("log-size")),
-    Rule("log-line-parse", "Each line with `:::MLLOG` holds exactly one event, a JSON object.", _line_parse),
-    Rule("log-last-line", "The last line ends in a line break (warning).", _byte_rule("log-last-line")),
+    Rule("log-size", "A log has at most a million events.", _byte_rule("log-size")),
+    Rule("log-line-parse", "Each line with `:::MLLOG` has exactly one event, a JSON object.", _line_parse),
+    Rule("log-last-line", "The last line ends with a line break (warning).", _byte_rule("log-last-line")),
     Rule(
         "log-prefix",
-        "Log lines begin with `:::MLLOG` (warning: what stands before is ignored).",
+        "Log lines begin with `:::MLLOG` (warning: text before it is ignored).",
         _byte_rule("log-prefix"),
     ),
-    Rule("log-events", "A log holds events.", _has_events),
+    Rule("log-events", "A log has at least one event.", _has_events),
 ]

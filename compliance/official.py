@@ -1,7 +1,7 @@
-"""Logs of MLPerf's own benchmarks: mlperf_logging's rule files judge them; we add where in the file each message is.
+"""Logs of MLPerf's own benchmarks, checked by mlperf_logging with its rule files; we add the line of each message.
 
-That checker reports the last message for each key, with a line number of its own counting, and stops with a traceback
-on some broken lines. Here every message gets the line of the event that it quotes, and a stop is a finding.
+That checker reports the last message for each key, with its own line numbers, and stops with a traceback on some
+broken lines. Here every message gets the line of the event that it quotes, and a traceback becomes a finding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VERDICT = "official-verdict"
 
 @cache
 def rulesets() -> list[str]:
-    """The rule sets that mlperf_logging can read logs by, oldest first."""
+    """The rule sets of mlperf_logging, oldest first."""
     from mlperf_logging.compliance_checker import mlp_compliance
 
     return sorted(mlp_compliance.rule_choices(), key=_version)
@@ -35,10 +35,10 @@ def _version(ruleset: str) -> tuple[int, ...]:
 
 @cache
 def rulesets_of(benchmark: str) -> list[str]:
-    """The training rule sets that know a benchmark, oldest first; empty where none does."""
+    """The training rule sets that include a benchmark, oldest first; empty if there are none."""
     from mlperf_logging.compliance_checker import mlp_compliance
 
-    # A log may hold any text for a name, also one that no file can have or that leads elsewhere.
+    # A log may contain any text as the name, including one that is no valid file name or points elsewhere.
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", benchmark):
         return []
     folder = Path(mlp_compliance.__file__).parent
@@ -46,7 +46,7 @@ def rulesets_of(benchmark: str) -> list[str]:
 
 
 def ruleset_for(path: Path, benchmark: str, chosen: str | None) -> str:
-    """The rule set to judge a log by: the one chosen, the round in a folder's name, or the newest with the benchmark."""
+    """The rule set for a log: the one chosen, the round in a folder's name, or the newest with the benchmark."""
     if chosen is not None:
         return chosen
     for folder, its_round in rounds_above(path):
@@ -57,51 +57,51 @@ def ruleset_for(path: Path, benchmark: str, chosen: str | None) -> str:
 
 
 def check_ruleset(name: str) -> str:
-    """`name` if mlperf_logging has it; UserError with the list otherwise."""
+    """`name` if mlperf_logging has that rule set; otherwise UserError with the list."""
     if name not in rulesets():
         raise UserError(f"no rule set {name!r}", where="--ruleset", remedy=f"choose one of {', '.join(rulesets())}")
     return name
 
 
 def official_rule(ruleset: str, config: Path | None = None) -> Rule:
-    """The rule that mlperf_logging's checker accepts a log; `config` is a rule file of one's own (absolute)."""
+    """The rule that mlperf_logging's checker accepts a log; `config` is a custom rule file (absolute path)."""
     says = "mlperf_logging's checker accepts a log of an MLPerf benchmark."
-    return Rule(VERDICT, says, lambda log: _judge(log, ruleset, config))
+    return Rule(VERDICT, says, lambda log: _run_checker(log, ruleset, config))
 
 
-def _judge(log: Log, ruleset: str, config: Path | None) -> Iterator[Fault]:
+def _run_checker(log: Log, ruleset: str, config: Path | None) -> Iterator[Fault]:
     from mlperf_logging.compliance_checker import mlp_compliance
 
     expected = f"a log that mlperf_logging accepts (training {ruleset})"
     remedy = "see MLPerf's training rules of that round"
     checker = mlp_compliance.make_checker("training", ruleset, False, False)
     mlp_compliance.enqueued_configs.clear()
-    with _quiet():
+    with _silenced_logging():
         try:
             valid = mlp_compliance.main(str(log.path), str(config or f"training_{ruleset}/common.yaml"), checker)[0]
         except FileNotFoundError as error:
-            # It looks for rules by the names of benchmark and optimiser that the log gives.
+            # The checker finds rule files by the log's benchmark and optimizer names.
             name = Path(str(error.filename)).name
             others = ", ".join(rulesets_of(log.benchmark or "")) or "none"
-            remedy = f"check submission_benchmark and opt_name, or say --ruleset (with this benchmark: {others})"
+            remedy = f"check submission_benchmark and opt_name, or use --ruleset (with this benchmark: {others})"
             yield Fault(expected, f"no rules called {name} there", remedy, log.line("submission_benchmark"))
             return
-        # Third-party code that fails in many ways on a broken log; whichever it is, the log was not accepted.
+        # Third-party code that fails in many ways on a broken log; in all of them the log was not accepted.
         except Exception as error:
             found = f"its checker stopped: {type(error).__name__}: {error}"
-            yield Fault(expected, found, "restore the lines that our own findings name", _bad_line(log))
+            yield Fault(expected, found, "restore the lines named in our other findings", _bad_line(log))
             return
     for key, message in checker.overwritable.items():
-        yield Fault(expected, _gist(message), remedy, _place(log, key, message))
+        yield Fault(expected, _short_message(message), remedy, _line_of(log, key, message))
     for message in checker.not_overwritable:
-        yield Fault(expected, _gist(message), remedy, _place(log, None, message))
+        yield Fault(expected, _short_message(message), remedy, _line_of(log, None, message))
     for key, message in checker.warnings.items():
-        yield Fault(expected, _gist(message), remedy, _place(log, key, message), WARNING)
+        yield Fault(expected, _short_message(message), remedy, _line_of(log, key, message), WARNING)
     if not valid and not checker.overwritable and not checker.not_overwritable:
         yield Fault(expected, "it was refused without a message", remedy)
 
 
-def _gist(message: str) -> str:
+def _short_message(message: str) -> str:
     """A message without the copy of the log line and the checker's own state."""
     lines = [line.strip() for line in message.splitlines()]
     kept = [line for line in lines if line and not line.startswith(":::MLLOG")]
@@ -112,8 +112,8 @@ def _gist(message: str) -> str:
     return re.sub(r" in line \d+:$", ":", kept[0]) + " " + " ".join(kept[1:]) if kept else message
 
 
-def _place(log: Log, key: str | None, message: str) -> int | None:
-    """The line of our counting that a message is about."""
+def _line_of(log: Log, key: str | None, message: str) -> int | None:
+    """The line of the log that a message is about."""
     if "parsing errors" in message:
         return _bad_line(log)
     quoted = re.search(r"^:::MLLOG .*$", message, re.MULTILINE)
@@ -135,8 +135,8 @@ def _bad_line(log: Log) -> int | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the checker logs off the terminal: its messages are read from the checker itself."""
+def _silenced_logging() -> Iterator[None]:
+    """Suppress the checker's logging: its messages are read from the checker object."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     root.handlers = [logging.NullHandler()]
@@ -148,4 +148,4 @@ def _quiet() -> Iterator[None]:
 
 
 OFFICIAL_RULES = [official_rule("")]
-"""For the list of rules alone; `official_rule` makes the one that is applied."""
+"""Only for the list of rules; `official_rule` makes the one that is applied."""

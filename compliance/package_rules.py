@@ -24,7 +24,6 @@ from benchmark.submission import (
     RECORD_FILE,
     SUMS_FILE,
     SYSTEM_FILES,
-    TRAINING_RUNS,
     code_of,
     description_of,
     devices_of,
@@ -35,12 +34,13 @@ from benchmark.submission import (
     number_of,
     numbered,
     setup_of,
+    training_runs,
 )
 from common.errors import UserError
-from common.sha256 import sha256_of
+from common.files import sha256_of
 from common.values import is_text
-from compliance.benchmarks import is_another, judged_as
-from compliance.findings import WARNING, Fault, Rule, shown
+from compliance.benchmarks import checked_as, is_other_benchmark
+from compliance.findings import ERROR, WARNING, Fault, Rule, shown
 from compliance.log import Log
 
 DECISIVE = (
@@ -53,13 +53,13 @@ DECISIVE = (
     "framework",
     "operating_system",
 )
-"""Without these fields nobody knows what was measured."""
+"""Fields without which it is unknown what was measured."""
 MAY_BE_EMPTY = ("hw_notes", "sw_notes")
 
 
 @dataclass
 class Result:
-    """One folder of results in a package: ORG/results/SYSTEM/BENCHMARK, its logs by the number in their names."""
+    """One folder of results in a package, ORG/results/SYSTEM/BENCHMARK, with its logs in the order of their numbers."""
 
     folder: Path
     system: str
@@ -68,18 +68,21 @@ class Result:
 
     @property
     def ours(self) -> bool:
-        """Whether these are DeepSpeech2's results, by the folder's name or by a log's."""
+        """Whether these are DeepSpeech2 results, by the folder's name or by that in a log."""
         return self.benchmark == mllog.BENCHMARK or any(log.benchmark == mllog.BENCHMARK for log in self.logs)
 
     @property
     def own_logs(self) -> list[Log]:
-        """The logs that must agree with description, parameters and records: all but those of another benchmark."""
-        return [log for log in self.logs if not is_another(log)]
+        """The logs that must agree with description, parameters and records: all except those of another benchmark."""
+        return [log for log in self.logs if not is_other_benchmark(log)]
 
 
 @dataclass
 class Package:
-    """A submitter's folder with systems/, results/ and benchmarks/. `descriptions`: the parsed ones, by system."""
+    """A submitter's folder with systems/, results/ and benchmarks/.
+
+    `descriptions` has the parsed system descriptions by system, `broken` the reason for each that cannot be read.
+    """
 
     org: Path
     results: list[Result]
@@ -88,16 +91,16 @@ class Package:
 
     @property
     def ours(self) -> bool:
-        """Whether DeepSpeech2 is in the package: then it must be complete and sealed."""
+        """Whether the package contains DeepSpeech2 results: then it must be complete and have SHA256SUMS."""
         return any(result.ours for result in self.results)
 
     def description_path(self, system: str) -> Path:
-        """Where a system's description lies."""
+        """Path of a system's description."""
         return self.org / description_of(system)
 
 
 def read_package(org: Path, results: list[Result]) -> Package:
-    """A package with its system descriptions read; what cannot be read is kept with the reason."""
+    """Read the system descriptions of a package; those that cannot be read go to `broken` with the reason."""
     package = Package(org, results)
     for system in {result.system for result in results}:
         try:
@@ -110,18 +113,18 @@ def read_package(org: Path, results: list[Result]) -> Package:
             if isinstance(tree, dict):
                 package.descriptions[system] = tree
             else:
-                package.broken[system] = "no JSON object"
+                package.broken[system] = "not a JSON object"
     return package
 
 
 def package_tree(package: Package) -> Iterator[Fault]:
-    """The package has its three rooms, and each result folder holds result_0.txt and so on, and nothing unknown."""
+    """The package has its three folders; each result folder has result_0.txt and so on, and no unknown files."""
     for name in FOLDERS:
         if not (package.org / name).is_dir():
-            # Repositories of old rounds are often kept without their code; that is no fault of a result.
-            mild = name == BENCHMARKS and not package.ours
+            # Repositories of old rounds are often kept without their code, which does not invalidate a result.
+            warn = name == BENCHMARKS and not package.ours
             remedy = "build the package with `python -m results package`"
-            yield Fault(f"a folder {name}/", "none", remedy, None, WARNING if mild else "error", package.org / name)
+            yield Fault(f"a folder {name}/", "none", remedy, None, WARNING if warn else ERROR, package.org / name)
     if not package.results:
         yield Fault("results/SYSTEM/BENCHMARK/result_N.txt", "none", "put the results there", file=package.org)
     for result in package.results:
@@ -131,24 +134,24 @@ def package_tree(package: Package) -> Iterator[Fault]:
 def _numbering(result: Result) -> Iterator[Fault]:
     numbers = {number_of(log.path) for log in result.logs}
     for number in sorted(set(range(len(numbers))) - numbers):
-        path, remedy = result.folder / numbered(LOG_FILE, number), "number the results from 0 without a gap"
+        path, remedy = result.folder / numbered(LOG_FILE, number), "number the results from 0 without gaps"
         yield Fault(path.name, "none", remedy, file=path)
     for path in sorted(result.folder.iterdir()):
         if not is_numbered(path):
-            remedy = "keep only results, records and their files here"
-            yield Fault("result_N.txt, record_N.json and the run's files", path.name, remedy, None, WARNING, path)
+            remedy = "keep only results, records and the runs' files here"
+            yield Fault("only result_N.txt, record_N.json and the run's files", path.name, remedy, None, WARNING, path)
 
 
 def _count(result: Result) -> Iterator[Fault]:
-    """MLPerf's own benchmarks have their own numbers of runs, and number them as they like."""
-    wanted = TRAINING_RUNS.get(result.benchmark)
+    """MLPerf's own benchmarks each have their own number of runs, and any numbering."""
+    wanted = training_runs().get(result.benchmark)
     if wanted is not None and len(result.logs) != wanted:
-        remedy = "submit exactly that many runs"
+        remedy = "submit exactly that number of runs"
         yield Fault(f"{wanted} results of {result.benchmark}", str(len(result.logs)), remedy, file=result.folder)
 
 
 def package_system(package: Package) -> Iterator[Fault]:
-    """Each system is described, with all 33 fields, filled."""
+    """Each system has a description with all 33 fields filled in."""
     for system, reason in sorted(package.broken.items()):
         remedy = "write the system's description (`python -m results package` makes one)"
         yield Fault(f"the description of {system}", reason, remedy, file=package.description_path(system))
@@ -161,20 +164,18 @@ def package_system(package: Package) -> Iterator[Fault]:
             elif name != "other_software_stack" and not isinstance(tree[name], str):
                 yield Fault(f"{name}: text", shown(tree[name]), "write it in quotes", _line(path, name), file=path)
             elif ours and not tree[name] and name not in MAY_BE_EMPTY:
-                remedy = (
-                    "say what was measured (`python -m results package --describe FILE`); N/A where it does not apply"
-                )
-                severity = "error" if name in DECISIVE else WARNING
-                yield Fault(f"{name}, filled", "empty", remedy, _line(path, name), severity, path)
+                remedy = "fill it in (`python -m results package --describe FILE`); N/A where it does not apply"
+                severity = ERROR if name in DECISIVE else WARNING
+                yield Fault(f"a value for {name}", "empty", remedy, _line(path, name), severity, path)
 
 
 def package_agreement(package: Package) -> Iterator[Fault]:
-    """Descriptions agree with the folders they are in and with the logs."""
+    """Descriptions agree with the names of their folders and with the logs."""
     for result in package.results:
         for log in result.logs:
-            # A name that is unknown everywhere is the log's own finding.
-            if log.benchmark not in (None, result.benchmark) and judged_as(log) is not None:
-                remedy = "put each benchmark's logs into the folder of its name"
+            # An unknown name is already a finding of the log itself.
+            if log.benchmark not in (None, result.benchmark) and checked_as(log) is not None:
+                remedy = "put the logs into the folder named after their benchmark"
                 line = log.line(mllog.SUBMISSION_BENCHMARK)
                 yield Fault(f"logs of {result.benchmark}", shown(log.benchmark), remedy, line, file=log.path)
         tree = package.descriptions.get(result.system)
@@ -182,7 +183,7 @@ def package_agreement(package: Package) -> Iterator[Fault]:
             continue
         path = package.description_path(result.system)
         if tree.get("submitter") != package.org.name:
-            found, remedy = shown(tree.get("submitter")), "one submitter, one name"
+            found, remedy = shown(tree.get("submitter")), "use one name for the submitter everywhere"
             yield Fault(f"submitter {package.org.name}", found, remedy, _line(path, "submitter"), file=path)
         for log in result.own_logs:
             yield from _log_agrees(tree, log, path)
@@ -203,7 +204,7 @@ def _log_agrees(tree: dict[str, Any], log: Log, path: Path) -> Iterator[Fault]:
     devices, gpus = devices_of(log.value(mllog.ACCELERATORS))
     nodes, per_node = tree.get("number_of_nodes"), tree.get("accelerators_per_node")
     if gpus and str(nodes).isdecimal() and str(per_node).isdecimal():
-        # A run may use fewer accelerators than the machine has, but the description is of what was measured.
+        # A run may use fewer accelerators than the machine has, but the description must be of what was measured.
         pairs.append((mllog.ACCELERATORS, "accelerators_per_node", int(nodes) * int(per_node), len(gpus)))  # type: ignore[arg-type]
         pairs.append(
             (mllog.ACCELERATORS, "accelerator_model_name", tree.get("accelerator_model_name"), gpus[0].get("name"))
@@ -212,24 +213,24 @@ def _log_agrees(tree: dict[str, Any], log: Log, path: Path) -> Iterator[Fault]:
         pairs.append((mllog.ACCELERATORS, "accelerators_per_node", int(per_node), 0))  # type: ignore[arg-type]
     for key, name, described, logged in pairs:
         if logged is not None and described != logged:
-            expected = f"{key} as described: {name} {shown(described)}"
+            expected = f"{key} as in the description: {name} {shown(described)}"
             remedy = f"describe the system that ran ({path.name}), or submit its own logs"
             yield Fault(expected, shown(logged), remedy, log.line(key), file=log.path)
 
 
 def package_record(package: Package) -> Iterator[Fault]:
-    """Each result has its record beside it."""
+    """Each result has its record next to it."""
     for result in package.results:
         for log in result.own_logs if result.ours else []:
             path = file_of_run(log.path, RECORD_FILE)
             if path is not None and not path.is_file():
                 yield Fault(
-                    f"{path.name} beside {log.path.name}", "no such file", "add the run's record.json", file=path
+                    f"{path.name} next to {log.path.name}", "no such file", "add the run's record.json", file=path
                 )
 
 
 def package_code(package: Package) -> Iterator[Fault]:
-    """The code that ran is there, with its lock file, and with what starts it on each system."""
+    """The code that ran is included, with its lock file and with each system's parameters and start script."""
     for result in package.results:
         if not result.ours:
             continue
@@ -242,21 +243,24 @@ def package_code(package: Package) -> Iterator[Fault]:
             path = setup / name
             if not path.is_file():
                 yield Fault(
-                    f"{name} for {result.system}", "no such file", "say how the result is made again", file=path
+                    f"{name} for {result.system}",
+                    "no such file",
+                    "add what is needed to reproduce the result",
+                    file=path,
                 )
         yield from _params_agree(result, setup / PARAMS_FILE)
         yield from _trainer_is_there(package.org, result)
 
 
 def _trainer_is_there(org: Path, result: Result) -> Iterator[Fault]:
-    """The module that trained, as the records name it, is in one of the implementations."""
+    """The trainer module named in the records is in one of the implementations."""
     folders = [path.parent for path in locks_of(org, result.benchmark)]
     for log in result.own_logs:
         path = file_of_run(log.path, RECORD_FILE)
         try:
             module = read_record(path).trainer if path else None
         except (OSError, UserError):
-            continue  # a finding of the record's own rules
+            continue  # already a finding of the integrity rules
         files = module_files(module) if module else ()
         if files and folders and not any((folder / name).is_file() for folder in folders for name in files):
             yield Fault(f"the trainer that ran, {files[0]}", "no such file", "add the code that ran", file=folders[0])
@@ -280,7 +284,7 @@ def _params_agree(result: Result, path: Path) -> Iterator[Fault]:
 
 
 def package_sums(package: Package) -> Iterator[Fault]:
-    """SHA256SUMS seals every file of the package: none missing, none changed, none besides."""
+    """SHA256SUMS lists every file of the package: none is missing, changed or extra."""
     if not package.ours:
         return
     path = package.org / SUMS_FILE
@@ -296,7 +300,7 @@ def package_sums(package: Package) -> Iterator[Fault]:
     for number, line in enumerate(lines, 1):
         found = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
         if found is None:
-            yield Fault("SHA-256, two blanks, path", shown(line), "build the package again", number, file=path)
+            yield Fault("SHA-256, two spaces, path", shown(line), "build the package again", number, file=path)
         else:
             listed[found[2]] = (found[1], number)
     present = {
@@ -319,12 +323,12 @@ def package_sums(package: Package) -> Iterator[Fault]:
             remedy = "restore the file, or build the package again from the runs"
             yield Fault(f"{name} with SHA-256 {sha256}", found_sha256, remedy, file=file)
     for name in sorted(present.keys() - listed.keys()):
-        remedy = "take the file away, or build the package again"
+        remedy = "remove the file, or build the package again"
         yield Fault(f"only files that {SUMS_FILE} lists", name, remedy, file=present[name])
 
 
 def _line(path: Path, name: str) -> int | None:
-    """The line of a JSON file that a field stands in."""
+    """The line of a JSON file that contains a field."""
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if f'"{name}"' in line:
             return number
@@ -332,14 +336,18 @@ def _line(path: Path, name: str) -> int | None:
 
 
 PACKAGE_RULES = [
-    Rule("package-tree", "systems/, results/ and benchmarks/ are there, results numbered from 0.", package_tree),
+    Rule("package-tree", "systems/, results/ and benchmarks/ exist, and results are numbered from 0.", package_tree),
     Rule(
         "package-system",
-        "Each system is described with MLPerf's 33 fields, filled (a warning where that decides nothing).",
+        "Each system is described with MLPerf's 33 fields, filled in (a warning for minor fields).",
         package_system,
     ),
     Rule("package-agreement", "Descriptions agree with the folders and with the logs.", package_agreement),
-    Rule("package-record", "Each DeepSpeech2 result has its record beside it.", package_record),
-    Rule("package-code", "The code that ran, its lock file, its parameters and how to run it are there.", package_code),
+    Rule("package-record", "Each DeepSpeech2 result has its record next to it.", package_record),
+    Rule(
+        "package-code",
+        "The code that ran, its lock file, its parameters and its start script are included.",
+        package_code,
+    ),
     Rule("package-sums", "SHA256SUMS lists every file of the package, with its SHA-256.", package_sums),
 ]

@@ -1,7 +1,7 @@
-"""Keeps the rule file for mlperf_logging's checker in step: `python -m compliance.rule_file` rewrites its closed table.
+"""Updates the rule file for mlperf_logging's checker: `python -m compliance.rule_file` rewrites its closed table.
 
-The rule file must stand alone, so it holds each closed variant's parameters as their hash; whoever changes a variant
-or a corpus runs this, and a test fails until they did.
+The rule file must be self-contained, so it contains the hash of each closed variant's parameters. Run this after
+changing a variant or a corpus; a test fails until the file is up to date.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmark.params import NEUTRAL, load_variant, variant_names
 from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError, run_cli
+from common.files import write_atomically
 from datasets.corpora import SIZES
-from datasets.manifest import write_atomically
 from datasets.references import reference_of
 from datasets.synthesis.plans import SYNTHESISED
 
@@ -22,15 +22,17 @@ RULE_FILE = Path(__file__).parent / "rules" / "deepspeech2.yaml"
 _BEGIN, _END = "      # closed-begin\n", "      # closed-end\n"
 
 
-def in_step(text: str) -> str:
-    """`text` of a rule file with its table of closed values as the variants and corpora have them now.
+def with_current_table(text: str) -> str:
+    """`text` of a rule file with its table of closed values updated from the variants and corpora.
 
-    UserError where the table's marks are gone.
+    Raises UserError if the markers around the table are missing.
     """
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise UserError("the marks of the closed table are gone", where=RULE_FILE, remedy="restore the file from git")
+        raise UserError(
+            "the markers of the closed table are missing", where=RULE_FILE, remedy="restore the file from git"
+        )
     return before + begin + _table() + end + after
 
 
@@ -53,12 +55,12 @@ EXAMPLE = "example:\n  python -m compliance.rule_file && git diff compliance/rul
 
 
 def main() -> int:
-    """Rewrite the rule file's table."""
+    """Rewrite the table of closed values in the rule file."""
     argparse.ArgumentParser(
         prog="python -m compliance.rule_file", description=__doc__, epilog=EXAMPLE, formatter_class=HelpFormatter
     ).parse_args()
     text = RULE_FILE.read_text(encoding="utf-8")
-    write_atomically(RULE_FILE, in_step(text).encode())
+    write_atomically(RULE_FILE, with_current_table(text).encode())
     return EXIT_OK
 
 

@@ -1,1 +1,1 @@
-"""What the audio is: corpora, downloads, synthesis and the manifest. Imports no torch and no other package of ours."""
+"""Datasets: download, synthesis, import, manifests, packed audio and checksums. Does not import torch."""

@@ -1,4 +1,4 @@
-"""The data sets' door: `python -m datasets COMMAND ...`."""
+"""The command line of the datasets: `python -m datasets COMMAND ...`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio in and out: FLAC or WAV of any rate to 16 kHz mono, and 16 kHz mono to FLAC."""
+"""Reading and writing audio: FLAC or WAV at any sample rate to 16 kHz mono, and 16 kHz mono to FLAC."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import soxr
 from common.errors import UserError
 from datasets.manifest import SAMPLE_RATE_HZ
 
-LONGEST_S = 120.0
-"""More than three times LibriSpeech's longest utterance: whoever brings more has forgotten to cut it."""
+MAX_DURATION_S = 120.0
+"""More than three times LibriSpeech's longest utterance: a longer file has probably not been cut into utterances."""
 
-_REMEDY = "give a whole FLAC or WAV file, or leave it out"
+_REMEDY = "give a complete FLAC or WAV file, or leave it out"
 _FULL_SCALE = 32768
 _UNKNOWN_LENGTH = (0, 0xFFFFFFFF)
 
 
 def read(path: Path) -> tuple[np.ndarray, int]:
-    """The whole of an audio file as float64 (samples, channels) in [-1, 1], and its sample rate in Hz.
+    """An audio file as float64 (samples, channels) in [-1, 1], and its sample rate in Hz.
 
-    A file that is missing, unreadable, neither FLAC nor WAV, empty, truncated, longer than LONGEST_S, or that holds values
-    that are not numbers, is a UserError.
+    UserError if the file is missing, unreadable, neither FLAC nor WAV, empty, truncated, longer than MAX_DURATION_S, or
+    holds values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,14 +43,14 @@ def read(path: Path) -> tuple[np.ndarray, int]:
     if not len(samples):
         raise UserError("the audio is empty", where=path, remedy=_REMEDY)
     if not np.isfinite(samples).all():
-        raise UserError("the audio holds values that are not numbers", where=path, remedy=_REMEDY)
+        raise UserError("the audio holds values that are not finite numbers", where=path, remedy=_REMEDY)
     return samples, rate_hz
 
 
 def to_16k(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Mono float samples (samples,) in [-1, 1] at `rate_hz` as int16 at 16 kHz; what resampling drives over is clipped.
+    """Mono float samples (samples,) in [-1, 1] at `rate_hz` as int16 at 16 kHz; resampling overshoot is clipped.
 
-    The double-precision quality is asked for, so that rounding to 16 bits gives the same samples on all machines.
+    Resamples at soxr's double-precision quality, so that rounding to 16 bits gives the same samples on all machines.
     """
     if rate_hz != SAMPLE_RATE_HZ:
         samples = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="VHQ")
@@ -58,15 +58,15 @@ def to_16k(samples: np.ndarray, rate_hz: int) -> np.ndarray:
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
-    """Float samples (samples,) on the scale of 16 bits, rounded and clipped to it."""
+    """Float samples (samples,) at 16-bit scale, rounded and clipped to int16."""
     return np.clip(np.rint(samples), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
 
 
 def write_flac(path: Path, samples: np.ndarray) -> None:
-    """Write int16 samples (samples,) at 16 kHz as a FLAC file; OSError where the disk refuses.
+    """Write int16 samples (samples,) at 16 kHz as a FLAC file; OSError if the write fails.
 
-    Encoded in memory, since libsndfile does not report a full disk; at the level whose predictors need no floating
-    point, so that the bytes do not depend on the machine.
+    Encodes in memory because libsndfile does not report a full disk, and at the compression level whose predictors need
+    no floating point, so that the bytes do not depend on the machine.
     """
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", compression_level=0.0)
@@ -74,20 +74,20 @@ def write_flac(path: Path, samples: np.ndarray) -> None:
 
 
 def _read_all(file: soundfile.SoundFile, path: Path) -> np.ndarray:
-    # Asked for no more than may be, whatever the header says: a damaged one can announce terabytes.
-    longest = int(LONGEST_S * file.samplerate)
+    # Read at most the longest duration allowed: a damaged header can announce terabytes.
+    longest = int(MAX_DURATION_S * file.samplerate)
     samples = file.read(longest + 1, dtype="float64", always_2d=True)
     if len(samples) > longest:
-        raise UserError(f"the audio is longer than {LONGEST_S:.0f} s", where=path, remedy="cut it into utterances")
+        raise UserError(f"the audio is longer than {MAX_DURATION_S:.0f} s", where=path, remedy="cut it into utterances")
     if len(samples) < file.frames < 1 << 40:  # a FLAC stream of unknown length announces 2^63 - 1
         raise UserError(f"the audio is truncated: {len(samples)} of {file.frames} samples", where=path, remedy=_REMEDY)
     return samples
 
 
 def _check_container(path: Path) -> None:
-    """Raise UserError where the file is neither FLAC nor WAV, or a WAV cut off in its data.
+    """UserError if the file is neither FLAC nor WAV, or a WAV truncated in its data.
 
-    libsndfile takes almost anything for MP3, and passes over the missing end of a WAV in silence.
+    libsndfile accepts almost anything as MP3, and does not report the missing end of a WAV.
     """
     with open(path, "rb") as stream:
         head = stream.read(12)
@@ -107,6 +107,6 @@ def _check_container(path: Path) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What libsndfile says is wrong, without the file's name."""
+    """libsndfile's error message without the file name."""
     text = str(getattr(error, "error_string", error)).rstrip(".")
     return text.removeprefix("Error : ").strip() or type(error).__name__

@@ -1,7 +1,7 @@
-"""What `python -m datasets` offers: a table of commands, each kept in the module that does its work.
+"""The commands of `python -m datasets`.
 
-A command's module has `add_parser(commands)`, which adds its parser and sets `run=` (a function from the parsed
-arguments to an exit status) as its default. Modules are imported when the door opens, so they keep heavy imports inside
+Each command's module has `add_parser(commands)`, which adds its parser and sets the default `run=`, a function from the
+parsed arguments to an exit status. All command modules are imported at start-up, so they import heavy libraries inside
 their functions.
 """
 

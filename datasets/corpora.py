@@ -1,4 +1,4 @@
-"""How many utterances the benchmark's corpora hold when they are whole."""
+"""The number of utterances in each of the benchmark's corpora."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets.synthesis import plans
 
 @dataclass(frozen=True)
 class Sizes:
-    """A corpus's utterances: of its training set, and of its evaluation set."""
+    """Utterances in a corpus's training set and in its evaluation set."""
 
     train: int
     eval: int
@@ -28,7 +28,7 @@ SIZES = {
         plans.MINI_TRAIN_SPEAKERS * plans.MINI_TRAIN_EACH,
         plans.MINI_VAL_SPEAKERS * plans.MINI_VAL_EACH,
     ),
-    # What the plan's drawing of lengths comes to.
+    # The outcome of drawing the plan's lengths.
     "synthetic": Sizes(23_401, 2_025),
 }
-"""By the name of the corpus's folder."""
+"""By the corpus's folder name."""

@@ -1,8 +1,8 @@
-"""A prepared data set on disk: a folder NAME and, beside it, NAME.dataset.json that says what the folder holds.
+"""A prepared dataset on disk: a folder NAME and, next to it, its description NAME.dataset.json.
 
-The description stands beside the folder and not in it, so that the folder's checksum can stand in the description. It
-is written last and atomically: a folder without one is half-made and counts as absent. NAME.verified.json, likewise
-beside it, is the stamp of the last verification; where nothing can be written there, it lies in the user's state folder.
+The description is next to the folder, not in it, because it contains the folder's checksum. It is written last and
+atomically: a folder without one is incomplete and counts as absent. NAME.verified.json, also next to the folder, is the
+stamp of the last verification; if that place is not writable, the stamp is in the user's state folder.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from datasets.manifest import Manifest, read_jsonl, write_atomically
 
 STAMP_ENDING = ".verified.json"
 LIBRISPEECH = "LibriSpeech_dataset"
-"""The folder of the one data set whose maker mends what lies there; the others' makers want an empty place."""
+"""The folder of LibriSpeech, the one dataset that is repaired in place; the others are prepared in an empty place."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set: `manifest` and `csv` are file names in the folder, `duration_s` seconds of audio in all."""
+    """One part of a dataset: `manifest` and `csv` are file names in the folder, `duration_s` the seconds of audio."""
 
     manifest: str
     csv: str
@@ -40,10 +40,11 @@ class Split:
 
 @dataclass(frozen=True)
 class TreeDigest:
-    """What identifies a folder's contents, whatever its mtimes, owners and modes.
+    """The checksums of a folder's contents, independent of mtimes, owners and modes.
 
-    `tree_sha256` is the SHA-256 of the lines that `sha256sum` prints for its files in byte order of their paths relative
-    to the folder; `tar_cksum` and `tar_bytes` are the two numbers that POSIX cksum prints for its normalised tar.
+    `tree_sha256` is the SHA-256 of the lines that `sha256sum` prints for its files in byte order of their paths
+    relative to the folder; `tar_cksum` and `tar_bytes` are the two numbers that POSIX cksum prints for its normalised
+    tar.
     """
 
     tree_sha256: str
@@ -54,7 +55,7 @@ class TreeDigest:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared data set. `provenance` says where it came from: archive hashes, or the synthesis and its version."""
+    """A prepared dataset. `provenance` is its origin: archive hashes, or the synthesis and its version."""
 
     folder: Path
     name: str
@@ -64,10 +65,10 @@ class Dataset:
     provenance: dict[str, object]
 
     def manifest(self, split: str) -> Manifest:
-        """Read a split's manifest; UserError where there is no such split, or its manifest is faulty."""
+        """Read a split's manifest; UserError if there is no such split, or its manifest is invalid."""
         if split not in self.splits:
             raise UserError(
-                f"the data set has no split {split!r}", where=self.folder, remedy=f"it has {', '.join(self.splits)}"
+                f"the dataset has no split {split!r}", where=self.folder, remedy=f"it has {', '.join(self.splits)}"
             )
         return read_jsonl(self.folder / self.splits[split].manifest)
 
@@ -82,30 +83,30 @@ class Stamp:
 
 
 def default_data_dir() -> Path:
-    """Where data sets lie unless said otherwise: DATA_DIR, else `data` in the checkout."""
+    """The default folder of datasets: DATA_DIR, else `data` in the checkout."""
     return Path(os.environ.get("DATA_DIR") or Path(__file__).resolve().parents[1] / "data")
 
 
-def beside(folder: Path, ending: str) -> Path:
-    """NAME and `ending`, beside the folder NAME (also for `.` and `a/..`): where what is noted about it lies."""
+def sibling_path(folder: Path, ending: str) -> Path:
+    """The path NAME + `ending` next to the folder NAME (also for `.` and `a/..`), for files about the dataset."""
     folder = absolute(folder)
     if not folder.name:
-        raise UserError("the root of the file system cannot be a data set", where=folder, remedy="name a folder in it")
+        raise UserError("the root of the file system cannot be a dataset", where=folder, remedy="name a folder in it")
     return folder.with_name(folder.name + ending)
 
 
-def writable_beside(folder: Path, ending: str) -> Path:
-    """`beside`, or where nothing can be written there, the file that stands in for it; OSError where its folder cannot be made."""
-    path = beside(folder, ending)
+def writable_sibling_path(folder: Path, ending: str) -> Path:
+    """`sibling_path`, or its substitute in the user's state folder if that is not writable; OSError if neither is."""
+    path = sibling_path(folder, ending)
     if os.access(path.parent, os.W_OK | os.X_OK):
         return path
-    stand_in = _in_state_folder(path)
-    stand_in.parent.mkdir(parents=True, exist_ok=True)
-    return stand_in
+    substitute = _in_state_folder(path)
+    substitute.parent.mkdir(parents=True, exist_ok=True)
+    return substitute
 
 
 def _in_state_folder(path: Path) -> Path:
-    """The stand-in for a file beside a data set, in the user's state folder (XDG Base Directory Specification)."""
+    """The substitute for a file next to a dataset, in the user's state folder (XDG Base Directory Specification)."""
     state = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):
         state = os.path.expanduser("~/.local/state")
@@ -114,53 +115,53 @@ def _in_state_folder(path: Path) -> Path:
 
 
 def description_path(folder: Path) -> Path:
-    """Where the description of the data set in `folder` lies."""
-    return beside(folder, ".dataset.json")
+    """The path of the description of the dataset in `folder`."""
+    return sibling_path(folder, ".dataset.json")
 
 
 def stamp_path(folder: Path) -> Path:
-    """Where the verification stamp of the data set in `folder` lies."""
-    return beside(folder, STAMP_ENDING)
+    """The path of the verification stamp of the dataset in `folder`."""
+    return sibling_path(folder, STAMP_ENDING)
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether `folder` holds a data set that was prepared to the end."""
+    """Whether `folder` holds a completely prepared dataset."""
     return Path(folder).is_dir() and description_path(folder).is_file()
 
 
-def removal(folder: Path) -> str:
-    """The command that clears the data set's place for its maker."""
+def removal_command(folder: Path) -> str:
+    """The shell command that removes the dataset so that it can be prepared again."""
     return shlex.join(["rm", "-r", str(folder), str(description_path(folder))])
 
 
 def _remedy(folder: Path) -> str:
-    """What helps where the description cannot be used."""
+    """The remedy for a description that cannot be used."""
     if folder.name == LIBRISPEECH:
-        return "remove this file, leave the folder, and start the download again"
-    return f"remove the folder and this file ({removal(folder)}) and prepare the data set again"
+        return "remove this file, keep the folder, and start the download again"
+    return f"remove the folder and this file ({removal_command(folder)}) and prepare the dataset again"
 
 
 def write_description(dataset: Dataset) -> None:
-    """Declare the data set complete. What an earlier verification said of another tree in its place is forgotten."""
-    forget_stamp(dataset.folder)
+    """Write the description, which marks the dataset as complete; the stamp of an earlier dataset is deleted."""
+    delete_stamp(dataset.folder)
     tree = dataclasses.asdict(dataset)
     del tree["folder"]
-    data = orjson.dumps(DATASET.stamped(tree), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    data = orjson.dumps(DATASET.with_version(tree), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     write_atomically(description_path(dataset.folder), data)
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """Read the description of the data set in `folder`; UserError where there is none or it cannot be understood."""
+    """Read the description of the dataset in `folder`; UserError if there is none or it is invalid."""
     folder = absolute(folder)
     path = description_path(folder)
     if not folder.is_dir():
-        raise UserError("no data set lies here", where=folder, remedy="prepare it (see `python -m datasets --help`)")
+        raise UserError("no dataset here", where=folder, remedy="prepare it (see `python -m datasets --help`)")
     remedy = _remedy(folder)
     try:
         tree = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(
-            "the data set is half-made: its description is missing", where=path, remedy="prepare it again"
+            "the dataset is incomplete: its description is missing", where=path, remedy="prepare it again"
         ) from None
     except orjson.JSONDecodeError as error:
         raise UserError(f"not a JSON file ({error})", where=path, remedy=remedy) from None
@@ -168,32 +169,34 @@ def read_dataset(folder: Path) -> Dataset:
 
 
 def write_stamp(folder: Path, stamp: Stamp) -> Path:
-    """Keep the result of a verification beside the folder, or in the user's state folder; returns the file."""
-    path = writable_beside(folder, STAMP_ENDING)
-    write_atomically(path, orjson.dumps(STAMP.stamped(dataclasses.asdict(stamp)), option=orjson.OPT_APPEND_NEWLINE))
+    """Write the result of a verification next to the folder, or to the user's state folder; returns the file."""
+    path = writable_sibling_path(folder, STAMP_ENDING)
+    write_atomically(
+        path, orjson.dumps(STAMP.with_version(dataclasses.asdict(stamp)), option=orjson.OPT_APPEND_NEWLINE)
+    )
     return path
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """The last verification of the folder, or None where there was none or its stamp cannot be read."""
-    places = [stamp_path(folder), _in_state_folder(stamp_path(folder))]
-    # A set that was prepared again since is another one; its maker could not reach another user's state folder.
+    """The last verification of the folder, or None if there was none or its stamp cannot be read."""
+    paths = [stamp_path(folder), _in_state_folder(stamp_path(folder))]
+    # A stamp older than the description is of an earlier dataset: preparing again cannot delete other users' stamps.
     with contextlib.suppress(OSError):
-        if places[1].stat().st_mtime_ns < description_path(folder).stat().st_mtime_ns:
-            del places[1]
-    found = [stamp for place in places if (stamp := _stamp(place))]
+        if paths[1].stat().st_mtime_ns < description_path(folder).stat().st_mtime_ns:
+            del paths[1]
+    found = [stamp for path in paths if (stamp := _read_stamp_file(path))]
     return max(found, key=lambda stamp: stamp.verified_at, default=None)
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _read_stamp_file(path: Path) -> Stamp | None:
     try:
         return STAMP.read(Stamp, orjson.loads(path.read_bytes()), path)
     except (OSError, ValueError, UserError):
         return None
 
 
-def forget_stamp(folder: Path) -> None:
-    """What verifications found is no longer so."""
+def delete_stamp(folder: Path) -> None:
+    """Delete the verification stamp, because the dataset has changed since."""
     path = stamp_path(folder)
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -201,12 +204,12 @@ def forget_stamp(folder: Path) -> None:
 
 
 def failed_verification(folder: Path) -> bool:
-    """Whether the last verification of the folder found it other than it should be."""
+    """Whether the last verification of the folder failed."""
     stamp = read_stamp(folder)
     return stamp is not None and not stamp.passed
 
 
-def looks_whole(dataset: Dataset) -> bool:
-    """Whether files are as many and as long in all as they should be, and no verification found more. Reads no file."""
+def looks_complete(dataset: Dataset) -> bool:
+    """Whether the number and total size of files are right and the last verification did not fail. Reads no file."""
     found = tree_size(dataset.folder)
     return found == (dataset.digest.files, dataset.digest.tar_bytes) and not failed_verification(dataset.folder)

@@ -1,4 +1,4 @@
-"""The `sha256sum` lines kept beside a data set: which files belong to it, and which in its folder do not."""
+"""The `sha256sum` lines recorded next to a dataset: which files belong to it, and which files in its folder do not."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from common.errors import UserError, one_line
 from common.progress import Progress
 from datasets.checksums.digest import path_of_line, sum_tree, sums_path
 from datasets.checksums.tarball import members
-from datasets.dataset import Dataset, looks_whole
+from datasets.dataset import Dataset, looks_complete
 
 MEGABYTE = 1_000_000
 SHOWN = 5
-"""How many paths a message names; the rest are counted."""
+"""How many paths a message lists; the rest are counted."""
 
 
-def kept_lines(folder: Path, tree_sha256: str | None) -> list[bytes] | None:
-    """The lines kept when the data set was prepared, or None where they are gone or not what `tree_sha256` vouches for."""
+def recorded_lines(folder: Path, tree_sha256: str | None) -> list[bytes] | None:
+    """The lines recorded when the dataset was prepared, or None if they are missing or do not match `tree_sha256`."""
     try:
         data = sums_path(folder).read_bytes()
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def kept_lines(folder: Path, tree_sha256: str | None) -> list[bytes] | None:
 
 
 def extra_members(folder: Path, lines: Iterable[bytes]) -> list[bytes]:
-    """What lies in `folder` and in no line of `lines`, relative to it; a folder ends in `/` and stands for its contents."""
+    """Paths in `folder` that are in none of `lines`, relative to it; a folder ends in `/` and includes its contents."""
     files = {path_of_line(line) for line in lines}
     folders = {b""}
     for path in files:
@@ -44,32 +44,32 @@ def extra_members(folder: Path, lines: Iterable[bytes]) -> list[bytes]:
     return extra
 
 
-def refuse_extra(folder: Path, lines: Iterable[bytes]) -> None:
-    """UserError that names what lies in `folder` and in no line of `lines`: no preparation makes such a set right."""
+def reject_extra_files(folder: Path, lines: Iterable[bytes]) -> None:
+    """UserError that lists the files in `folder` that are in none of `lines`: preparing again would not remove them."""
     extra = extra_members(folder, lines)
     if extra:
         named = ", ".join(one_line(os.fsdecode(path)) for path in extra[:SHOWN])
         more = f" and {len(extra) - SHOWN:,} more" if len(extra) > SHOWN else ""
         raise UserError(
-            f"what does not belong to the data set lies in its folder: {named}{more}",
+            f"files that do not belong to the dataset are in its folder: {named}{more}",
             where=folder,
-            remedy="remove it from there, then start again",
+            remedy="remove them, then start again",
         )
 
 
 def contents_match(dataset: Dataset) -> bool:
-    """Whether the folder, read whole, has the sums that its description notes."""
+    """Whether the folder's files, read completely, have the checksums in its description."""
     with Progress(f"checking {dataset.folder.name}", -(-dataset.digest.tar_bytes // MEGABYTE), "MB") as bar:
         found = sum_tree(dataset.folder, progress=lambda done: bar.update(min(-(-done // MEGABYTE), bar.total))).digest
     return (found.tree_sha256, found.tar_bytes) == (dataset.digest.tree_sha256, dataset.digest.tar_bytes)
 
 
-def check_whole(dataset: Dataset, lines: Iterable[bytes]) -> None:
-    """UserError where a data set that was just made does not look as its `lines` say; what is extra is named."""
-    if not looks_whole(dataset):
-        refuse_extra(dataset.folder, lines)
+def check_complete(dataset: Dataset, lines: Iterable[bytes]) -> None:
+    """UserError if a dataset that was just made does not match its `lines`; extra files are listed."""
+    if not looks_complete(dataset):
+        reject_extra_files(dataset.folder, lines)
         raise UserError(
-            "the data set has changed while it was put together",
+            "the dataset has changed while it was being assembled",
             where=dataset.folder,
-            remedy="let nothing else write there, then start again",
+            remedy="make sure that nothing else writes there, then start again",
         )

@@ -1,7 +1,7 @@
-"""What a FLAC file says of itself, read without decoding, and the two ways to see that it is whole.
+"""The header of a FLAC file, read without decoding, and two checks that the file is complete.
 
-Source: RFC 9639. The format's own CRC-16 of the last frame tells a file that was cut short in microseconds; its MD5 of
-the decoded samples tells any damage, at the price of decoding.
+Source: RFC 9639. The CRC-16 of the last frame reveals a truncated file in microseconds. The MD5 of the decoded samples
+reveals any damage, but requires decoding.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 HEADER_BYTES = 42
-"""How many bytes at the start of a file hold the marker and the STREAMINFO block, which always comes first."""
+"""Size of the marker and the STREAMINFO block, which is always the first block of a file."""
 
 _REMEDY = "get the file, or the archive that it came from, again"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """The STREAMINFO block: block sizes in samples, `largest_frame` in bytes (0: unknown), `md5` of the decoded samples."""
+    """The STREAMINFO block: block size in samples, `largest_frame` in bytes (0: unknown), `md5` of the decoded audio."""
 
     block_size: int
     largest_frame: int
@@ -43,7 +43,7 @@ class StreamInfo:
 
 
 def read_info(data: bytes, where: object) -> StreamInfo:
-    """STREAMINFO from a file's first 42 bytes or more; UserError where it is not FLAC or does not say its length."""
+    """STREAMINFO from a file's first 42 bytes or more; UserError if it is not FLAC or has no length."""
     if len(data) < HEADER_BYTES or data[:4] != b"fLaC" or data[4] & 0x7F != 0:
         raise UserError("not a FLAC file, or cut short in its header", where=where, remedy=_REMEDY)
     packed = int.from_bytes(data[18:26], "big")
@@ -57,14 +57,14 @@ def read_info(data: bytes, where: object) -> StreamInfo:
         md5=data[26:42],
     )
     if not info.sample_rate_hz or not info.samples:
-        raise UserError("the FLAC header does not say how long the audio is", where=where, remedy=_REMEDY)
+        raise UserError("the FLAC header does not state the length of the audio", where=where, remedy=_REMEDY)
     return info
 
 
-def check_whole(data: bytes, info: StreamInfo, where: object) -> None:
-    """Raise UserError where the file was cut short: its last frame must be complete and end the audio.
+def check_complete(data: bytes, info: StreamInfo, where: object) -> None:
+    """UserError if the file is truncated: its last frame must be complete and end the audio.
 
-    A file whose end is not understood is decoded, and the decoder's word counts.
+    A file whose end cannot be parsed is decoded instead.
     """
     if not _ends_with_last_frame(data, info):
         decode(data, info, where)
@@ -73,7 +73,7 @@ def check_whole(data: bytes, info: StreamInfo, where: object) -> None:
 def decode(data: bytes, info: StreamInfo, where: object) -> np.ndarray:
     """Decode 16-bit audio to an int16 array (samples,) or (samples, channels), checked against length and MD5.
 
-    UserError where it cannot be decoded, is cut short or has another MD5.
+    UserError if it cannot be decoded, is truncated or has another MD5.
     """
     import soundfile
 
@@ -85,7 +85,7 @@ def decode(data: bytes, info: StreamInfo, where: object) -> np.ndarray:
         raise UserError(
             f"the FLAC file is cut short: {len(samples)} of {info.samples} samples", where=where, remedy=_REMEDY
         )
-    # An MD5 of zeros says that the encoder did not know it.
+    # An MD5 of zeros means that the encoder did not store one.
     if info.bits == 16 and any(info.md5) and hashlib.md5(samples.tobytes()).digest() != info.md5:
         raise UserError(
             "the decoded audio does not have the MD5 that its FLAC header gives", where=where, remedy=_REMEDY
@@ -105,7 +105,7 @@ def _ends_with_last_frame(data: bytes, info: StreamInfo) -> bool:
 
 
 def _last_sample(frame: bytes, fixed_block_size: int) -> int | None:
-    """The number of samples up to the end of this frame, or None where it does not start with a frame header."""
+    """The number of samples up to the end of this frame, or None if it does not start with a frame header."""
     if len(frame) < 10:
         return None
     size_code, rate_code = frame[2] >> 4, frame[2] & 15

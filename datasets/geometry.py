@@ -1,7 +1,7 @@
-"""What the network's two convolutions make of an utterance's frames and bins.
+"""Output sizes of the network's two convolutions, in frames (time) and bins (frequency).
 
-The network is `reference_model`'s; its geometry stands here because a corpus may only hold utterances that are long enough for
-their text. Nothing is padded, neither in time nor in frequency.
+The network is in `reference_model`; its geometry is here because a corpus may only hold utterances that are long enough
+for their text. There is no padding in time or frequency.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any, TypeVar
 KERNELS = ((41, 11), (21, 11))
 """(frequency, time) extent of the two convolutions."""
 STRIDES = ((2, 2), (2, 1))
-"""(frequency, time) steps of the two convolutions."""
+"""(frequency, time) strides of the two convolutions."""
 FRAMES_APART = STRIDES[0][1] * STRIDES[1][1]
-"""Feature frames from an output frame to the next."""
+"""Feature frames from one output frame to the next: the total stride in time."""
 SMALLEST_BINS = KERNELS[0][0] + STRIDES[0][0] * (KERNELS[1][0] - 1)
-"""Fewest feature bins that both convolutions fit over; fewer (MFCC) are padded with zeros to this many."""
+"""Fewest feature bins that both convolutions accept; fewer (MFCC) are zero-padded to this many."""
 FEWEST_FRAMES = KERNELS[0][1] + STRIDES[0][1] * (KERNELS[1][1] - 1)
-"""Fewest feature frames that yield an output frame."""
+"""Fewest feature frames that give an output frame."""
 
 _Size = TypeVar("_Size")
 
 
 def output_frames(frames: _Size) -> _Size:
-    """Output frames of utterances of `frames` feature frames (a number, or an array or tensor of them); 0 or less: none."""
+    """Output frames for `frames` feature frames (a number, an array or a tensor); 0 or less means no output."""
     return _after_both(frames, 1)
 
 
 def ctc_frames_needed(labels: Sequence[object]) -> int:
-    """The fewest output frames that can spell `labels` (or a text): one each, and a blank between two equal ones (Graves 2006)."""
+    """The output frames that CTC needs for `labels` (or a text): one each, and a blank between repeats (Graves 2006)."""
     return len(labels) + sum(a == b for a, b in pairwise(labels))
 
 
@@ -40,7 +40,7 @@ def output_bins(bins: int) -> int:
 
 
 def bins_between(bins: int) -> int:
-    """Bins between the two convolutions."""
+    """Bins after the first convolution."""
     return _after(bins, KERNELS[0][0], STRIDES[0][0])
 
 

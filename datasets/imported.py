@@ -1,8 +1,8 @@
-"""A user's own corpus: two-column CSV files of FLAC or WAV, brought into the layout and the format of the others.
+"""`python -m datasets import`: a user's own corpus (CSV files of FLAC or WAV) as a dataset in LibriSpeech's layout.
 
-The result is in LibriSpeech's layout, with one made-up speaker for each split, and the row's number in each id:
-`train/1/3/1-3-0412.flac` is row 2412 (from 0) of the training CSV. `NAME.sources.csv` beside the folder says which file
-each utterance came from, `NAME.left_out.txt` what was left out and why.
+Each split has one artificial speaker, and the row number is in each id: `train/1/3/1-3-0412.flac` is row 2412 (from 0)
+of the training CSV. Next to the folder, `NAME.sources.csv` lists the source file of each utterance, and
+`NAME.left_out.txt` the rows left out, with the reason.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from pathlib import Path
 from common import limits
 from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError, one_line
-from common.progress import Progress, clock
+from common.files import write_atomically
+from common.progress import Progress
 from datasets import audio
-from datasets.checksums.digest import digest_and_keep_sums
+from datasets.checksums.digest import digest_and_write_sums
+from datasets.command_options import add_processes, report_splits
 from datasets.dataset import Dataset, Split, is_prepared, write_description
 from datasets.geometry import ctc_frames_needed, output_frames
 from datasets.manifest import (
@@ -35,13 +37,12 @@ from datasets.manifest import (
     check_text,
     normalise_text,
     read_csv,
-    write_atomically,
     write_csv,
     write_jsonl,
 )
 from datasets.staging import staging
 
-SHORTEST_S = 0.4
+MIN_DURATION_S = 0.4
 """The network needs 31 frames of 10 ms, and training may speed an utterance up by 1.15."""
 
 CHAPTER_ROWS = 1000
@@ -50,7 +51,7 @@ SPEAKERS = {"train": "1", "val": "2"}
 
 @dataclass(frozen=True)
 class Row:
-    """One usable row: where it stands (`CSV:LINE`), its audio file, what is said, and the utterance's id and split."""
+    """One usable row: its location (`CSV:LINE`), audio file and transcript, and the utterance's id and split."""
 
     where: str
     audio: Path
@@ -60,50 +61,50 @@ class Row:
 
     @property
     def chapter(self) -> str:
-        """The chapter's folder, relative to the data set's."""
+        """The chapter's folder, relative to the dataset's."""
         speaker, chapter, _ = self.id.split("-")
         return f"{self.split}/{speaker}/{chapter}"
 
     @property
     def transcript(self) -> str:
-        """The chapter's transcript file, relative to the data set's folder."""
+        """The chapter's transcript file, relative to the dataset's folder."""
         return f"{self.chapter}/{self.id.rpartition('-')[0]}.trans.txt"
 
     @property
     def target(self) -> str:
-        """The utterance's FLAC file, relative to the data set's folder."""
+        """The utterance's FLAC file, relative to the dataset's folder."""
         return f"{self.chapter}/{self.id}.flac"
 
 
 @dataclass
-class Faults:
-    """What is wrong with single rows: raised at once, or kept in `left_out` when `skip` is set."""
+class RowErrors:
+    """Errors in single rows: raised immediately, or collected in `left_out` if `skip` is set."""
 
     skip: bool
     left_out: list[str] = field(default_factory=list)
 
     def add(self, error: UserError) -> None:
-        """One row cannot be used."""
+        """Handle the error of one row."""
         if not self.skip:
-            raise UserError(error.what, where=error.where, remedy=error.remedy or "mend it, or use --skip-bad")
+            raise UserError(error.what, where=error.where, remedy=error.remedy or "fix it, or use --skip-bad")
         self.left_out.append(str(error))
 
 
 def import_corpus(
     csvs: dict[str, Path], out: Path, name: str | None = None, skip_bad: bool = False, processes: int | None = None
 ) -> Dataset:
-    """Bring the corpus of `csvs` (split name to CSV file) into `out` and return its description.
+    """Import the corpus of `csvs` (split name to CSV file) into `out` and return its description.
 
-    A row that cannot be used is a UserError naming file and line; with `skip_bad` it is left out, and listed in
-    `NAME.left_out.txt` beside `out`. `processes` defaults to `limits.workers`.
+    A row that cannot be used is a UserError naming file and line; with `skip_bad` it is left out and listed in
+    `NAME.left_out.txt` next to `out`. `processes` defaults to `limits.workers`.
     """
     out = Path(os.path.abspath(out))
     for chosen in (out.name, name or out.name):
         if not chosen.isprintable():
-            raise UserError("this cannot be a data set's name", where=chosen, remedy="choose printable text in UTF-8")
+            raise UserError("this cannot be a dataset's name", where=chosen, remedy="choose printable text in UTF-8")
     if is_prepared(out) or out.exists():
-        raise UserError("something lies here already", where=out, remedy="choose another --out, or remove it")
-    faults = Faults(skip_bad)
+        raise UserError("this exists already", where=out, remedy="choose another --out, or remove it")
+    faults = RowErrors(skip_bad)
     rows = _read_rows(csvs, faults)
     with staging(out) as part:
         tree = part / "tree"
@@ -120,7 +121,7 @@ def import_corpus(
             name=name or out.name,
             layout="LibriSpeech",
             splits=splits,
-            digest=digest_and_keep_sums(out),
+            digest=digest_and_write_sums(out),
             provenance={"source": "imported", "left_out": len(faults.left_out)},
         )
         write_description(dataset)
@@ -129,12 +130,12 @@ def import_corpus(
 
 
 def left_out_path(out: Path) -> Path:
-    """Where the list of rows left out of the data set in `out` lies, if there are any."""
+    """The path of the list of rows left out of the dataset in `out`."""
     return out.with_name(f"{out.name}.left_out.txt")
 
 
-def _read_rows(csvs: dict[str, Path], faults: Faults) -> list[Row]:
-    """The rows of all CSV files whose transcripts are usable and whose audio no earlier row has."""
+def _read_rows(csvs: dict[str, Path], faults: RowErrors) -> list[Row]:
+    """The rows of all CSV files that have a usable transcript and whose audio is in no earlier row."""
     rows: list[Row] = []
     first_use: dict[str, str] = {}
     text_of = Transcripts()
@@ -146,7 +147,7 @@ def _read_rows(csvs: dict[str, Path], faults: Faults) -> list[Row]:
             key = os.path.realpath(audio_path)
             try:
                 if key in first_use:
-                    raise UserError(f"the audio {audio_path} was given before, in {first_use[key]}", where=where)
+                    raise UserError(f"the audio {audio_path} is already in {first_use[key]}", where=where)
                 first_use[key] = where
                 text = text_of(audio_path, transcript_path, where)
             except UserError as error:
@@ -155,19 +156,19 @@ def _read_rows(csvs: dict[str, Path], faults: Faults) -> list[Row]:
             id = f"{SPEAKERS[split]}-{number // CHAPTER_ROWS + 1}-{number % CHAPTER_ROWS:04d}"
             rows.append(Row(where, audio_path, text, id, split))
         if not count:
-            raise UserError("the CSV file holds no rows", where=path)
+            raise UserError("the CSV file has no rows", where=path)
     return rows
 
 
 class Transcripts:
-    """Looks up what is said in an audio file; keeps the last chapter file it read."""
+    """Looks up the transcript of an audio file; caches the last chapter file it read."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
         self._chapter: dict[str, str] = {}
 
     def __call__(self, audio_path: Path, path: Path, where: str) -> str:
-        """The transcript, normalised and checked; any fault is a UserError at `where`."""
+        """The transcript, normalised and checked; any error is a UserError at `where`."""
         if path.name.endswith(".trans.txt"):
             if path != self._path:
                 self._chapter, self._path = _read_chapter(path, where), path
@@ -206,8 +207,8 @@ def _read_text(path: Path, where: str) -> str:
         raise UserError(f"the transcript {path} cannot be read ({error.strerror})", where=where) from None
 
 
-def _convert(rows: list[Row], tree: Path, faults: Faults, processes: int) -> dict[str, int]:
-    """Write each row's audio as FLAC under `tree`; the number of samples for each id that worked."""
+def _convert(rows: list[Row], tree: Path, faults: RowErrors, processes: int) -> dict[str, int]:
+    """Write each row's audio as FLAC under `tree`; the number of samples by id, for the converted rows."""
     for chapter in dict.fromkeys(row.chapter for row in rows):
         (tree / chapter).mkdir(parents=True)
     samples: dict[str, int] = {}
@@ -231,7 +232,7 @@ def _in_processes(
         return
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    # Ctrl-C reaches the whole group: the parent alone answers it.
+    # Ctrl-C reaches the whole process group: only the parent handles it.
     pool = ProcessPoolExecutor(processes, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
     try:
         yield from pool.map(function, rows, chunksize=16)
@@ -244,18 +245,20 @@ def _in_processes(
 
 
 def _convert_row(tree: Path, row: Row) -> int | UserError:
-    """Bring one row's audio in; the number of samples at 16 kHz, or what is wrong with it."""
+    """Convert one row's audio; the number of samples at 16 kHz, or the error."""
     try:
         samples, rate_hz = audio.read(row.audio)
         mono = audio.to_16k(samples.mean(axis=1), rate_hz)
-        if len(mono) < SHORTEST_S * SAMPLE_RATE_HZ:
+        if len(mono) < MIN_DURATION_S * SAMPLE_RATE_HZ:
             seconds = len(mono) / SAMPLE_RATE_HZ
-            raise UserError(f"the audio is too short: {seconds:.2f} s, at least {SHORTEST_S} s needed", where=row.audio)
+            raise UserError(
+                f"the audio is too short: {seconds:.2f} s, at least {MIN_DURATION_S} s needed", where=row.audio
+            )
         if not mono.any():
             raise UserError("the audio is silent", where=row.audio)
-        if ctc_frames_needed(row.text) > outputs(len(mono)):
+        if ctc_frames_needed(row.text) > network_output_frames(len(mono)):
             raise UserError(
-                f"{len(row.text)} characters cannot be said in {len(mono) / SAMPLE_RATE_HZ:.2f} s",
+                f"{len(row.text)} characters are too many for {len(mono) / SAMPLE_RATE_HZ:.2f} s of audio",
                 where=row.audio,
                 remedy="check that the transcript belongs to the audio",
             )
@@ -265,8 +268,8 @@ def _convert_row(tree: Path, row: Row) -> int | UserError:
     return len(mono)
 
 
-def outputs(samples: int) -> int:
-    """How many outputs the reference's network has for `samples` at 16 kHz: a feature frame starts every 10 ms."""
+def network_output_frames(samples: int) -> int:
+    """The reference network's output frames for `samples` at 16 kHz: a feature frame starts every 10 ms."""
     return output_frames(1 + samples // (SAMPLE_RATE_HZ // 100))
 
 
@@ -292,7 +295,7 @@ def _write_split(
     return Split(f"{stem}.jsonl", f"{stem}.csv", len(manifest), round(manifest.duration_s, 6), None)
 
 
-def _write_left_out(faults: Faults, out: Path) -> None:
+def _write_left_out(faults: RowErrors, out: Path) -> None:
     if faults.left_out:
         write_atomically(left_out_path(out), "".join(f"{line}\n" for line in faults.left_out).encode())
     else:
@@ -300,23 +303,25 @@ def _write_left_out(faults: Faults, out: Path) -> None:
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add `import` to the data sets' commands."""
+    """Add the command `import`."""
     parser = commands.add_parser(
         "import",
-        help="bring in a corpus of your own",
-        description="Bring in a corpus of your own: FLAC or WAV, any sample rate, any number of channels. "
+        help="import your own corpus",
+        description="Import your own corpus: FLAC or WAV, any sample rate, any number of channels. "
         "Each CSV has two columns and no header: audio path, transcript path (a text file with the words, "
-        "or a LibriSpeech chapter's .trans.txt); relative paths start from the CSV's folder.",
+        "or a LibriSpeech chapter's .trans.txt); paths are relative to the CSV's folder.",
         epilog="example:\n  python -m datasets import --train train.csv --val val.csv --out data/mine --skip-bad",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--train", type=Path, required=True, metavar="CSV", help="the training utterances")
     parser.add_argument("--val", type=Path, required=True, metavar="CSV", help="the validation utterances")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data set's folder, not yet there")
-    parser.add_argument("--name", help="the data set's name (default: the folder's)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the dataset's folder, which must not exist"
+    )
+    parser.add_argument("--name", help="the dataset's name (default: the folder's)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and list them")
-    parser.add_argument("--processes", type=int, metavar="N", help="files in work at a time (default: one a core)")
+    add_processes(parser, "files")
     parser.set_defaults(run=_run)
 
 
@@ -324,8 +329,7 @@ def _run(options: argparse.Namespace) -> int:
     limits.check_processes(options.processes)
     csvs = {"train": options.train, "val": options.val}
     dataset = import_corpus(csvs, options.out, options.name, options.skip_bad, options.processes)
-    for name, split in dataset.splits.items():
-        print(f"{dataset.name} {name}: {split.utterances:,} utterances, {clock(split.duration_s)}", file=sys.stderr)
+    report_splits(dataset)
     if left_out := dataset.provenance["left_out"]:
         rows = "1 row" if left_out == 1 else f"{left_out} rows"
         print(one_line(f"{rows} left out: see {left_out_path(dataset.folder)}"), file=sys.stderr)

@@ -1,16 +1,15 @@
-"""What an utterance is, and the two forms in which lists of them are kept.
+"""Utterances and manifests (lists of utterances), in two file formats.
 
-JSON lines is our own form: one object a line, sorted by length, audio paths relative to the file's folder. The
-two-column CSV (audio path, transcript path; no header) is the MLPerf reference's. A transcript path that ends in
+JSON lines is this benchmark's format: one object per line, sorted by length, audio paths relative to the file's folder.
+The two-column CSV (audio path, transcript path; no header) is the MLPerf reference's. A transcript path that ends in
 `.trans.txt` is a LibriSpeech chapter file, in which the line is found by the utterance's id; any other is a text file
-that holds this utterance's words alone.
+with the words of this one utterance.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,11 @@ from pathlib import Path
 import orjson
 
 from common.errors import UserError
+from common.files import write_atomically
 from common.values import is_number
 
 CHARACTERS = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ "
-"""The characters a transcript may hold, in the order of the reference's labels: those without the CTC blank."""
+"""The characters allowed in a transcript, in the order of the reference's labels, without the CTC blank."""
 ALPHABET = frozenset(CHARACTERS)
 
 SAMPLE_RATE_HZ = 16_000
@@ -29,10 +29,10 @@ SAMPLE_RATE_HZ = 16_000
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One recording and what is said in it.
+    """One recording and its transcript.
 
     `audio` is an absolute path, or one relative to the manifest's folder; `duration_s` is in seconds at the file's own
-    rate; `text` is upper case, in ALPHABET, words parted by single spaces.
+    sample rate; `text` is upper case, in ALPHABET, words separated by single spaces.
     """
 
     id: str
@@ -43,14 +43,14 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Utterances sorted by (duration, id), and the folder that their relative paths start from."""
+    """Utterances sorted by (duration, id), and the folder that their paths are relative to."""
 
     root: Path
     utterances: tuple[Utterance, ...]
 
     @classmethod
     def of(cls, root: Path, utterances: Iterable[Utterance]) -> Manifest:
-        """A manifest of `utterances` in any order; an id that occurs twice is an error."""
+        """A manifest of `utterances`, given in any order; a duplicate id is a UserError."""
         ordered = tuple(sorted(utterances, key=lambda u: (u.duration_s, u.id)))
         seen: set[str] = set()
         for utterance in ordered:
@@ -60,12 +60,12 @@ class Manifest:
         return cls(root, ordered)
 
     def audio_path(self, utterance: Utterance) -> Path:
-        """Where the utterance's audio lies."""
+        """The path of the utterance's audio."""
         return self.root / utterance.audio
 
     @property
     def duration_s(self) -> float:
-        """Seconds of audio in all."""
+        """Total seconds of audio."""
         return math.fsum(u.duration_s for u in self.utterances)
 
     def __len__(self) -> int:
@@ -76,39 +76,26 @@ class Manifest:
 
 
 def normalise_text(text: str) -> str:
-    """`text` as transcripts are kept: upper case, runs of white space one space."""
+    """`text` normalised as a transcript: upper case, runs of white space replaced by one space."""
     return " ".join(text.upper().split())
 
 
 def check_text(text: str, where: object) -> None:
-    """Raise UserError unless `text` is a usable transcript: not empty, nothing outside ALPHABET."""
+    """UserError unless `text` is a usable transcript: not empty, no characters outside ALPHABET."""
     if not text:
         raise UserError("the transcript is empty", where=where, remedy="give its words, or leave the utterance out")
     unknown = sorted(set(text) - ALPHABET)
     if unknown:
         shown = " ".join(repr(c) for c in unknown[:8])
         raise UserError(
-            f"the transcript holds {shown}, outside the alphabet A-Z, apostrophe and space",
+            f"the transcript contains {shown}, outside the alphabet A-Z, apostrophe and space",
             where=where,
             remedy="spell it out in words",
         )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write_jsonl(manifest: Manifest, path: Path) -> None:
-    """Write `manifest` as JSON lines; `path` should lie in `manifest.root`, so that relative paths hold."""
+    """Write `manifest` as JSON lines; `path` should be in `manifest.root`, so that relative paths are valid."""
     lines = (
         orjson.dumps({"id": u.id, "audio": u.audio, "duration_s": round(u.duration_s, 6), "text": u.text})
         for u in manifest
@@ -117,9 +104,9 @@ def write_jsonl(manifest: Manifest, path: Path) -> None:
 
 
 def read_jsonl(path: Path) -> Manifest:
-    """Read a JSON lines manifest; every fault is a UserError that names file and line."""
+    """Read a JSON lines manifest; every error is a UserError that names file and line."""
     path = Path(path)
-    remedy = "prepare the data set again"
+    remedy = "prepare the dataset again"
     utterances = []
     try:
         file = open(path, "rb")
@@ -147,7 +134,7 @@ def _utterance_of(row: object, where: str) -> Utterance:
     if not (is_number(duration_s) and duration_s > 0):
         raise UserError("duration_s must be a number of seconds above 0", where=where)
     if "\0" in row["audio"]:
-        raise UserError("the audio path holds a NUL character", where=where)
+        raise UserError("the audio path contains a NUL character", where=where)
     check_text(row["text"], where)
     return Utterance(row["id"], row["audio"], float(duration_s), row["text"])
 
@@ -166,7 +153,7 @@ def write_csv(rows: Iterable[tuple[str, str]], path: Path) -> None:
 def read_csv(path: Path) -> Iterator[tuple[int, Path, Path]]:
     """The rows of a two-column CSV as (line number, audio path, transcript path), relative to the CSV's folder.
 
-    Every fault is a UserError that names file and line.
+    Every error is a UserError that names file and line.
     """
     path = Path(path)
     try:
@@ -184,7 +171,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, Path, Path]]:
                         "expected two columns, audio path and transcript path", where=f"{path}:{reader.line_num}"
                     )
                 if "\0" in row[0] + row[1]:
-                    raise UserError("a path holds a NUL character", where=f"{path}:{reader.line_num}")
+                    raise UserError("a path contains a NUL character", where=f"{path}:{reader.line_num}")
                 yield reader.line_num, path.parent / row[0].strip(), path.parent / row[1].strip()
         except csv.Error as error:
             raise UserError(f"not a CSV file ({error})", where=f"{path}:{reader.line_num}") from None
@@ -193,7 +180,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, Path, Path]]:
 
 
 def _line_not_in_utf8(path: Path) -> int:
-    """The number of the first line that does not decode (the reader decodes by the block, and knows no line)."""
+    """The number of the first line that does not decode (the reader decodes in blocks and does not know it)."""
     data = path.read_bytes()
     try:
         data.decode()

@@ -1,12 +1,12 @@
-"""`python -m datasets pack`: a data set's audio, decoded once, in a few files of 16-bit samples that a loader maps into memory.
+"""`python -m datasets pack`: a dataset's audio decoded once into a few files of 16-bit samples, to be memory-mapped.
 
-The shards lie in NAME.packed beside the folder NAME, so that the folder's own digest stays what it is. A shard is the
-samples of consecutive utterances of a split's manifest, little-endian int16, nothing between them: an utterance's place
-follows from the lengths in the manifest. index.json names the shards and what they were made of (the folder's digest and the
-manifest's), and the whole appears under its name in one move, so that an interrupted pack never looks finished. A start
-after an interruption keeps the shards that are whole.
+The shards are in NAME.packed next to the folder NAME, so that the folder's digest does not change. A shard holds the
+samples of consecutive utterances of a split's manifest as contiguous little-endian int16: an utterance's offset follows
+from the lengths in the manifest. index.json lists the shards and the digests of the folder and the manifests that they
+were made from. The packed folder appears under its name in one rename, so that an interrupted pack never looks
+finished; the next start keeps the complete shards.
 
-The rules allow it: "reformatting is untimed". The samples stay those of the files, bit for bit.
+The rules allow it: "reformatting is untimed". The samples are those of the files, bit for bit.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ import orjson
 from common import limits
 from common.cli import HelpFormatter
 from common.errors import EXIT_FAILED, EXIT_OK, UserError
+from common.files import sha256_of, write_atomically
 from common.formats import PACKED, decode
 from common.progress import Progress
-from common.sha256 import sha256_of
-from datasets.dataset import Dataset, beside, read_dataset
-from datasets.manifest import SAMPLE_RATE_HZ, Manifest, write_atomically
-from datasets.staging import staging
-from datasets.stats import FOLDER_HELP, default_folder
-from datasets.synthesis.workers import each_in_fresh_process
+from datasets.command_options import add_folder, add_processes, default_folder
+from datasets.dataset import Dataset, read_dataset, sibling_path
+from datasets.manifest import SAMPLE_RATE_HZ, Manifest
+from datasets.staging import check_disk_space, staging
+from datasets.synthesis.workers import map_in_fresh_processes
 
 SHARD_SAMPLES = 1 << 29
-"""Samples of a full shard: 1 GiB, so that LibriSpeech's 960 h become 105 files."""
+"""Samples of a full shard: 1 GiB, which makes 105 files of LibriSpeech's 960 h."""
 SAMPLE = np.dtype("<i2")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: `utterances` of the manifest from position `first` on, `samples` in all, and the file's SHA-256."""
+    """One file: `utterances` of the manifest from position `first` on, `samples` in total, and the file's SHA-256."""
 
     file: str
     first: int
@@ -62,7 +62,7 @@ class _Split:
 
 @dataclass(frozen=True)
 class _Index:
-    """What index.json holds: the digest of the data set that was packed, and its splits by name."""
+    """The contents of index.json: the digest of the dataset that was packed, and its splits by name."""
 
     tree_sha256: str
     sample_rate_hz: int
@@ -71,7 +71,7 @@ class _Index:
 
 @dataclass(frozen=True)
 class _Task:
-    """What one process packs: (audio path, samples) of consecutive utterances, into `path`."""
+    """The work of one process: (audio path, samples) of consecutive utterances, to be packed into `path`."""
 
     path: Path
     first: int
@@ -79,20 +79,20 @@ class _Task:
 
 
 class PackedAudio:
-    """The packed audio of one split. Files are mapped when they are first read, in whichever process reads them."""
+    """The packed audio of one split. Files are memory-mapped on first read, in the process that reads them."""
 
     def __init__(self, folder: Path, shards: tuple[Shard, ...], samples: np.ndarray) -> None:
         self._folder, self._shards = folder, shards
         starts = np.concatenate([[0], np.cumsum(samples)])
         self._firsts = np.array([shard.first for shard in shards])
-        owner = np.searchsorted(self._firsts, np.arange(len(samples)), side="right") - 1
-        self._owner, self._lengths = owner, samples
-        self._offsets = starts[:-1] - starts[self._firsts[owner]]
+        shard_of = np.searchsorted(self._firsts, np.arange(len(samples)), side="right") - 1
+        self._shard_of, self._lengths = shard_of, samples
+        self._offsets = starts[:-1] - starts[self._firsts[shard_of]]
         self._mapped: dict[int, np.ndarray] = {}
 
     def read(self, position: int) -> np.ndarray:
-        """Utterance `position` of the manifest as float32 (samples,) in [-1, 1]: the same values as from its own file."""
-        number = int(self._owner[position])
+        """Utterance `position` of the manifest as float32 (samples,) in [-1, 1]: the same values as in its file."""
+        number = int(self._shard_of[position])
         if number not in self._mapped:
             self._mapped[number] = np.memmap(self._folder / self._shards[number].file, SAMPLE, mode="r")
         start = int(self._offsets[position])
@@ -102,15 +102,15 @@ class PackedAudio:
 
 
 def packed_path(folder: Path) -> Path:
-    """Where the packed audio of the data set in `folder` lies."""
-    return beside(folder, ".packed")
+    """The folder of the packed audio of the dataset in `folder`."""
+    return sibling_path(folder, ".packed")
 
 
 def open_packed(dataset: Dataset, split: str, manifest: Manifest) -> PackedAudio | None:
-    """The packed audio of a split, whose `manifest` was read before, or None where the data set was not packed.
+    """The packed audio of a split with this `manifest`, or None if the dataset was not packed.
 
-    UserError where it was packed from other contents than the data set has now, or a shard is missing or cut short: half a
-    match is never used in silence.
+    UserError if it was packed from other contents than the dataset has now, or a shard is missing or truncated: packed
+    audio that does not match is never silently ignored.
     """
     if not packed_path(dataset.folder).exists():
         return None
@@ -124,7 +124,7 @@ def open_packed(dataset: Dataset, split: str, manifest: Manifest) -> PackedAudio
         size = path.stat().st_size if path.is_file() else 0
         if size != shard.samples * SAMPLE.itemsize:
             raise UserError(
-                f"a packed shard is missing or cut short ({size:,} bytes of {shard.samples * SAMPLE.itemsize:,})",
+                f"a packed shard is missing or truncated ({size:,} bytes of {shard.samples * SAMPLE.itemsize:,})",
                 where=path,
                 remedy=_remedy(dataset),
             )
@@ -133,10 +133,10 @@ def open_packed(dataset: Dataset, split: str, manifest: Manifest) -> PackedAudio
 
 
 def pack(dataset: Dataset, processes: int | None = None, shard_samples: int = SHARD_SAMPLES) -> Path:
-    """Pack every split of `dataset` and return the folder; nothing is done where that was done before.
+    """Pack every split of `dataset` and return the folder; does nothing if it is already packed.
 
-    `processes` shards are in work at a time (default: `limits.workers`). UserError where audio cannot be read, is not 16-bit
-    mono at 16 kHz, or differs in length from the manifest.
+    `processes` shards are packed in parallel (default: `limits.workers`). UserError if audio cannot be read, is not
+    16-bit mono at 16 kHz, or differs in length from the manifest.
     """
     target = packed_path(dataset.folder)
     if target.exists():
@@ -144,7 +144,7 @@ def pack(dataset: Dataset, processes: int | None = None, shard_samples: int = SH
         print(f"{dataset.name}: already packed in {target}", file=sys.stderr)
         return target
     with staging(target) as part:
-        tree, done = _take_up(part, dataset)
+        tree, done = _prepare_staging(part, dataset)
         tasks = {split: list(_tasks(dataset.manifest(split), split, tree, shard_samples)) for split in dataset.splits}
         every = [task for each in tasks.values() for task in each]
         _check_space(every, part)
@@ -153,7 +153,7 @@ def pack(dataset: Dataset, processes: int | None = None, shard_samples: int = SH
         packed = total - sum(len(task.audio) for task in left)
         with Progress(f"packing {dataset.name}", total, "utterances") as progress:
             progress.update(packed)
-            for count in each_in_fresh_process(
+            for count in map_in_fresh_processes(
                 partial(_write_shard, done), left, processes or limits.workers(), preload=__name__
             ):
                 packed += count
@@ -166,14 +166,14 @@ def pack(dataset: Dataset, processes: int | None = None, shard_samples: int = SH
             for split, each in tasks.items()
         }
         index = asdict(_Index(dataset.digest.tree_sha256, SAMPLE_RATE_HZ, splits))
-        write_atomically(tree / "index.json", orjson.dumps(PACKED.stamped(index), option=orjson.OPT_INDENT_2))
+        write_atomically(tree / "index.json", orjson.dumps(PACKED.with_version(index), option=orjson.OPT_INDENT_2))
         os.replace(tree, target)
         shutil.rmtree(part)
     return target
 
 
-def damaged(dataset: Dataset) -> list[Path]:
-    """The shards whose contents are not what was packed, by their SHA-256."""
+def damaged_shards(dataset: Dataset) -> list[Path]:
+    """The shards that are missing or whose SHA-256 differs from the one in the index."""
     paths = []
     for split in _read_index(dataset).values():
         for shard in split.shards:
@@ -187,14 +187,14 @@ def damaged(dataset: Dataset) -> list[Path]:
 # Making
 
 
-def _take_up(part: Path, dataset: Dataset) -> tuple[Path, Path]:
-    """The folders of shards and of notes on finished ones; emptied where an earlier start packed something else."""
-    mark, tree, done = part / "tree_sha256", part / "tree", part / "done"
-    wanted = f"{PACKED.version} {dataset.digest.tree_sha256}"
-    if not (mark.is_file() and mark.read_text() == wanted):
+def _prepare_staging(part: Path, dataset: Dataset) -> tuple[Path, Path]:
+    """The folders of the shards and of the entries of finished ones; emptied if an earlier run packed other data."""
+    marker, tree, done = part / "tree_sha256", part / "tree", part / "done"
+    expected = f"{PACKED.version} {dataset.digest.tree_sha256}"
+    if not (marker.is_file() and marker.read_text() == expected):
         for folder in (tree, done):
             shutil.rmtree(folder, ignore_errors=True)
-        write_atomically(mark, wanted.encode())
+        write_atomically(marker, expected.encode())
     tree.mkdir(exist_ok=True)
     done.mkdir(exist_ok=True)
     return tree, done
@@ -216,24 +216,18 @@ def _tasks(manifest: Manifest, split: str, tree: Path, shard_samples: int) -> It
 def _check_space(tasks: list[_Task], part: Path) -> None:
     needed = sum(samples for task in tasks for _, samples in task.audio) * SAMPLE.itemsize
     present = sum(path.stat().st_size for path in (part / "tree").iterdir())
-    free = shutil.disk_usage(part).free
-    if free < needed - present:
-        raise UserError(
-            f"too little disk space: {free / 1e9:.1f} GB free, {(needed - present) / 1e9:.1f} GB needed",
-            where=part.parent,
-            remedy="free some disk space, or train from the files as they are",
-        )
+    check_disk_space(part, needed - present, "train from the files as they are")
 
 
 def _write_shard(done: Path, task: _Task) -> int:
-    """Decode and write one shard, then its note; returns its number of utterances. Runs in a process of its own."""
+    """Decode and write one shard, then its index entry; returns its number of utterances. Runs in a worker process."""
     import soundfile
 
-    growing = task.path.with_suffix(".part")
-    hashed = hashlib.sha256()
-    with open(growing, "wb") as file:
+    unfinished = task.path.with_suffix(".part")
+    sha256 = hashlib.sha256()
+    with open(unfinished, "wb") as file:
         for audio, samples in task.audio:
-            remedy = "verify the data set (`sh verify_dataset.sh`), and prepare it again if it is damaged"
+            remedy = "verify the dataset (`sh verify_dataset.sh`), and prepare it again if it is damaged"
             try:
                 with soundfile.SoundFile(os.fsencode(audio)) as opened:
                     kind = (opened.samplerate, opened.channels, opened.subtype)
@@ -247,25 +241,25 @@ def _write_shard(done: Path, task: _Task) -> int:
                     f"the audio has {len(found)} samples, the manifest says {samples}", where=audio, remedy=remedy
                 )
             data = found.astype(SAMPLE, copy=False).tobytes()
-            hashed.update(data)
+            sha256.update(data)
             file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(growing, task.path)
+    os.replace(unfinished, task.path)
     shard = Shard(
-        task.path.name, task.first, len(task.audio), sum(samples for _, samples in task.audio), hashed.hexdigest()
+        task.path.name, task.first, len(task.audio), sum(samples for _, samples in task.audio), sha256.hexdigest()
     )
     write_atomically(done / f"{task.path.stem}.json", orjson.dumps(asdict(shard)))
     return shard.utterances
 
 
 def _finished(task: _Task, done: Path) -> Shard | None:
-    """The shard that the task yields, where it is already there and whole."""
-    note = done / f"{task.path.stem}.json"
-    if not note.is_file() or not task.path.is_file():
+    """The task's shard if an earlier run completed it, else None."""
+    entry = done / f"{task.path.stem}.json"
+    if not entry.is_file() or not task.path.is_file():
         return None
     try:
-        shard = decode(Shard, orjson.loads(note.read_bytes()))
+        shard = decode(Shard, orjson.loads(entry.read_bytes()))
     except (ValueError, UserError):
         return None
     same = (shard.first, shard.utterances) == (task.first, len(task.audio))
@@ -277,7 +271,7 @@ def _finished(task: _Task, done: Path) -> Shard | None:
 
 
 def _read_index(dataset: Dataset) -> dict[str, _Split]:
-    """The packed splits by name; UserError where the index is damaged, of a newer version or of other contents."""
+    """The packed splits by name; UserError if the index is damaged, of a newer version or of other contents."""
     path = packed_path(dataset.folder) / "index.json"
     try:
         tree = orjson.loads(path.read_bytes())
@@ -289,7 +283,7 @@ def _read_index(dataset: Dataset) -> dict[str, _Split]:
     if index.sample_rate_hz != SAMPLE_RATE_HZ:
         raise _stale(dataset, f"the packed audio has {index.sample_rate_hz} samples a second, not {SAMPLE_RATE_HZ}")
     if index.tree_sha256 != dataset.digest.tree_sha256:
-        raise _stale(dataset, "the packed audio is not of the data set as it is now")
+        raise _stale(dataset, "the packed audio was made from other contents than the dataset has now")
     return index.splits
 
 
@@ -311,7 +305,7 @@ def _stale(dataset: Dataset, what: str) -> UserError:
 
 
 def _remedy(dataset: Dataset) -> str:
-    return f"remove it (rm -r {packed_path(dataset.folder)}) and, if you like, pack again"
+    return f"remove it (rm -r {packed_path(dataset.folder)}); then pack again if you want"
 
 
 def _samples(duration_s: float) -> int:
@@ -323,19 +317,19 @@ def _samples(duration_s: float) -> int:
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add `pack` to the data sets' commands."""
+    """Add the command `pack`."""
     parser = commands.add_parser(
         "pack",
-        help="decode the audio once, into a few files that training maps into memory",
-        description="Decode a prepared data set's audio once, into NAME.packed beside it. Training then reads that, with the "
-        "same result. Needs 115 MB an hour of speech; interrupted, it goes on where it was.",
+        help="decode the audio once, into a few files that training memory-maps",
+        description="Decode a prepared dataset's audio once, into NAME.packed next to it. Training then reads that, "
+        "with the same result. Needs 115 MB per hour of speech. An interrupted pack resumes where it stopped.",
         epilog="examples:\n  python -m datasets pack data/mini\n  python -m datasets pack data/mini --verify",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, nargs="?", help=FOLDER_HELP)
-    parser.add_argument("--processes", type=int, metavar="N", help="files in work at a time (default: one a core)")
-    parser.add_argument("--verify", action="store_true", help="check the packed audio instead: exit 1 where it differs")
+    add_folder(parser)
+    add_processes(parser, "files")
+    parser.add_argument("--verify", action="store_true", help="check the packed audio instead: exit 1 if it is damaged")
     parser.set_defaults(run=_run)
 
 
@@ -343,10 +337,10 @@ def _run(options: argparse.Namespace) -> int:
     limits.check_processes(options.processes)
     dataset = read_dataset(options.folder or default_folder())
     if options.verify:
-        paths = damaged(dataset)
+        paths = damaged_shards(dataset)
         for path in paths:
             print(f"damaged: {path}", file=sys.stderr)
-        print(f"{dataset.name}: packed audio {'differs from what was packed' if paths else 'is whole'}")
+        print(f"{dataset.name}: packed audio {'is damaged' if paths else 'is intact'}")
         return EXIT_FAILED if paths else EXIT_OK
     print(pack(dataset, options.processes))
     return EXIT_OK

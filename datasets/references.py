@@ -1,4 +1,4 @@
-"""The sums that the benchmark's own corpora should have (`references.json`), for verification and for the rules."""
+"""The reference checksums of the benchmark's own corpora (`references.json`), for verification and for the rules."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ COMMITTED = Path(__file__).parent / "references.json"
 
 
 def reference_of(name: str) -> TreeDigest | None:
-    """The sums of the corpus whose folder has this name; None where none were committed."""
+    """The reference checksums of the corpus with this folder name; None if there are none."""
     sums = orjson.loads(COMMITTED.read_bytes()).get(name)
     return None if sums is None else TreeDigest(**sums)

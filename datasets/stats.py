@@ -1,63 +1,33 @@
-"""`python -m datasets stats`: how much speech a data set holds, how long its utterances are, what is written in them."""
+"""`python -m datasets stats`: hours of speech, utterance lengths and characters of a dataset."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
-from pathlib import Path
 
 from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError
-from common.progress import clock
-from datasets.dataset import LIBRISPEECH, Dataset, Split, default_data_dir, is_prepared, read_dataset
+from datasets.command_options import add_folder, default_folder
+from datasets.dataset import Dataset, Split, read_dataset
 from datasets.manifest import ALPHABET, Manifest, Utterance
 
 BIN_S = 2.0
 BAR_WIDTH = 50
 
 
-FOLDER_HELP = "the data set's folder (default: LibriSpeech, else synthetic, else mini)"
-
-
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add `stats` to the data sets' commands."""
+    """Add the command `stats`."""
     parser = commands.add_parser(
         "stats",
-        help="hours, speakers, lengths and letters of a prepared data set",
-        description="Print hours, utterances, speakers, a histogram of lengths, and the letters of a prepared data set.",
+        help="hours, speakers, lengths and letters of a prepared dataset",
+        description="Print hours, utterances, speakers, a histogram of lengths, and the letters of a prepared dataset.",
         epilog="examples:\n  python -m datasets stats data/mini\n  python -m datasets stats --split train",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, nargs="?", help=FOLDER_HELP)
-    parser.add_argument("--split", help="this split alone (default: all)")
+    add_folder(parser)
+    parser.add_argument("--split", help="only this split (default: all)")
     parser.set_defaults(run=_run)
-
-
-def add_data_dir(parser: argparse.ArgumentParser) -> None:
-    """Add `--data-dir`, for the commands that make data sets."""
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=default_data_dir(),
-        help="where data sets lie (default: DATA_DIR, else data/ in the checkout)",
-    )
-
-
-def report_splits(dataset: Dataset) -> None:
-    """Say on stderr what a data set that was just made holds."""
-    for name, split in dataset.splits.items():
-        print(
-            f"{dataset.name} {name}: {split.utterances:,} utterances, {clock(split.duration_s)}, {split.speakers} speakers",
-            file=sys.stderr,
-        )
-
-
-def default_folder() -> Path:
-    """Of LibriSpeech, `synthetic` and `mini` the first that is prepared, else `mini`."""
-    folders = [default_data_dir() / name for name in (LIBRISPEECH, "synthetic", "mini")]
-    return next((folder for folder in folders if is_prepared(folder)), folders[-1])
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -68,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def describe_split(dataset: Dataset, name: str) -> str:
-    """A split in words and bars, as lines of text."""
+    """A split's counts, histogram of lengths and letter frequencies, as lines of text."""
     manifest = dataset.manifest(name)
     return "\n".join(
         [
@@ -105,7 +75,7 @@ def _shown(utterance: Utterance) -> str:
 
 
 def histogram(durations_s: list[float]) -> list[str]:
-    """Lines of a histogram of durations, in bins of BIN_S seconds; every utterance is counted in one."""
+    """The lines of a histogram of durations, in bins of BIN_S seconds."""
     bins = Counter(int(duration_s // BIN_S) for duration_s in durations_s)
     most = max(bins.values())
     lines = []

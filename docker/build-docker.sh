@@ -1,13 +1,13 @@
 #!/bin/sh
-# Builds the benchmark's image. Arguments go to the engine's build command.
+# Builds the benchmark's image. Arguments are passed to the engine's build command.
 #
 #     sh docker/build-docker.sh
-#     BASE_IMAGE=docker.io/library/debian:12 sh docker/build-docker.sh      without CUDA's own base
-#     EXTRAS=test sh docker/build-docker.sh                                 with the tools of the tests
-#     sh docker/build-docker.sh --dry-run                                   shows the command and does nothing
+#     BASE_IMAGE=docker.io/library/debian:12 sh docker/build-docker.sh      without NVIDIA's CUDA base image
+#     EXTRAS=test sh docker/build-docker.sh                                 with the test tools
+#     sh docker/build-docker.sh --dry-run                                   print the command and do nothing
 #
 # Variables: IMAGE (deepspeech2-benchmark), BASE_IMAGE and EXTRAS (see Dockerfile), ENGINE (docker, podman or buildah;
-# the first one found unless said).
+# default: the first one found).
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
 case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
@@ -27,7 +27,7 @@ if [ -z "${ENGINE:-}" ]; then
     fi
 fi
 
-# The quotes around each argument are kept from here on: "$@" is the whole command.
+# The command is collected in "$@", which keeps each argument's quoting.
 set -- "$@" --file "$root/docker/Dockerfile" --tag "${IMAGE:-deepspeech2-benchmark}" "$root"
 if revision=$(git -C "$root" rev-parse HEAD 2>/dev/null); then set -- --build-arg "REVISION=$revision" "$@"; fi
 if [ -n "${BASE_IMAGE:-}" ]; then set -- --build-arg "BASE_IMAGE=$BASE_IMAGE" "$@"; fi

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Runs a command (a shell, unless said) in the benchmark's image, with this checkout (read-only), the corpora and the
-# runs mounted, as the calling user, with the GPUs when there are any.
+# Runs a command (default: a shell) in the benchmark's image, with this checkout (read-only), the corpora and the runs
+# mounted, as the calling user, with all GPUs if there are any.
 #
 #     sh docker/run-dev.sh
 #     sh docker/run-dev.sh sh run_and_time.sh | tee log
 #     VARIANT=librispeech NPROC=8 sh docker/run-dev.sh sh run_and_time.sh
 #     DATA_DIR=/big/disk sh docker/run-dev.sh sh script/download_dataset.sh all
-#     sh docker/run-dev.sh --dry-run                                        shows the command and does nothing
+#     sh docker/run-dev.sh --dry-run                                        print the command and do nothing
 #
 # Variables: IMAGE (deepspeech2-benchmark), ENGINE (docker or podman), DATA_DIR and RESULTS_DIR (data/ and runs/ in the
-# checkout), GPUS (auto, all or none), SHM_SIZE (8g), and all that choose a run: VARIANT, SEED, RUNS, DEVICE, NPROC,
+# checkout), GPUS (auto, all or none), SHM_SIZE (8g), and the settings of a run: VARIANT, SEED, RUNS, DEVICE, NPROC,
 # NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, DROP_CACHES, SUBMISSION_*. With NNODES > 1 the host's network is used.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
@@ -20,7 +20,7 @@ fail() {
     exit 2
 }
 
-# The absolute path of the folder $1, which is made if need be: a missing folder would be made by the engine, as root.
+# Prints the absolute path of the folder $1. Creates it if it is missing: the engine would create it as root.
 folder() {
     [ -n "$dry_run" ] || mkdir -p -- "$1" || fail "$1 cannot be made" "choose another folder"
     case $1 in
@@ -44,11 +44,11 @@ if [ $# -eq 0 ]; then set -- bash; fi
 data=$(folder "${DATA_DIR:-$root/data}")
 runs=$(folder "${RESULTS_DIR:-$root/runs}")
 
-# The command is put together from its end: each `set --` puts options in front of what is there.
+# The command is built from its end: each `set --` prepends options.
 set -- "${IMAGE:-deepspeech2-benchmark}" "$@"
 for name in VARIANT SEED RUNS DEVICE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT DROP_CACHES \
     SUBMISSION_ORG SUBMISSION_PLATFORM SUBMISSION_STATUS SUBMISSION_DIVISION; do
-    # Named alone, a variable keeps its value on the way, whatever characters are in it.
+    # Given by name only, a variable keeps its value, whatever characters it contains.
     if printenv "$name" >/dev/null; then set -- --env "$name" "$@"; fi
 done
 if [ "${NNODES:-1}" != 1 ]; then set -- --network host "$@"; fi

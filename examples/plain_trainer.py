@@ -1,9 +1,10 @@
-"""A whole trainer in plain Python, to begin one's own from: all that docs/trainer.md asks for, and no model.
+"""A complete trainer without a model, as a starting point: everything that docs/trainer.md requires.
 
     DEVICE=cpu sh run_and_time.sh --variant mini --trainer-module examples.plain_trainer
 
-What learns and recognises speech here is made up: training waits for a hundredth of the audio's length, and after epoch N
-the evaluation misses every (N + 1)th word of an utterance. Its figures are of no model. All else is as in any trainer.
+Learning and recognition are simulated: training sleeps for a hundredth of the audio's duration, and after epoch N
+the evaluation misses every (N + 1)th word of an utterance. Its figures describe no model. Everything else is
+as in any trainer.
 """
 
 import json
@@ -32,26 +33,26 @@ def main() -> int:
         log.start(mllog.RUN_START)  # from here on the clock runs, and audio may be read
 
     while wer > params.train.target_wer and epoch < params.train.max_epochs:
-        epoch, began_s = epoch + 1, time.monotonic()
+        epoch, start_s = epoch + 1, time.monotonic()
         log.start(mllog.EPOCH_START, epoch_num=epoch)
-        contract.ProgressLine("train", epoch, 0, len(train)).tell()  # and again as it goes on
-        time.sleep(sum(each.duration_s for each in train) / 100)  # instead of learning from train.audio_path(each)
+        contract.ProgressLine("train", epoch, 0, len(train)).print()  # repeat this during the epoch
+        time.sleep(sum(each.duration_s for each in train) / 100)  # instead of training on train.audio_path(each)
         log.end(mllog.EPOCH_STOP, epoch_num=epoch)
-        train_s = time.monotonic() - began_s
+        train_s = time.monotonic() - start_s
         stats = {"train_loss": 1 / epoch, "train_s": train_s, "utterances_per_s": len(train) / train_s}
         log.event(mllog.TRACKED_STATS, stats, epoch_num=epoch)
 
         log.start(mllog.EVAL_START, epoch_num=epoch)
-        wer = contract.log_score(log, score_of((each.text, heard(each.text, epoch)) for each in evaluation), epoch)
+        wer = contract.log_score(log, score_of((each.text, recognize(each.text, epoch)) for each in evaluation), epoch)
         log.end(mllog.EVAL_STOP, epoch_num=epoch)
-        contract.keep_checkpoint(args.run_dir, epoch, ".txt", json.dumps([epoch, wer]).encode())
+        contract.save_checkpoint(args.run_dir, epoch, ".txt", json.dumps([epoch, wer]).encode())
     reached = wer <= params.train.target_wer
     contract.log_end(log, reached=reached, trained_samples=len(train) * epoch, epoch=epoch)
     return contract.exit_status(reached)
 
 
-def heard(text: str, epoch: int) -> str:
-    """What is recognised of an utterance of `text` after `epoch`."""
+def recognize(text: str, epoch: int) -> str:
+    """The text that is recognized for an utterance of `text` after `epoch`."""
     return " ".join(word for place, word in enumerate(text.split(), 1) if place % (epoch + 1))
 
 

@@ -1,1 +1,1 @@
-"""DeepSpeech2 and its trainer: the part of the benchmark that a submitter may change, and the only one with torch."""
+"""DeepSpeech2 and its trainer: what a submitter may change, and the only package that imports torch."""

@@ -4,153 +4,32 @@
     python -m reference_model.transcribe *.flac --onnx model.onnx --json
     python -m reference_model.transcribe - --onnx model.onnx < talk.flac
 
-Prints a file's text on one line; with several files, the file's name and a tab before it. Files longer than --piece-seconds
-are cut where they are quietest. Why a file gives no text is said on stderr. Exit status: 0 done, 2 some files could not be
-read (the others are done), or nothing could be done.
+Prints a file's text on one line; with several files, the file's name and a tab before it. Files longer than
+--piece-seconds are cut where they are quietest. The reason why a file gives no text is printed on stderr. Exit status:
+0 done, 2 some files could not be read (the others are transcribed), or another error.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
+from typing import TYPE_CHECKING
 
 from common.cli import HelpFormatter
 from common.errors import EXIT_ERROR, EXIT_OK, UserError, from_os_error, one_line, run_cli
-from datasets.geometry import FEWEST_FRAMES, FRAMES_APART
-from datasets.manifest import SAMPLE_RATE_HZ
-from reference_model.inference.audio_input import PIECE_S, STDIN, blocks_16k, pieces
-from reference_model.inference.engine_choice import AUTO, Opened, open_engine
-from reference_model.model.features import Features
-from reference_model.model.greedy import greedy_words
-from reference_model.train import choose_device
+from reference_model.inference.audio_input import PIECE_S, STDIN, blocks_16k
+from reference_model.inference.inference_options import AUTO
 
-BATCH_SIZE = 8
-SILENCE = 2.0**-15
-"""One step of 16 bits, -90 dB of full scale. The network is not asked about pieces that stay within it: their features are
-scaled to the same loudness as anything's, and it hears words in them."""
+if TYPE_CHECKING:
+    from reference_model.inference.engine_choice import Opened
+    from reference_model.inference.transcription import Transcript
 
 
-@dataclass(frozen=True)
-class Word:
-    """A word and when the network wrote its letters, in seconds from the file's start."""
-
-    text: str
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a file that the network heard by itself."""
-
-    start_s: float
-    end_s: float
-    text: str
-    words: list[Word]
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """A file's text. `empty_because` says why there is none."""
-
-    text: str
-    duration_s: float
-    pieces: list[Piece]
-    empty_because: str | None
-
-
-def transcribe(blocks: Iterable[np.ndarray], opened: Opened, piece_s: float = PIECE_S) -> Transcript:
-    """What is said in `blocks` of mono float32 (samples,) at 16 kHz; no more than a batch of pieces is held at a time."""
-    features = Features(opened.trained.features).to(opened.engine.device)
-    heard: list[Piece] = []
-    samples, longest, silent = 0, 0, True
-    cut = pieces(blocks, piece_s)
-    while batch := list(itertools.islice(cut, BATCH_SIZE)):
-        longest, silent = max(longest, *map(len, batch)), silent and all(map(_is_silent, batch))
-        for audio, words in zip(batch, _words(batch, opened, features), strict=True):
-            start_s = samples / SAMPLE_RATE_HZ
-            samples += len(audio)
-            said = [Word(word, _ms(start_s + a), _ms(start_s + b)) for word, a, b in words]
-            text = " ".join(word.text for word in said)
-            heard.append(Piece(_ms(start_s), _ms(samples / SAMPLE_RATE_HZ), text, said))
-    text = " ".join(piece.text for piece in heard if piece.text)
-    why = None if text else _why_empty(longest, (FEWEST_FRAMES - 1) * features.hop, silent)
-    return Transcript(text, _ms(samples / SAMPLE_RATE_HZ), heard, why)
-
-
-def _words(batch: list[np.ndarray], opened: Opened, features: Features) -> list[list[tuple[str, float, float]]]:
-    """Of each piece its words, with seconds from the piece's start."""
-    words: list[list[tuple[str, float, float]]] = [[] for _ in batch]
-    rows = [row for row, audio in enumerate(batch) if not _is_silent(audio)]
-    if not rows:
-        return words
-    samples = torch.tensor([len(batch[row]) for row in rows])
-    waveforms = pad_sequence([torch.from_numpy(batch[row]) for row in rows], batch_first=True)
-    device = opened.engine.device
-    values, _ = features(waveforms.to(device), samples.to(device))
-    found, frames = opened.engine(values, features.frames(samples))
-    hop_s = features.hop / SAMPLE_RATE_HZ
-
-    def centre_s(frame: int) -> float:
-        # Feature frame f stands for the moment f hops after the start, an output frame for the middle of those it sees.
-        return (FRAMES_APART * frame + FEWEST_FRAMES // 2) * hop_s
-
-    half_s = FRAMES_APART / 2 * hop_s
-    for row, best, length in zip(rows, found.argmax(2).cpu().numpy().T, frames.tolist(), strict=True):
-        words[row] = [
-            (word, centre_s(first) - half_s, centre_s(last) + half_s)
-            for word, first, last in greedy_words(best[:length])
-        ]
-    return words
-
-
-def _is_silent(audio: np.ndarray) -> bool:
-    return bool(np.ptp(audio) / 2 <= SILENCE)
-
-
-def _why_empty(longest: int, needed: int, silent: bool) -> str:
-    """Why no text came of pieces of at most `longest` samples at 16 kHz, of which `needed` yield an output frame."""
-    if longest < needed:
-        return f"too short: {longest / SAMPLE_RATE_HZ:.3f} s, the network needs {needed / SAMPLE_RATE_HZ:.2f} s"
-    if silent:
-        return f"silence: nothing in it is louder than {20 * np.log10(SILENCE):.0f} dB of full scale"
-    return "the network heard no letters in it"
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds, 3)
-
-
-def _file(name: str, opened: Opened, piece_s: float) -> tuple[Transcript | None, str | None]:
-    """A file's transcript, or why there is none; whatever is to be told goes to stderr."""
-    try:
-        said = transcribe(blocks_16k(name), opened, piece_s)
-    except (UserError, OSError) as caught:
-        fault = caught if isinstance(caught, UserError) else from_os_error(caught)
-        error = str(UserError(fault.what, where=fault.where or name, remedy=fault.remedy))
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return None, error
-    if said.empty_because:
-        print(f"note: {one_line(name)}: no text: {said.empty_because}", file=sys.stderr, flush=True)
-    return said, None
-
-
-def _as_json(name: str, said: Transcript | None, error: str | None) -> str:
-    empty: dict[str, object] = {"text": None, "duration_s": None, "pieces": [], "empty_because": None}
-    return json.dumps({"file": name} | (asdict(said) if said else empty) | {"error": error})
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The door; returns the exit status."""
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m reference_model.transcribe",
         description=__doc__,
@@ -163,21 +42,51 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--piece-seconds", type=float, default=PIECE_S, help=f"cut longer files (default {PIECE_S:g})")
     parser.add_argument("--json", action="store_true", help="a JSON object a line: text, pieces and words with times")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Transcribe the files; returns the exit status."""
+    args = parse_arguments(argv)
     if not 1 <= args.piece_seconds < float("inf"):
         raise UserError("must be at least 1", where="--piece-seconds")
     if args.files.count(STDIN) > 1:
         raise UserError("stdin can be read once", where=STDIN, remedy="name it once")
+    # These import torch, which --help need not wait for.
+    from reference_model.inference.engine_choice import open_engine
+    from reference_model.runtime import choose_device
+
     opened = open_engine(args.onnx or args.checkpoint, "onnx" if args.onnx else AUTO, choose_device(args.device))
     status = EXIT_OK
     for name in args.files:
-        said, error = _file(name, opened, args.piece_seconds)
+        transcript, error = _transcribe_file(name, opened, args.piece_seconds)
         status = EXIT_ERROR if error else status
         if args.json:
-            print(_as_json(name, said, error), flush=True)
-        elif said:
-            print(f"{one_line(name)}\t{said.text}" if len(args.files) > 1 else said.text, flush=True)
+            print(_as_json(name, transcript, error), flush=True)
+        elif transcript:
+            print(f"{one_line(name)}\t{transcript.text}" if len(args.files) > 1 else transcript.text, flush=True)
     return status
+
+
+def _transcribe_file(name: str, opened: Opened, piece_s: float) -> tuple[Transcript | None, str | None]:
+    """A file's transcript, or the error message why there is none; messages also go to stderr."""
+    from reference_model.inference.transcription import transcribe
+
+    try:
+        transcript = transcribe(blocks_16k(name), opened, piece_s)
+    except (UserError, OSError) as caught:
+        fault = caught if isinstance(caught, UserError) else from_os_error(caught)
+        error = str(UserError(fault.what, where=fault.where or name, remedy=fault.remedy))
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return None, error
+    if transcript.empty_because:
+        print(f"note: {one_line(name)}: no text: {transcript.empty_because}", file=sys.stderr, flush=True)
+    return transcript, None
+
+
+def _as_json(name: str, transcript: Transcript | None, error: str | None) -> str:
+    empty: dict[str, object] = {"text": None, "duration_s": None, "pieces": [], "empty_because": None}
+    return json.dumps({"file": name} | (asdict(transcript) if transcript else empty) | {"error": error})
 
 
 if __name__ == "__main__":

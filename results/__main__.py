@@ -1,4 +1,4 @@
-"""`python -m results COMMAND`: what the runs on disk say. Each command is a module of this package."""
+"""`python -m results COMMAND`: compare, score, report and package runs. Each command is a module of this package."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from common.errors import EXIT_ERROR, EXIT_OK, run_cli
 
 COMMANDS = {
-    "compare": ("results.compare", "one table over runs, machines and published MLPerf packages"),
-    "report": ("results.report", "the same as one self-contained HTML page with plots"),
-    "package": ("results.package", "a submission package from runs"),
-    "score": ("results.score", "the score of a series of runs"),
-    "verify-dataset": ("results.dataset_check.verify", "the dataset's checksum against its reference"),
+    "compare": ("results.compare", "table of runs, machines and published MLPerf packages"),
+    "report": ("results.report", "the same as a self-contained HTML page with charts"),
+    "package": ("results.package", "build a submission package from runs"),
+    "score": ("results.score", "score of a series of runs"),
+    "verify-dataset": ("results.dataset_check.verify", "compare a dataset's checksum with its reference"),
 }
 
 
@@ -23,7 +23,7 @@ EXAMPLES = """examples:
 
 
 def main() -> int:
-    """Find the command and hand it the rest of the arguments."""
+    """Run the named command with the remaining arguments."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] not in COMMANDS:
         asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")

@@ -1,6 +1,6 @@
-"""`python -m results compare PATH...`: one table over run folders, single logs and published MLPerf repositories.
+"""`python -m results compare PATH...`: one table of run folders, single logs and published MLPerf repositories.
 
-Reads only; comparing twice gives the same answer. Exit 0: compared; 2: nothing could be compared.
+Only reads files; the output depends on nothing else. Exit 0: compared; 2: nothing could be compared.
 """
 
 from __future__ import annotations
@@ -32,49 +32,51 @@ Exit status: 0 compared, 2 nothing could be compared.
 
 
 def load_runs(paths: Sequence[Path], problems: list[str] | None = None) -> Iterator[Run]:
-    """The runs under `paths`, one at a time, without their curves; folders that cannot be read go to `problems`."""
+    """Iterate over the runs under `paths`, without their curves; unreadable folders are added to `problems`."""
     return (read_run(source).slim() for source in find_sources(paths, problems))
 
 
 def report_problems(problems: Sequence[str]) -> None:
-    """Every problem as a line on stderr."""
+    """Print every problem as a line on stderr."""
     for problem in problems:
         print(f"warning: {one_line(problem)}", file=sys.stderr)
 
 
-def add_choices(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `compare` and `report` share."""
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `compare` and `report` share."""
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="run folder, folder of runs, log, or MLPerf repository"
     )
-    parser.add_argument("--benchmark", metavar="NAME", help="only this benchmark or variant")
+    parser.add_argument("--benchmark", metavar="NAME", help="include only this benchmark or variant")
     parser.add_argument("--baseline", metavar="SYSTEM", help="print speed-ups over this system")
-    parser.add_argument("--sort", choices=["score", *SORTS], default="score", help="order of the rows in a group")
+    parser.add_argument("--sort", choices=list(SORTS), default="score", help="order of the rows in a group")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The door; `argv` without the command's name."""
+    """Run the command; `argv` excludes its name."""
     parser = argparse.ArgumentParser(
         prog="python -m results compare",
         description=__doc__.split("\n\n")[0],
         epilog=EXAMPLES,
         formatter_class=HelpFormatter,
     )
-    add_choices(parser)
+    add_shared_arguments(parser)
     parser.add_argument("--format", choices=["text", "markdown", "csv", "json"], default="text")
-    parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the text table; default: the terminal's")
+    parser.add_argument(
+        "--width", type=int, metavar="COLUMNS", help="width of the text table (default: the terminal's)"
+    )
     options = parser.parse_args(argv)
     problems: list[str] = []
     inference_files = inference_table.find_inference(options.paths)
     inferences = inference_table.read_inference(inference_files, problems)
-    paths = [path for path in options.paths if not inference_files or _holds_a_log(path)]
+    paths = [path for path in options.paths if not inference_files or _contains_log(path)]
     comparison = compare_runs(
         load_runs(paths, problems), benchmark=options.benchmark, baseline=options.baseline, sort=options.sort
     )
     comparison.problems[:0] = problems
     report_problems(comparison.problems)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that knows no Unicode gets the name's escapes, not an error.
+        # A terminal without Unicode gets escapes instead of an error.
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout.write(render(comparison, options.format, options.width, inferences))
     if not comparison.rows and not inferences:
@@ -84,15 +86,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def render(comparison: Comparison, form: str, width: int | None = None, inferences: Sequence[Inference] = ()) -> str:
-    """The comparison in one of the formats; inference runs stand in a table of their own after it.
+    """The comparison in one of the formats, followed by a separate table of inference runs.
 
-    A CSV file holds one table: that of the inference runs only where there is nothing else.
+    A CSV file has one table: that of the inference runs only if there are no other runs.
     """
     if form == "json":
         return render_json(comparison, [inference_table.as_values(run) for run in inferences])
     if form == "csv":
         if inferences and comparison.rows:
-            report_problems([f"{len(inferences)} inference runs are left out of the CSV: give their folders alone"])
+            report_problems([f"{len(inferences)} inference runs are not in the CSV: pass only their folders"])
         return inference_table.render_csv(inferences) if inferences and not comparison.rows else render_csv(comparison)
     width = width or shutil.get_terminal_size((80, 24)).columns
     tables = []
@@ -107,8 +109,8 @@ def render(comparison: Comparison, form: str, width: int | None = None, inferenc
     return "\n".join(tables)
 
 
-def _holds_a_log(path: Path) -> bool:
-    """Whether the path is more than a folder, or file, of inference runs; one that does not exist is an error elsewhere."""
+def _contains_log(path: Path) -> bool:
+    """Whether a path has logs and not only inference runs; a path that does not exist is reported later."""
     if path.name == inference_table.NAME:
         return False
     try:

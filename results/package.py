@@ -1,8 +1,8 @@
 """`python -m results package RUN... --org NAME --system NAME --out DIR`: a submission package from run folders.
 
-The tree is MLPerf's (`ORG/systems`, `ORG/results`, `ORG/benchmarks`) with SHA256SUMS over every file; the same runs give
-the same bytes, and the runs themselves are only read. Other systems of the same submitter that lie in DIR stay there.
-Exit 0: written; 2: the runs do not belong together, or something is missing that only a person can give.
+The tree is MLPerf's (`ORG/systems`, `ORG/results`, `ORG/benchmarks`) with SHA256SUMS of every file. The same runs give
+the same bytes, and the runs themselves are only read. Other systems of the same submitter in DIR are kept.
+Exit 0: written; 2: the runs are not of one kind, or information is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmark.submission import RUNS, description_of, module_files
 from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError
 from results.packaging.package_tree import system_files, write_tree
-from results.packaging.run_checks import PackagedRun, belong_together, read_packaged
+from results.packaging.run_checks import PackagedRun, check_same_kind, read_packaged
 from results.packaging.source_code import code_files
 from results.packaging.system_description import describe_system, read_description
 from results.reading.discover import find_sources
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+-]*[A-Za-z0-9_+-])?\Z")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The door; `argv` without the command's name."""
+    """Run the command; `argv` excludes its name."""
     parser = argparse.ArgumentParser(
         prog="python -m results package",
         description=__doc__.split("\n\n")[0],
@@ -39,19 +39,23 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or folder of run folders")
-    parser.add_argument("--org", required=True, metavar="NAME", help="the submitter, as in the logs' submission_org")
-    parser.add_argument("--system", required=True, metavar="NAME", help="the system's name in the package")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the submitter's folder goes")
+    parser.add_argument("--org", required=True, metavar="NAME", help="submitter, as in the logs' submission_org")
+    parser.add_argument("--system", required=True, metavar="NAME", help="name of the system in the package")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="directory for the submitter's folder")
     parser.add_argument(
-        "--describe", type=Path, metavar="FILE", help="YAML or JSON with description fields that only a person knows"
+        "--describe", type=Path, metavar="FILE", help="YAML or JSON with description fields that cannot be detected"
     )
     parser.add_argument(
-        "--allow-dirty", action="store_true", help="take runs of a changed checkout; the code is then this checkout's"
+        "--allow-dirty",
+        action="store_true",
+        help="accept runs of a modified checkout; the code is then that of this checkout",
     )
     options = parser.parse_args(argv)
     for option, name in (("--org", options.org), ("--system", options.system)):
         if not _NAME.match(name):
-            raise UserError(f"{name!r} cannot be a folder's name", where=option, remedy="letters, digits, . _ + -")
+            raise UserError(
+                f"{name!r} is not a valid folder name", where=option, remedy="use letters, digits, spaces, . _ + -"
+            )
     folder = build_package(
         options.runs, options.org, options.system, options.out, options.describe, options.allow_dirty
     )
@@ -62,12 +66,12 @@ def main(argv: Sequence[str]) -> int:
 def build_package(
     paths: Sequence[Path], org: str, system: str, out: Path, describe: Path | None = None, allow_dirty: bool = False
 ) -> Path:
-    """Build (or rebuild) ORG under `out` and return its folder; what a person should know goes to stderr."""
+    """Build (or rebuild) ORG under `out` and return its folder; notes and warnings go to stderr."""
     runs = [read_packaged(source) for source in find_sources(paths)]
     runs.sort(key=lambda run: (run.record.started_at, run.record.seed))
-    belong_together(runs, org, allow_dirty=allow_dirty)
+    check_same_kind(runs, org, allow_dirty=allow_dirty)
     folder = out / org
-    _apart(runs, folder)
+    _check_separate(runs, folder)
     description, missing = describe_system(runs[0], org, system, read_description(describe))
     code = code_files(ROOT, runs[0].record.code, allow_dirty=allow_dirty)
     module = runs[0].record.trainer
@@ -75,28 +79,28 @@ def build_package(
         raise UserError(
             f"the trainer {module} is not in the code that ran",
             where=runs[0].folder,
-            remedy="put it into the checkout, commit it and make the runs again: a package holds all the code of its result",
+            remedy="add it to the checkout, commit it and make the runs again: a package contains all the code of its result",
         )
     changed = write_tree(folder, system, system_files(runs, system, description), code)
-    _tell(f"{folder}: {len(runs)} runs, {'written' if changed else 'unchanged'}")
+    _note(f"{folder}: {len(runs)} runs, {'written' if changed else 'unchanged'}")
     if len(runs) != RUNS:
-        _tell(f"warning: {len(runs)} runs; a submission has exactly {RUNS}")
+        _note(f"warning: {len(runs)} runs; a submission has exactly {RUNS}")
     if missing:
-        _tell(
-            f"warning: {len(missing)} fields of {description_of(system)} are empty; fill in what applies with --describe FILE "
+        _note(
+            f"warning: {len(missing)} fields of {description_of(system)} are empty; fill in those that apply with --describe FILE "
             f"(YAML, `field: text`): {', '.join(missing)}"
         )
     return folder
 
 
-def _apart(runs: Sequence[PackagedRun], folder: Path) -> None:
-    """Refuse to write into the runs, or to build a package from what it would replace."""
+def _check_separate(runs: Sequence[PackagedRun], folder: Path) -> None:
+    """Raise UserError if the package would be inside a run, or a run inside the package it replaces."""
     target = folder.resolve()
     for run in runs:
         source = run.folder.resolve()
         if source == target or source in target.parents or target in source.parents:
-            raise UserError("the package may not lie in a run, nor a run in the package", where=folder)
+            raise UserError("the package must not be inside a run, nor a run inside the package", where=folder)
 
 
-def _tell(text: str) -> None:
+def _note(text: str) -> None:
     print(text, file=sys.stderr)

@@ -1,6 +1,6 @@
-"""`python -m results report PATH... --html FILE`: the comparison as one self-contained page with pictures.
+"""`python -m results report PATH... --html FILE`: the comparison as one self-contained page with charts.
 
-The page needs no network and no script. Exit 0: written; 2: nothing to report.
+The page needs no network and no scripts. Exit 0: written; 2: nothing to report.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError
-from datasets.manifest import write_atomically
-from results.compare import add_choices, report_problems
+from common.files import write_atomically
+from results.compare import add_shared_arguments, report_problems
 from results.comparing.comparison import compare_runs
 from results.reading.discover import find_sources
 from results.reading.load import read_run
@@ -26,14 +26,14 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The door; `argv` without the command's name."""
+    """Run the command; `argv` excludes its name."""
     parser = argparse.ArgumentParser(
         prog="python -m results report",
         description=__doc__.split("\n\n")[0],
         epilog=EXAMPLES,
         formatter_class=HelpFormatter,
     )
-    add_choices(parser)
+    add_shared_arguments(parser)
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page to write")
     parser.add_argument("--title", default="DeepSpeech2 benchmark: results", help="the page's title")
     options = parser.parse_args(argv)
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     sources = find_sources(options.paths, problems)
     inputs = {path.resolve() for source in sources for path in (source.log, source.record, source.description) if path}
     if options.html.resolve() in inputs:
-        raise UserError("this is one of the inputs, which are never written to", where=options.html)
+        raise UserError("this is one of the inputs, which are never overwritten", where=options.html)
     comparison = compare_runs(
         (read_run(source) for source in sources),
         benchmark=options.benchmark,

@@ -1,6 +1,6 @@
-"""`python -m results score PATH...`: the score of runs that belong together, in one line.
+"""`python -m results score PATH...`: the score of the runs of one series, in one line.
 
-Exit 0: there is a score; 1: there is none (too many runs failed); 2: the runs are none, or of several kinds.
+Exit 0: there is a score; 1: there is none (too many runs failed); 2: there are no runs, or runs of several kinds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from common.errors import EXIT_ERROR, EXIT_FAILED, EXIT_OK
 from results.compare import load_runs, report_problems
 from results.comparing.columns import minutes_text, name_text
 from results.comparing.comparison import compare_runs
-from results.comparing.scoring import UNVERIFIED
+from results.comparing.score_of_runs import UNVERIFIED
 from results.rendering.terminal_table import render_text
 
 EXAMPLES = """examples:
@@ -24,7 +24,7 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The door; `argv` without the command's name."""
+    """Run the command; `argv` excludes its name."""
     parser = argparse.ArgumentParser(
         prog="python -m results score",
         description=__doc__.split("\n\n")[0],
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     report_problems(problems + comparison.problems)
     if len(comparison.rows) != 1:
         sys.stderr.write(render_text(comparison, 80))
-        print(f"error: {len(comparison.rows)} kinds of runs here, where a score is of one", file=sys.stderr)
+        print(f"error: {len(comparison.rows)} kinds of runs, but a score needs exactly one", file=sys.stderr)
         return EXIT_ERROR
     (row,) = comparison.rows
     value = "none" if row.score.minutes is None else f"{row.score.minutes:.6f} minutes"

@@ -1,19 +1,20 @@
-"""Whether each pin of the lock files has a wheel, with its hash in the lock, on every platform that docs/setup.md states.
+"""Check that each pin of the lock files has a wheel with a locked hash on every platform listed in docs/setup.md.
 
     python -m script.check_locks
 
-Nothing is installed and no wheel is downloaded. uv, by which script/lock.sh makes the lock files, asks the package index
-which files there are, and says for a named platform which of them it would install (as PEP 751's pylock.toml). pip's
-dry run downloads every wheel whose hash it is to check, gigabytes for each platform, and takes the lock's markers to be
-about the machine that it runs on.
+Installs nothing and downloads no wheel. uv, which also makes the lock files (script/lock.sh), lists the files on the
+package index and reports which of them it would install on a given platform (as PEP 751's pylock.toml). pip's dry run is
+not an alternative: it downloads every wheel whose hash it checks, gigabytes for each platform, and evaluates the lock's
+markers for the machine that it runs on.
 
 The package index and its certificates are pip's (PIP_INDEX_URL, PIP_CERT, or index-url and cert in pip's settings), unless
-uv has some of its own (UV_DEFAULT_INDEX, SSL_CERT_FILE). Exit status: 0 every pin has its wheel, 1 one has not, 2 it could
-not be found out.
+uv's own are set (UV_DEFAULT_INDEX, SSL_CERT_FILE). Exit status: 0 every pin has a wheel, 1 a pin has none, 2 the check could
+not be done.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import re
@@ -29,11 +30,12 @@ from script.pip_install import ROOT, RUNTIME_LOCK, TEST_LOCK
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 LIBRARY = "manylinux_2_28"
-"""The oldest C library that the wheels must do with: PyTorch's are made for glibc 2.28."""
+"""The oldest C library that the wheels must support: PyTorch's need glibc 2.28."""
 
 
 def main() -> int:
-    """Check both lock files for each machine and Python; print what was found."""
+    """Check both lock files for each machine and Python version; print a line for each."""
+    argparse.ArgumentParser(prog="python -m script.check_locks", description=__doc__).parse_args()
     environment = os.environ | {"UV_SYSTEM_CERTS": "1", "UV_NO_PROGRESS": "1", "UV_HTTP_RETRIES": "1"}
     settings = _settings_of_pip()
     for name, setting in {"UV_DEFAULT_INDEX": "index-url", "SSL_CERT_FILE": "cert"}.items():
@@ -41,7 +43,7 @@ def main() -> int:
             environment.setdefault(name, settings[setting])
     cases = list(itertools.product((RUNTIME_LOCK, TEST_LOCK), MACHINES, PYTHONS))
     status = EXIT_OK
-    # The time goes by in waiting for the index.
+    # Almost all the time is spent waiting for the index.
     pool = ThreadPoolExecutor(max_workers=4)
     try:
         results = pool.map(lambda case: check(case[0], case[1], case[2], environment), cases)
@@ -55,7 +57,7 @@ def main() -> int:
 
 
 def check(lock: str, machine: str, python: str, environment: dict[str, str]) -> tuple[list[str], int]:
-    """What is wrong with the lock file on one platform, and how many wheels it has there. Raises UserError without an index."""
+    """The lock file's problems on one platform, and its number of wheels there. Raises UserError if the index does not answer."""
     hashes = locked_hashes((ROOT / lock).read_text(encoding="utf-8"))
     done = subprocess.run(
         [_uv(), "pip", "compile", "--quiet", "--no-deps", "--only-binary", ":all:", "--format", "pylock.toml",
@@ -63,19 +65,19 @@ def check(lock: str, machine: str, python: str, environment: dict[str, str]) -> 
          "--python-platform", f"{machine}-{LIBRARY}", str(ROOT / lock)],
         env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
-    said = " ".join(done.stderr.split())
-    if done.returncode == 1 and "No solution found" in said:
-        return [re.split(r" and you require |, we can conclude", re.sub(r"^.*cause: (Because )?", "", said))[0]], 0
+    errors = " ".join(done.stderr.split())
+    if done.returncode == 1 and "No solution found" in errors:
+        return [re.split(r" and you require |, we can conclude", re.sub(r"^.*cause: (Because )?", "", errors))[0]], 0
     if done.returncode:
-        fetching = re.search(r"Failed to fetch: \S+", said)
+        fetching = re.search(r"Failed to fetch: \S+", errors)
         raise UserError(
-            f"the package index does not answer ({fetching[0] if fetching else said.removeprefix('error: ')[:200]})",
+            f"the package index does not answer ({fetching[0] if fetching else errors.removeprefix('error: ')[:200]})",
             where=lock,
-            remedy="check the network, or name an index that can be reached in PIP_INDEX_URL",
+            remedy="check the network, or name a reachable index in PIP_INDEX_URL",
         )
     packages = tomllib.loads(done.stdout).get("packages", [])
     wrong = [
-        f"the lock has the hash of no wheel of {pin}"
+        f"the lock has no hash of a wheel of {pin}"
         for pin, wheels in ((f"{p['name']}=={p['version']}", p.get("wheels", [])) for p in packages)
         if not any(wheel["hashes"]["sha256"] in hashes.get(pin, set()) for wheel in wheels)
     ]
@@ -93,15 +95,15 @@ def locked_hashes(text: str) -> dict[str, set[str]]:
 
 
 def _uv() -> str:
-    beside = os.path.dirname(sys.executable)
-    found = shutil.which("uv", path=os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]))
+    bin_folder = os.path.dirname(sys.executable)
+    found = shutil.which("uv", path=os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)]))
     if found is None:
-        raise UserError("uv is not there", remedy="start this with the Python that `sh script/setup.sh test` prints")
+        raise UserError("uv is not installed", remedy="run this with the Python that `sh script/setup.sh test` prints")
     return found
 
 
 def _settings_of_pip() -> dict[str, str]:
-    """What pip's variables and files set, by name (`index-url`); variables go first. `pip config get` finds less than `list`."""
+    """pip's settings by name (`index-url`); variables override files. `pip config get` finds less than `list`."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True).stdout
     found = re.findall(r"^(global|install|:env:)\.([\w-]+)='(.*)'$", listed, re.MULTILINE)

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Fetches LibriSpeech, checks it against its published hashes and prepares it:
+# Downloads LibriSpeech, checks it against its published hashes and prepares it:
 #
 #     sh script/download_dataset.sh SET [OPTION...]
 #
 # SET is all, training, clean, clean_small, clean_dev, other or clean_test; the options are those of
 # `python -m datasets download --help` (--data-dir DIR, --from-dir DIR, --base-url URL, ...).
-# Interrupted anywhere, the same command goes on where it was.
-# Exit status: 0 prepared, 2 it could not be done (one line on stderr says why, and the remedy).
+# After an interruption, the same command resumes.
+# Exit status: 0 prepared, 2 it could not be done (one line on stderr is the reason and the remedy).
 set -eu
 
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
@@ -21,7 +21,7 @@ all | training | clean | clean_small | clean_dev | other | clean_test) ;;
 esac
 
 PY=$(sh "$root/script/setup.sh")
-# The packages are found from any working directory, and nothing that lies in it can pass for one of them.
+# The packages are importable from any working directory, and nothing in it can shadow them.
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 PYTHONSAFEPATH=1
 export PYTHONPATH PYTHONSAFEPATH

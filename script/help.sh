@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints a script's help: what stands at its head, and the options of the command behind it where the environment is there
-# (help alone installs nothing).
+# Prints a script's help: its leading comment, and the options of the command that it runs if the environment exists
+# (asking for help installs nothing).
 #
 #     sh script/help.sh SCRIPT [MODULE [COMMAND]]
 set -eu
@@ -11,7 +11,7 @@ shift
 echo
 PY=${PYTHON:-$root/.venv/bin/python}
 if ! (cd "$root" && "$PY" -m script.set_up --check) >/dev/null 2>&1; then
-    echo "The options are shown when the environment is there: the first start makes it, or \`sh script/setup.sh\`."
+    echo "The options are listed once the environment exists: the first run creates it, or \`sh script/setup.sh\`."
     exit 0
 fi
 exec env "PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 "$PY" -m "$@" --help

@@ -1,20 +1,27 @@
 #!/bin/sh
-# Makes the reference convergence points of a variant: RUNS runs (20 unless said), each with a seed of its own, then
-# compliance/rcp/VARIANT.json from their logs. Interrupted, it goes on where it was.
+# Creates the reference convergence points of a variant: RUNS runs (default 20), each with its own seed, then
+# compliance/rcp/VARIANT.json from their logs. After an interruption, the same command resumes.
 #
 #     sh script/make_rcp.sh
 #     VARIANT=synthetic DEVICE=cuda sh script/make_rcp.sh
 #
-# Exit status: 0 written, 1 too many runs missed the target, 2 could not be done.
+# Exit status: 0 written, 1 too many runs missed the target, 2 it could not be done.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
-case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
+case ${1:-} in
+'') ;;
+-h | --help) exec sh "$root/script/help.sh" "$0" ;;
+*)
+    echo "error: unknown argument '$1' - \`sh script/make_rcp.sh\` has none: set VARIANT, RUNS or DEVICE" >&2
+    exit 2
+    ;;
+esac
 VARIANT=${VARIANT:-mini}
 RUNS=${RUNS:-20}
 RESULTS_DIR=${RESULTS_DIR:-$root/runs}/rcp
 export VARIANT RUNS RESULTS_DIR
 sh "$root/run_and_time.sh" >&2
-# The newest series is the one that just ended: their names carry the time they began.
+# The newest series is the one that just ended: the names contain the start time.
 series=
 for folder in "$RESULTS_DIR/series/$VARIANT-"*/; do series=$folder; done
 PY=$(sh "$root/script/setup.sh")

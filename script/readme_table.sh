@@ -1,6 +1,6 @@
 #!/bin/sh
-# Puts between the README's markers what must never be written by hand: the table of the runs in results/published/, and
-# which GPUs were measured. `python -m benches publish` calls it.
+# Writes the generated parts of the README between its markers: the table of the runs in results/published/, and which
+# GPUs were measured. `python -m benches publish` runs it.
 #
 #     sh script/readme_table.sh
 set -eu
@@ -8,7 +8,7 @@ root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
 case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
 PY=$(sh "$root/script/setup.sh")
 cd "$root"
-# Without one of its markers, a part of the README would be lost.
+# Without one of its markers, part of the README would be lost.
 for mark in 'published: ' '/published ' 'gpus: ' '/gpus '; do
     grep -q "^<!-- $mark" README.md || {
         echo "error: README.md: the marker <!-- $mark... --> is missing - restore it" >&2
@@ -16,7 +16,7 @@ for mark in 'published: ' '/published ' 'gpus: ' '/gpus '; do
     }
 done
 table=$("$PY" -m results compare results/published --format markdown)
-# What is wrong with any run was said above.
+# The command above has already reported problems with runs.
 on_gpus=$("$PY" -m results compare results/published --format json 2>/dev/null |
     "$PY" -c 'import json, sys; print(sum(row["runs"] for row in json.load(sys.stdin)["rows"] if row["accelerators"]))')
 benches=''

@@ -1,16 +1,16 @@
-"""The work behind script/setup.sh: make the environment in .venv, or mend it; with the standard library alone.
+"""Create or repair the environment in .venv, for script/setup.sh, with the standard library alone.
 
-`python3 -m script.set_up [test]`, from the checkout's root, with the Python that the environment is to be made from.
-`.venv/setup/` keeps the state of it:
+Run `python3 -m script.set_up [test]` from the checkout's root, with the Python that the environment is to use.
+`.venv/setup/` holds its state:
 
-    lock                     held while one set-up works, by its pip too (common/locks.py); its text is who holds it
-    unfinished               there while packages are being changed: what an interruption leaves cannot be trusted
+    lock                     held while a set-up and its pip run (common/locks.py); contains the holder's process id
+    unfinished               exists while packages are being changed: an interrupted environment cannot be trusted
     requirements[-test].lock the lock files as installed
     home                     root of the checkout and kind of Python; written last, so it means "finished"
-    log                      what pip said
+    log                      pip's log
 
-script/setup.sh reads these files itself, and comes here only when something is to be done. A .venv that was not made
-here is never changed (script/venv_guard.py).
+script/setup.sh reads these files itself and starts this module only when there is something to do. A .venv that was
+not made by set-up is never changed (script/venv_guard.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from types import FrameType
 
 from common.errors import EXIT_ERROR, EXIT_OK, UserError, run_cli
 from common.locks import FileLock
-from common.progress import clock
+from common.progress import format_duration
 from script.pip_install import (
     ENVIRONMENT_GB,
     OWN_PYTHON,
@@ -45,31 +45,33 @@ from script.pip_install import (
     VENV,
     WHEELS_GB,
     disk_full,
-    explain,
     install,
-    say,
+    print_status,
+    raise_pip_error,
     wheel_folder,
 )
-from script.venv_guard import refuse_what_is_not_ours
+from script.venv_guard import check_ownership
 
 OLDEST_TORCH = (2, 5)
-"""The oldest PyTorch that has what reference_model calls, read off the files of its releases on PyPI: torch.serialization's
-`safe_globals` (checkpoint_file.py) is in 2.5.0 and not in 2.4.0. Fused SGD and AdamW on a CPU (optim.py) and
-torch.OutOfMemoryError (train.py) are in 2.4.0 and not in 2.3.1."""
-LASTING_TORCHAUDIO = (2, 11)
-"""torchaudio from here on works with later releases of PyTorch too, before with that of its own number alone: torchaudio's
-compatibility matrix, https://docs.pytorch.org/audio/2.11.0/installation.html."""
+"""The oldest PyTorch with every function that reference_model calls, according to the files of its releases on PyPI:
+torch.serialization's `safe_globals` (training_state.py) is in 2.5.0 and not in 2.4.0. Fused SGD and AdamW on a CPU
+(optim.py) and torch.OutOfMemoryError (training_run.py) are in 2.4.0 and not in 2.3.1."""
+FORWARD_COMPATIBLE_TORCHAUDIO = (2, 11)
+"""From this release on, torchaudio also works with later releases of PyTorch; earlier ones need the PyTorch of the same number:
+torchaudio's compatibility matrix, https://docs.pytorch.org/audio/2.11.0/installation.html."""
 BF16_GRU_TORCH = (2, 11)
-"""PyTorch's builds give cuDNN a GRU in bf16 from here on; before, GRUs are computed in fp32 instead."""
+"""From this release on, PyTorch's builds run a bf16 GRU in cuDNN; earlier ones compute GRUs in fp32."""
 
-_OR_VENV = "or unset PYTHON and the environment is made in .venv"
+_UNSET_PYTHON = "or unset PYTHON to use an environment in .venv"
 
 
 def main() -> int:
-    """Make the environment and print its interpreter's path, or (`--check`) only check the interpreter that runs this."""
+    """Make the environment and print its interpreter's path; with `--check`, only check the running interpreter."""
     parser = argparse.ArgumentParser(prog="script/setup.sh", allow_abbrev=False)
-    parser.add_argument("extras", nargs="?", choices=["test"], help="install the tools of the tests too")
-    parser.add_argument("--check", action="store_true", help="install nothing; check that this Python has everything")
+    parser.add_argument("extras", nargs="?", choices=["test"], help="install the test tools too")
+    parser.add_argument(
+        "--check", action="store_true", help="install nothing; check that this Python has every package"
+    )
     options = parser.parse_args()
     test = options.extras == "test"
     if options.check:
@@ -83,9 +85,9 @@ def main() -> int:
 
 
 def check_interpreter(test: bool) -> None:
-    """Raise UserError if this interpreter lacks a distribution that pyproject.toml names, or if its PyTorch cannot work.
+    """Raise UserError if this interpreter lacks a distribution listed in pyproject.toml, or if its PyTorch is incompatible.
 
-    Warns of a PyTorch other than the pinned one. Nothing is imported.
+    Warns about a PyTorch other than the pinned one. Imports none of the distributions.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + (project["optional-dependencies"]["test"] if test else [])
@@ -101,17 +103,17 @@ def check_interpreter(test: bool) -> None:
         raise UserError(
             f"PYTHON lacks {', '.join(missing)}",
             where=sys.executable,
-            remedy=f"install {lock} into it, {_OR_VENV}",
+            remedy=f"install {lock} into it, {_UNSET_PYTHON}",
         )
     _check_torch()
 
 
 def _check_torch() -> None:
-    """Refuse a torch that is too old, or that its torchaudio cannot be loaded into; warn of versions that are not pinned."""
+    """Raise UserError if torch is too old or incompatible with torchaudio; warn about versions that are not pinned."""
     lock = (ROOT / RUNTIME_LOCK).read_text(encoding="utf-8")
     pins = {name: version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)}
     versions = {name: metadata.version(name) or "" for name in ("torch", "torchaudio") if name in pins}
-    # A local part, as in 2.11.0+cu130, says how it was built, not which version it is.
+    # A local version label, as in 2.11.0+cu130, names the build.
     versions = {name: version.partition("+")[0] for name, version in versions.items()}
     releases = {name: _release(version) for name, version in versions.items()}
     torch, torchaudio = releases.get("torch"), releases.get("torchaudio")
@@ -119,38 +121,34 @@ def _check_torch() -> None:
         raise UserError(
             f"torch {versions['torch']} is too old: the trainer needs {'.'.join(map(str, OLDEST_TORCH))} or newer",
             where=sys.executable,
-            remedy=f"install torch and torchaudio as in {RUNTIME_LOCK} into it, {_OR_VENV}",
+            remedy=f"install torch and torchaudio as in {RUNTIME_LOCK} into it, {_UNSET_PYTHON}",
         )
-    if torch and torchaudio and torch != torchaudio and not torch > torchaudio >= LASTING_TORCHAUDIO:
+    if torch and torchaudio and torch != torchaudio and not torch > torchaudio >= FORWARD_COMPATIBLE_TORCHAUDIO:
         raise UserError(
             f"torch {versions['torch']} and torchaudio {versions['torchaudio']} do not work together",
             where=sys.executable,
-            remedy=f"install torchaudio {'.'.join(map(str, min(torch, LASTING_TORCHAUDIO)))} into it, {_OR_VENV}",
+            remedy=f"install torchaudio {'.'.join(map(str, min(torch, FORWARD_COMPATIBLE_TORCHAUDIO)))} into it, {_UNSET_PYTHON}",
         )
     for name, version in versions.items():
         if version == pins[name]:
             continue
         fp32 = name == "torch" and torch and torch < BF16_GRU_TORCH
-        say(
-            f"warning: PYTHON has {name} {version or 'of no version'}, not the pinned {pins[name]}: its figures are not comparable "
-            "with those of runs made with the pinned one (each run's record names the version)"
-            + (
-                "; GRUs in bf16 may not run in cuDNN and are then computed in fp32 (the log's gru_dtype says so)"
-                if fp32
-                else ""
-            )
+        print_status(
+            f"warning: PYTHON has {name} {version or '(unknown version)'}, not the pinned {pins[name]}: its results are "
+            "not comparable with runs on the pinned version (each run's record contains the version)"
+            + ("; bf16 GRUs may not run in cuDNN and are then computed in fp32 (gru_dtype in the log)" if fp32 else "")
         )
 
 
 def _release(version: str) -> tuple[int, int] | None:
-    """`(2, 11)` of `2.11.0`; None where the version is no such number."""
+    """Major and minor number: `2.11.0` gives `(2, 11)`; None if the version does not start with two numbers."""
     found = re.match(r"(\d+)\.(\d+)", version)
     return (int(found[1]), int(found[2])) if found else None
 
 
 def make_environment(test: bool) -> None:
-    """Bring .venv to what the lock files say, whatever state it is in. One set-up works at a time, others wait for it."""
-    refuse_what_is_not_ours()
+    """Make .venv match the lock files, whatever state it is in. Only one set-up runs at a time; others wait for it."""
+    check_ownership()
     wheels = wheel_folder()
     try:
         STATE.mkdir(parents=True, exist_ok=True)
@@ -159,16 +157,16 @@ def make_environment(test: bool) -> None:
             raise UserError(
                 f"the environment cannot be made: {error.strerror}",
                 where=VENV,
-                remedy=f"make it a folder that can be written, {OWN_PYTHON}",
+                remedy=f"make it a writable folder, {OWN_PYTHON}",
             ) from error
         raise
-    with _full_disk_explained(), _one_at_a_time() as lock:
-        if is_right(test):
+    with _convert_disk_full(), _exclusive_lock() as lock:
+        if is_up_to_date(test):
             return
         started_s = time.monotonic()
-        why = _unusable()
+        why = _reason_to_rebuild()
         if why:
-            say(f"{why}: starting anew")
+            print_status(f"{why}: starting from scratch")
             _clear()
         (STATE / "home").unlink(missing_ok=True)
         (STATE / TEST_LOCK).unlink(missing_ok=True)
@@ -178,16 +176,16 @@ def make_environment(test: bool) -> None:
             (STATE / "unfinished").touch()
             _create(lock)
         else:
-            say(f"bringing .venv to what {TEST_LOCK if test else RUNTIME_LOCK} says")
+            print_status(f"updating .venv to {TEST_LOCK if test else RUNTIME_LOCK}")
         install(TEST_LOCK if test else RUNTIME_LOCK, lock, wheels)
         for name in [RUNTIME_LOCK, TEST_LOCK] if test else [RUNTIME_LOCK]:
             _write(STATE / name, (ROOT / name).read_bytes())
         _write(STATE / "home", f"{ROOT}\n{_tag(PYTHON)}\n".encode())
-        say(f"ready after {clock(time.monotonic() - started_s)}")
+        print_status(f"ready after {format_duration(time.monotonic() - started_s)}")
 
 
-def is_right(test: bool) -> bool:
-    """Whether .venv is finished, was made here by the same kind of Python, and holds what the lock files say."""
+def is_up_to_date(test: bool) -> bool:
+    """Whether .venv is finished, was made in this checkout by the same Python version, and matches the lock files."""
     try:
         home = (STATE / "home").read_text(encoding="utf-8").splitlines()
         names = [RUNTIME_LOCK, TEST_LOCK] if test else [RUNTIME_LOCK]
@@ -197,15 +195,15 @@ def is_right(test: bool) -> bool:
     return same and not (STATE / "unfinished").exists() and home == [str(ROOT), _tag(PYTHON)]
 
 
-def _unusable() -> str | None:
-    """Why what lies in .venv must not be built upon, or None if it may (or nothing is there)."""
+def _reason_to_rebuild() -> str | None:
+    """Why .venv must be rebuilt from scratch; None if it can be updated or does not exist."""
     if (STATE / "unfinished").exists():
         return "an earlier set-up was interrupted"
     if not os.path.lexists(PYTHON):
         return None
     tag = _tag(PYTHON)
     if tag is None or subprocess.run([PYTHON, "-I", "-m", "pip", "--version"], capture_output=True).returncode:
-        return "the Python in .venv does not work any more"
+        return "the Python in .venv no longer works"
     try:
         home = (STATE / "home").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -218,7 +216,7 @@ def _unusable() -> str | None:
 
 
 def _tag(python: Path) -> str | None:
-    """The kind of Python, such as `cpython-311`; None if the interpreter does not run."""
+    """Implementation and version of an interpreter, such as `cpython-311`; None if it does not run."""
     command = [str(python), "-I", "-S", "-c", "import sys; print(sys.implementation.cache_tag)"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True)
@@ -243,25 +241,25 @@ def _clear() -> None:
 def _announce(test: bool, wheels: Path | None) -> None:
     free_gb = shutil.disk_usage(VENV).free / 1e9
     needed_gb = ENVIRONMENT_GB + (0 if wheels else WHEELS_GB)
-    say(
+    print_status(
         f"making the Python environment{' with the test tools' if test else ''} in {VENV}, once: "
-        f"{ENVIRONMENT_GB} GB, some minutes (Python {sys.version.split()[0]}{f', wheels from {wheels}' if wheels else ''})"
+        f"{ENVIRONMENT_GB} GB, a few minutes (Python {sys.version.split()[0]}{f', wheels from {wheels}' if wheels else ''})"
     )
     if free_gb < needed_gb:
-        say(f"warning: {free_gb:.1f} GB are free here, {needed_gb:.1f} GB may be needed on the way")
+        print_status(f"warning: {free_gb:.1f} GB are free, the set-up may need {needed_gb:.1f} GB")
 
 
 def _create(lock: int) -> None:
-    # Started from an activated .venv, sys.executable lies in what has just been emptied.
+    # If started from an activated .venv, sys.executable is in the folder that was just emptied.
     command = [sys._base_executable, "-I", "-m", "venv", str(VENV)]  # type: ignore[attr-defined]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock])
     (STATE / "log").write_text(done.stdout, encoding="utf-8")
     if done.returncode:
-        explain(done.stdout.splitlines(), "the virtual environment could not be made")
+        raise_pip_error(done.stdout, "the virtual environment could not be made")
 
 
 @contextlib.contextmanager
-def _full_disk_explained() -> Iterator[None]:
+def _convert_disk_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -271,16 +269,16 @@ def _full_disk_explained() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_at_a_time() -> Iterator[int]:
+def _exclusive_lock() -> Iterator[int]:
     """Hold the set-up's lock; yields its descriptor, for children to inherit.
 
-    A pip that outlives a killed set-up keeps the lock until it ends, so nobody clears the folder under its feet.
+    A pip that outlives a killed set-up keeps the lock until it ends, so no other set-up empties the folder meanwhile.
     """
     path = STATE / "lock"
 
     def busy() -> None:
         holder = path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
-        say(f"another set-up is at work here (process {holder}), waiting for it")
+        print_status(f"another set-up is running here (process {holder}), waiting for it")
 
     with FileLock(path, busy) as lock:
         path.write_text(f"{os.getpid()}\n", encoding="ascii")
@@ -288,15 +286,15 @@ def _one_at_a_time() -> Iterator[int]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is either complete or not there."""
+    """Write a file atomically: it is either complete or absent."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(data)
     partial.replace(path)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Ended from outside: leave by way of the `finally` clauses, which take pip along."""
-    print(f"error: the set-up was ended by signal {number} - start again, it goes on by itself", file=sys.stderr)
+    """Handle a signal: exit through the `finally` clauses, so that pip is terminated too."""
+    print(f"error: the set-up was stopped by signal {number} - start it again to continue", file=sys.stderr)
     sys.exit(EXIT_ERROR)
 
 

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Makes the project's Python environment in .venv, once, and prints the path of its interpreter:
+# Creates the project's Python environment in .venv, once, and prints the path of its interpreter:
 #
 #     PY=$(sh script/setup.sh)          what the benchmark needs
-#     PY=$(sh script/setup.sh test)     that and the tools of the tests
+#     PY=$(sh script/setup.sh test)     the same and the test tools
 #
-# stdout carries the path and nothing else; what is going on goes to stderr. Nothing is done when all is right.
-# PYTHON=/path/to/python: that interpreter is used as it is, and nothing is installed. One that lacks a package or whose
-# PyTorch cannot work is refused; of another PyTorch than the pinned one a warning is given.
-# WHEELS=FOLDER: the packages are installed from the wheels in that folder alone, without a network. PIP_INDEX_URL and
-# pip's other settings choose another package index. docs/setup.md: platforms, containers, how to fill such a folder.
-# Exit status: 0 the path was printed, 2 it could not be done (one line on stderr says why, and the remedy).
+# stdout carries the path and nothing else; progress goes to stderr. An up-to-date environment is left unchanged.
+# PYTHON=/path/to/python: use that interpreter as it is and install nothing. It is refused if it lacks a package or its
+# PyTorch is incompatible; a PyTorch other than the pinned one causes a warning.
+# WHEELS=FOLDER: install the packages from the wheels in that folder only, without a network. PIP_INDEX_URL and pip's
+# other settings choose another package index. docs/setup.md: platforms, containers, how to fill such a folder.
+# Exit status: 0 the path was printed, 2 it could not be done (the last line on stderr is the reason and the remedy).
 set -eu
 
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
@@ -28,9 +28,9 @@ case $extras in
 *) fail "unknown argument '$extras'" "call it as \`sh script/setup.sh\` or \`sh script/setup.sh test\`" ;;
 esac
 
-# Whether the environment is finished, was made here by the same kind of Python, and holds what the locks say.
-# script/set_up.py writes these files; this is the quick half of its work, so that a door opens in milliseconds.
-is_right() {
+# Whether the environment is finished, was made in this checkout by the same Python version, and matches the lock files.
+# script/set_up.py writes these files; checking them here lets every command start in milliseconds.
+is_up_to_date() {
     [ ! -e "$made/unfinished" ] || return 1
     { IFS= read -r home && IFS= read -r tag; } 2>/dev/null <"$made/home" || return 1
     [ "$home" = "$root" ] || return 1
@@ -49,8 +49,9 @@ absolute() {
     esac
 }
 
-# Exit status 0: $1 is a Python that our pins support; 3: another one; 4: it lacks venv or ensurepip; 5: its C library is
-# another one or too old. Prints what it is. (PyTorch's wheels need glibc 2.28; NetworkX, which it needs, refuses 3.14.1.)
+# Exit status 0: $1 is a Python that the pinned packages support; 3: it is not; 4: it lacks venv or ensurepip; 5: its C
+# library is not glibc or too old. Prints its version. (PyTorch's wheels need glibc 2.28; its dependency NetworkX refuses
+# 3.14.1.)
 try_python() {
     "$1" -I -c '
 import os, sys
@@ -73,7 +74,7 @@ try:
 except (OSError, ValueError):
     library = None
 if not library:
-    end("another than glibc", 5)
+    end("not glibc", 5)
 if tuple(map(int, library.split()[1].split(".")[:2])) < (2, 28):
     end(library, 5)
 try:
@@ -83,39 +84,40 @@ except ImportError:
 ' 2>/dev/null
 }
 
-# Prints what this system is, unless the packages are made for it.
-other_system() {
+# Prints the system's name if it is not one that the packages support.
+unsupported_system() {
     system=$(uname -sm 2>/dev/null) || return 0
     case $system in
     'Linux x86_64' | 'Linux aarch64') ;;
     *) echo "$system" ;;
     esac
 }
-made_for='Linux on x86_64 or aarch64'
+supported='Linux on x86_64 or aarch64'
 container="use a container (\`sh docker/build-docker.sh\`), on Windows also WSL2: docs/setup.md"
 
 if [ -n "${PYTHON:-}" ]; then
     python=$(absolute "$PYTHON") || fail "PYTHON=$PYTHON is not a program" \
-        "name a Python 3.11 or newer, or unset PYTHON and the environment is made in .venv"
+        "name a Python 3.11 or newer, or unset PYTHON to use an environment in .venv"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || fail \
         "PYTHON=$PYTHON is not a Python 3.11 or newer" "name one that is, or unset PYTHON"
-    other=$(other_system)
-    [ -z "$other" ] || echo "set-up: warning: this is $other, and the benchmark is made for $made_for" >&2
+    unsupported=$(unsupported_system)
+    [ -z "$unsupported" ] || echo "set-up: warning: this is $unsupported, and the benchmark supports $supported" >&2
     cd "$root"
     env -u PYTHONSAFEPATH "$python" -m script.set_up --check ${extras:+"$extras"} || exit 2
     echo "$python"
     exit 0
 fi
 
-if is_right; then
+if is_up_to_date; then
     echo "$venv_python"
     exit 0
 fi
 
-other=$(other_system)
-[ -z "$other" ] || fail "this is $other, and the packages are made for $made_for" "$container, or set PYTHON to one that has everything"
+unsupported=$(unsupported_system)
+[ -z "$unsupported" ] || fail "this is $unsupported, and the packages support $supported" \
+    "$container, or set PYTHON to one that has every package"
 
-# A folder of wheels is named from where the user is.
+# A relative WHEELS is relative to the user's working directory.
 case ${WHEELS:-} in
 '' | /* | '~'*) ;;
 *)
@@ -138,10 +140,10 @@ for name in python3 python3.13 python3.12 python3.11 python3.14; do
         ;;
     3) seen="$seen $name is $version," ;;
     4) without_venv=$version ;;
-    5) fail "$name uses a C library ($version) for which the packages are not made: they need glibc 2.28 or newer" "$container" ;;
+    5) fail "$name uses an unsupported C library ($version): the packages need glibc 2.28 or newer" "$container" ;;
     esac
 done
-[ -z "$without_venv" ] || fail "Python $without_venv is here but its venv module is not" \
+[ -z "$without_venv" ] || fail "Python $without_venv is installed but its venv module is not" \
     "install it (Debian, Ubuntu: \`apt-get install python3-venv\`) and start again"
 fail "no Python 3.11 to 3.14 found (${seen:+"${seen# } "}looked for python3 and python3.11 to python3.14)" \
-    "install one (Debian, Ubuntu: \`apt-get install python3 python3-venv\`), or set PYTHON to one that has everything"
+    "install one (Debian, Ubuntu: \`apt-get install python3 python3-venv\`), or set PYTHON to one that has every package"

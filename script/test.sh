@@ -5,9 +5,9 @@
 #     sh script/test.sh 20 libri -1 1 -1
 #
 # EPOCH     a checkpoint's epoch (the newest one of VARIANT), or a file: .pt, .safetensors, .onnx
-# DATASET   libri (test-clean), mini, synthetic, a data set's folder, or a manifest
-# HOLD_IDX  from 0: run that one utterance again and again; -1: all of them
-# HOLD_SEC  divide the reported times by this many seconds; 1: as they are
+# DATASET   libri (test-clean), mini, synthetic, a dataset's folder, or a manifest
+# HOLD_IDX  from 0: run that one utterance repeatedly; -1: all utterances
+# HOLD_SEC  divide the reported times by this many seconds; 1: unchanged
 # N_TRIALS  at most this many batches; -1: all
 # The options are those of `python -m reference_model.infer --help` (--engine onnx, --scenario offline, ...).
 # Exit status: 0 done, 2 it could not be done.
@@ -21,7 +21,7 @@ fi
 epoch=$1 dataset=$2 index=$3 seconds=$4 trials=$5
 shift 5
 PY=$(sh "$root/script/setup.sh")
-# The packages are found from any working directory, and nothing that lies in it can pass for one of them.
+# The packages are importable from any working directory, and nothing in it can shadow them.
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 PYTHONSAFEPATH=1
 export PYTHONPATH PYTHONSAFEPATH

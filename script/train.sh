@@ -1,11 +1,11 @@
 #!/bin/sh
-# Trains without a clock, and keeps a checkpoint of every epoch:
+# Trains without timing, and keeps a checkpoint of every epoch:
 #
 #     sh script/train.sh new | tee log      from scratch
-#     sh script/train.sh 7                  on from the checkpoint of epoch 7
+#     sh script/train.sh 7                  resume from the checkpoint of epoch 7
 #
 # VARIANT (default librispeech), SEED, DEVICE, DATA_DIR and RESULTS_DIR as for run_and_time.sh; EPOCHS=20 trains to
-# epoch 20, whatever the variant's target and last epoch are.
+# epoch 20, regardless of the variant's target and last epoch.
 # Exit status: 0 target reached, 1 not reached, 2 it could not be done.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
@@ -15,7 +15,7 @@ if [ $# -lt 1 ]; then
     exit 2
 fi
 PY=$(sh "$root/script/setup.sh")
-# The packages are found from any working directory, and nothing that lies in it can pass for one of them.
+# The packages are importable from any working directory, and nothing in it can shadow them.
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 PYTHONSAFEPATH=1
 export PYTHONPATH PYTHONSAFEPATH

@@ -1,7 +1,7 @@
-"""What set-up must not touch: a .venv that it did not make, or one through which it would change what lies elsewhere.
+"""Refuse a .venv that set-up did not make, or through which it would change files elsewhere.
 
-Set-up empties and overwrites .venv. A link (to another checkout's environment, to a larger disk), a mount or another
-user's folder would hand that on to files that are not this checkout's.
+Set-up empties and overwrites .venv. Through a link (to another checkout's environment, to a larger disk), a mount or
+another user's folder it would destroy files that do not belong to this checkout.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from script.pip_install import ROOT, STATE, VENV
 MOUNTS = Path("/proc/self/mountinfo")
 
 
-def refuse_what_is_not_ours() -> None:
-    """Raise UserError unless .venv is absent, or a folder that set-up may change. Changes nothing."""
+def check_ownership() -> None:
+    """Raise UserError unless .venv is absent or a folder that set-up may change. Changes nothing."""
     if VENV.is_symlink():
         target = os.path.realpath(VENV)
-        _refuse(f"is a link to {target}, and set-up changes nothing behind a link", "remove the link", target)
+        _refuse(f"is a link to {target}, and set-up does not follow links", "remove the link", target)
     if not VENV.is_dir():
         return
     _refuse_another_users()
@@ -42,18 +42,18 @@ def _refuse_another_users() -> None:
     owner = VENV.stat().st_uid
     if owner == os.geteuid():
         return
-    # Some file systems show every file as one user's: what counts is whose a new file would be.
+    # Some file systems show the same owner for every file: compare with the owner of a new file.
     try:
         with tempfile.TemporaryFile(dir=ROOT) as probe:
-            ours = os.fstat(probe.fileno()).st_uid
+            own = os.fstat(probe.fileno()).st_uid
     except OSError:
-        ours = None
-    if owner != ours:
-        _refuse(f"belongs to another user (number {owner})", "start as that user, or move it away")
+        own = None
+    if owner != own:
+        _refuse(f"belongs to another user (uid {owner})", "start as that user, or move it away")
 
 
 def _refuse_other_origins() -> None:
-    """Whatever set-up makes has its lock in it from the first moment; another checkout's environment can be mounted here."""
+    """set-up writes its lock before anything else; and another checkout's environment may be mounted here."""
     if not (STATE / "lock").exists() and any(entry != STATE for entry in VENV.iterdir()):
         _refuse("was not made by set-up", "move it away")
     try:
@@ -66,19 +66,19 @@ def _refuse_other_origins() -> None:
 
 
 def _refuse_links_and_mounts_inside() -> None:
-    """pip follows links to folders. Links to files are replaced as such, but for those that set-up itself writes through."""
+    """pip follows links to folders. It replaces links to files, but set-up writes through those in .venv and .venv/setup."""
     for folder, folders, files in os.walk(VENV):
         for name in folders + (files if Path(folder) in (VENV, STATE) else []):
             entry = os.path.join(folder, name)
             if os.path.islink(entry) and not Path(os.path.realpath(entry)).is_relative_to(VENV):
-                _refuse(f"holds a link to elsewhere ({os.path.relpath(entry, VENV)})", "move .venv away")
+                _refuse(f"contains a link to a place outside it ({os.path.relpath(entry, VENV)})", "move .venv away")
     for mount in _mounts():
         if VENV in mount.parents:
-            _refuse(f"holds a mount ({mount.relative_to(VENV)})", "unmount it")
+            _refuse(f"contains a mount ({mount.relative_to(VENV)})", "unmount it")
 
 
 def _mounts() -> list[Path]:
-    """Where something is mounted: the fifth field of each line, with spaces and the like as octal numbers."""
+    """All mount points: the fifth field of each line, in which spaces and the like are octal escapes."""
     try:
         lines = MOUNTS.read_bytes().splitlines()
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""Preparing and verifying datasets, beside the usual tools."""
+"""Benches of preparing and verifying datasets, compared with the standard tools."""

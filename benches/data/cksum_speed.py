@@ -1,10 +1,10 @@
-"""POSIX cksum on one thread: ours beside coreutils', on a file in memory.
+"""POSIX cksum on one thread: ours compared with coreutils', on a file in memory.
 
     python -m benches.data.cksum_speed [--megabytes 512]
 
-`ratio` compares the checksum itself: ours over a buffer that was just filled, as it is used, with coreutils' `cksum FILE`,
-which cannot do without reading the file (from memory too). `whole_ratio` compares command with command, both reading. The
-last line is one JSON object.
+`ratio` compares the checksum itself: ours over a buffer that was just filled, as in use, with coreutils' `cksum FILE`, which
+always reads the file (also from memory). `whole_ratio` compares the two commands, both reading. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GOAL_RATIO = 5.0
 
 
 def main() -> int:
-    """Measure and print; exit status 0 where the goal is met."""
+    """Measure and print; exit status 0 if the goal is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=512)
     size = parser.parse_args().megabytes * 1_000_000
@@ -48,7 +48,7 @@ def main() -> int:
             start = time.perf_counter()
             ours = file_cksum(Path(file.name))
             best["ours, file"] = min(best["ours, file"], time.perf_counter() - start)
-            assert out.split()[:2] == [str(n) for n in ours], "both must print the same sum"
+            assert out.split()[:2] == [str(n) for n in ours], "both must print the same checksum"
     for name, took_s in best.items():
         print(f"{name:20} {took_s:6.3f} s  {len(data) / took_s / 1e9:6.2f} GB/s")
     ratio = best["coreutils, file"] / best["ours, memory"]

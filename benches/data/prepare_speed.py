@@ -1,8 +1,8 @@
-"""Preparing an archive of 2,703 utterances beside the reference's way: unpack, then one sox and soxi process per file.
+"""Preparing an archive of 2,703 utterances, compared with the reference: unpack, then one sox and soxi process per file.
 
     python -m benches.data.prepare_speed [--utterances 2703]
 
-The archive is in LibriSpeech's layout with audio of its usual size. Three ways: ours (FLAC kept, hashed, counted, listed),
+The archive has LibriSpeech's layout and audio of typical size. Three methods: ours (FLAC kept, hashed, counted, listed),
 ours with `--layout wav`, and the reference's: `tar -x`, then for each file `sox` to WAV and `soxi -D` for its length. Needs
 sox. The last line is one JSON object.
 """
@@ -87,7 +87,7 @@ def reference(place: Path) -> float:
 
 
 def main() -> int:
-    """Measure and print; exit status 0 where the goal is met, 2 where sox is missing."""
+    """Measure and print; exit status 0 if the goal is met, 2 if sox is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--utterances", type=int, default=2703)
     utterances = parser.parse_args().utterances

@@ -1,11 +1,11 @@
-"""Verifying a data set beside `tar | cksum` in a shell, on a 1 GB tree of 150 KB files in memory.
+"""Verifying a dataset, compared with `tar | cksum` in a shell, on a 1 GB tree of 150 KB files in memory.
 
     python -m benches.data.verify_speed [--folder DIR] [--megabytes 1000]
 
-Ours is the whole command, Python's start included. `--quick` does what the peer does: the tar's checksum. Without it each
-file's SHA-256 is taken too, which no machine does faster than its cores can hash: the third line says how fast that
-alone would be, from this machine's own rate (one thread, a buffer in cache) and its number of cores. The last line's peer
-takes both sums as well, one after the other. That both print the same sums, and that no byte is written, is checked too.
+Ours is the whole command, including Python's start. `--quick` does what the peer does: the tar's checksum. Without it, each
+file's SHA-256 is computed too, which is limited by how fast the cores can hash: the third line is the time for that alone,
+from this machine's rate (one thread, a buffer in cache) and its number of cores. The last line's peer also computes both
+sums, one after the other. The bench also checks that both print the same sums and that nothing is written.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def command(line: list[str] | str, cwd: Path, *expected: str) -> Callable[[], No
             text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         for text in expected:
-            assert text in done.stdout, f"not the sums that tar, cksum and sha256sum give: {done.stdout}"
+            assert text in done.stdout, f"differs from the sums of tar, cksum and sha256sum: {done.stdout}"
 
     return run
 
 
 def sha256_bytes_per_s() -> float:
-    """How fast one thread takes the SHA-256 of files of this size that lie in its cache."""
+    """SHA-256 rate of one thread on buffers of this size in its cache."""
     data = bytes(FILE_BYTES)
     times = [seconds(lambda: [hashlib.sha256(data).digest() for _ in range(400)]) for _ in range(ROUNDS)]
     return 400 * FILE_BYTES / statistics.median(times)
@@ -88,7 +88,7 @@ def measure(place: Path, megabytes: int) -> list[Line]:
         ours_s, peer_s, ratio = alternating(ours, peer, ROUNDS)
         lines.append(Line(name, f"{ours_s:.3f} s", f"tar | cksum {peer_s:.3f} s", ratio, GOAL_RATIO))
     written = {path.name for path in set(place.rglob("*")) - before}
-    assert written == {"tree.verified.json"}, f"written beside the note of the verification: {written}"
+    assert written == {"tree.verified.json"}, f"written in addition to the verification's result: {written}"
     rate = sha256_bytes_per_s()
     least_s = tar_bytes(folder) / rate / limits.cores()
     bound = f"verify, SHA-256 alone at {rate / 1e9:.2f} GB/s on each of {limits.cores()} cores"
@@ -101,10 +101,10 @@ def measure(place: Path, megabytes: int) -> list[Line]:
 
 
 def main() -> int:
-    """Make the tree, measure, print; exit status 0 where the goals are met."""
+    """Make the tree, measure, print; exit status 0 if the goals are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--folder", type=Path, help="where the tree is made for the while (default: /dev/shm, else /tmp)"
+        "--folder", type=Path, help="where the temporary tree is created (default: /dev/shm, else /tmp)"
     )
     parser.add_argument("--megabytes", type=int, default=1000)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Section `ceilings` of `python -m benches gpu`: what the card itself reaches, for the fractions in the other sections."""
+"""Section `ceilings` of `python -m benches gpu`: the card's peak rates, for MFU and roofline fraction in the other sections."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from benches.gpu.shared import Bench
 from benches.gpu.table import rows_of
 from benchmark.machine.roofline import MEASURED, Ceilings
-from reference_model.precision import set_precision
+from reference_model.runtime import set_precision
 
 
 def ceilings(bench: Bench) -> None:
-    """Dense products of random matrices in each precision, and a copy in memory."""
+    """Dense products of random matrices in each precision, and a memory copy."""
     size = _size(bench)
     for precision in bench.precisions:
         flops_per_s = _products(bench, precision)
@@ -23,7 +23,7 @@ def ceilings(bench: Bench) -> None:
 
 
 def ceilings_of(bench: Bench) -> Ceilings | None:
-    """What this card reaches: as the section found, else as is known of the card, else measured now; None where that fails."""
+    """The card's peak rates: from this section, else the known ones of the card, else measured now; None if that fails."""
     found = [row for row in rows_of(bench.journal) if row["section"] == "ceilings"]
     rates = {row["precision"]: row["tflops"] * 1e12 for row in found if "tflops" in row}
     copied = [row["tb_per_s"] * 1e12 for row in found if "tb_per_s" in row]
@@ -35,11 +35,11 @@ def ceilings_of(bench: Bench) -> Ceilings | None:
 
 @functools.cache
 def _measured_now(bench: Bench) -> Ceilings | None:
-    """Once in a section, in a few seconds."""
+    """Measured once per process, in a few seconds."""
     try:
         return Ceilings({each: _products(bench, each) for each in bench.precisions}, _copy(bench))
     except RuntimeError:
-        # Whoever asks has figures of his own, which must not be lost for want of a fraction.
+        # The caller's own figures must not be lost because a fraction cannot be computed.
         return None
 
 

@@ -18,7 +18,7 @@ from benchmark.params import Params, load_variant
 from reference_model.data.data_loader import Batch
 from reference_model.model.features import Features
 from reference_model.model.flops import work_per_audio_s
-from reference_model.precision import set_precision
+from reference_model.runtime import set_precision
 from reference_model.training.step import Readback, TrainStep
 
 CLIP_S = 13.5
@@ -26,7 +26,7 @@ CLIP_S = 13.5
 
 
 def narrowed(bench: Bench, params: Params) -> Params:
-    """The same where something is measured; in a rehearsal with few channels and narrow GRUs."""
+    """`params`; in a rehearsal with few channels and narrow GRUs."""
     if not bench.tiny:
         return params
     return dataclasses.replace(params, model=dataclasses.replace(params.model, conv_channels=4, rnn_hidden=32))
@@ -40,24 +40,24 @@ def closed(bench: Bench, batch: int, precision: str) -> Params:
 
 
 def data_of(bench: Bench, batch: int, longest_s: float | None = None, seed: int = 0) -> Batch:
-    """Utterances of noise of about equal length (CLIP_S unless said), as a loader hands them over."""
+    """A batch of noise as the data loader returns it, utterances of about equal length (default: CLIP_S)."""
     data, _, _ = make_batch(batch, 1.0 if bench.tiny else longest_s or CLIP_S, seed)
     return data.pin_memory() if bench.on_gpu else data
 
 
 def steps(trainer: TrainStep, data: Batch, count: int) -> None:
-    """That many training steps on the same batch."""
+    """Run `count` training steps on the same batch."""
     for _ in range(count):
         trainer(data, 1e-4)
 
 
 def step(bench: Bench) -> None:
-    """Features, forward, loss, backward and update of the closed model, on waveforms that wait in host memory.
+    """Features, forward, loss, backward and update of the closed model, on waveforms in host memory.
 
-    RuntimeError where not even one size could be measured.
+    RuntimeError if no size could be measured.
     """
     measured = 0
-    # Where they have to be measured first, that is not to fall between a step's own measurements.
+    # If they have to be measured first, that must not happen between the measurements of a step.
     ceilings_of(bench)
     for batch, precision in _sizes(bench):
         name = f"closed model, {precision}, batch {batch}"
@@ -65,7 +65,7 @@ def step(bench: Bench) -> None:
             bench.row("step", name, **_step(bench, precision, batch))
             measured += 1
         except RuntimeError as error:
-            # Out of memory, or a loss that is not finite, at one size says nothing of the others.
+            # Out of memory, or a loss that is not finite, at one size does not affect the others.
             bench.row("step", name, reason=first_line(error))
         bench.free()
     if not measured:
@@ -73,7 +73,7 @@ def step(bench: Bench) -> None:
 
 
 def _sizes(bench: Bench) -> Iterator[tuple[int, str]]:
-    """Every batch size in the precisions that a modern GPU would be given; fp32, the closed variant's own, at its own size."""
+    """Every batch size in the precisions used on a modern GPU; fp32, the closed variant's precision, at the variant's size."""
     own = bench.batches[0]
     for batch in bench.batches:
         yield from ((batch, precision) for precision in bench.precisions if precision != "fp32" or batch == own)
@@ -105,7 +105,7 @@ def _step(bench: Bench, precision: str, batch: int) -> dict[str, float | None]:
 
 
 def fractions(bench: Bench, params: Params, audio_s_per_s: float | None) -> dict[str, float | None]:
-    """What a speed is of what this card could do at most: MFU and fraction of the roofline."""
+    """MFU and roofline fraction of a training throughput on this card."""
     ceilings = ceilings_of(bench) if audio_s_per_s is not None else None
     if ceilings is None or audio_s_per_s is None:
         return {"mfu": None, "roofline_fraction": None}
@@ -120,7 +120,7 @@ def fractions(bench: Bench, params: Params, audio_s_per_s: float | None) -> dict
 
 
 def _waits(bench: Bench, trainer: TrainStep, data: Batch) -> int | None:
-    """How often the host waits for the device in one step, by PyTorch's own account; None without a GPU."""
+    """Number of host-device synchronisations in one step, as detected by PyTorch; None without a GPU."""
     if not bench.on_gpu:
         return None
     with warnings.catch_warnings(record=True) as caught:
@@ -130,5 +130,5 @@ def _waits(bench: Bench, trainer: TrainStep, data: Batch) -> int | None:
             trainer(data, 1e-4)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    # The first warning of all says only that not every such call is found.
+    # The first warning only states that PyTorch does not detect every such call.
     return sum("called a synchronizing" in str(each.message) for each in caught)

@@ -1,4 +1,4 @@
-"""Section `gru` of `python -m benches gpu`: GRU layers as the model runs them, forward and backward, by themselves."""
+"""Section `gru` of `python -m benches gpu`: the model's GRU layers alone, forward and backward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benches.gpu.shared import Bench
 from benches.gpu.table import first_line
 from reference_model.model.gru import Gru
-from reference_model.precision import set_precision
+from reference_model.runtime import set_precision
 
 BYTES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4}
 
@@ -20,9 +20,8 @@ BYTES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4}
 def gru(bench: Bench) -> None:
     """One layer of the closed model's width in each precision and batch size; then the three in one call, at batch 8 and 32.
 
-    Beside bf16 stands what autocast alone would make of the same layer, fp16 on a GPU; and bf16 where TF32 is not allowed, for
-    which PyTorch asks cuDNN to do without the tensor cores (reference_model/precision.py). `dtype` is that of the layer's
-    result.
+    bf16 is compared with the same layer under autocast alone, which is fp16 on a GPU; and with bf16 without TF32, for which
+    PyTorch tells cuDNN not to use tensor cores (reference_model/runtime.py). `dtype` is the dtype of the layer's result.
     """
     hidden, frames = (32, 20) if bench.tiny else (2560, 600)
     for batch in bench.batches:
@@ -43,32 +42,32 @@ def gru(bench: Bench) -> None:
 
 
 def _layers(bench: Bench, widths: list[int]) -> list[nn.GRU]:
-    """A layer from each width to the next, with weights drawn on the device, laid out as cuDNN wants them."""
+    """A layer from each width to the next, with weights initialised on the device and contiguous as cuDNN requires."""
     torch.manual_seed(0)
     with bench.device:
         layers = [nn.GRU(inputs, hidden).train() for inputs, hidden in itertools.pairwise(widths)]
-    Gru(layers).lay_side_by_side()
+    Gru(layers).flatten_weights()
     return layers
 
 
 def _one_layer(
     bench: Bench,
     name: str,
-    way: Callable[[Tensor], Tensor],
+    layer_call: Callable[[Tensor], Tensor],
     x: Tensor,
     precision: str,
     layer: nn.GRU,
     allow_tf32: bool | None = None,
 ) -> None:
     try:
-        taken_s, dtype = _train_s(bench, way, x, precision, allow_tf32)
+        taken_s, dtype = _train_s(bench, layer_call, x, precision, allow_tf32)
     except RuntimeError as error:
         bench.row("gru", name, reason=first_line(error))
         return
     frames, batch, _ = x.shape
-    # Two products of (3 hidden, hidden) a frame and utterance forward, and twice as many backward.
+    # Two products of (3 hidden, hidden) per frame and utterance forward, and twice as many backward.
     flops = 3 * 2 * 2 * layer.weight_hh_l0.numel() * frames * batch
-    # Were the recurrent weights read anew at each frame, forward and backward.
+    # If the recurrent weights are read from memory at each frame, forward and backward.
     streamed_bytes = 2 * frames * layer.weight_hh_l0.numel() * BYTES[dtype]
     bench.row(
         "gru",
@@ -85,35 +84,35 @@ def _three(bench: Bench, precision: str, batch: int, hidden: int, frames: int) -
     x = torch.randn(frames, batch, inputs, device=bench.device, requires_grad=True)
     name = f"three in one call, {precision}, batch {batch}"
     try:
-        # Apart first: in one call, weights are laid out for that.
+        # Separate layers first: the single call changes the weights' memory layout.
         layers = [Gru([layer]) for layer in _layers(bench, [inputs, hidden, hidden, hidden])]
         for layer in layers:
-            layer.lay_side_by_side()
-        apart_s, _ = _train_s(
+            layer.flatten_weights()
+        separate_s, _ = _train_s(
             bench,
             lambda x: functools.reduce(lambda values, layer: layer(values, training=True), layers, x),
             x,
             precision,
         )
         whole = Gru(_layers(bench, [inputs, hidden, hidden, hidden]))
-        together_s, dtype = _train_s(bench, functools.partial(whole, training=True), x, precision)
+        single_call_s, dtype = _train_s(bench, functools.partial(whole, training=True), x, precision)
     except RuntimeError as error:
         bench.row("gru", name, reason=first_line(error))
         return
     bench.row(
         "gru",
         name,
-        ms=together_s * 1e3,
+        ms=single_call_s * 1e3,
         dtype=str(dtype).removeprefix("torch."),
-        layer_by_layer_ms=apart_s * 1e3,
-        gain=apart_s / together_s,
+        layer_by_layer_ms=separate_s * 1e3,
+        gain=separate_s / single_call_s,
     )
 
 
 def _train_s(
-    bench: Bench, way: Callable[[Tensor], Tensor], x: Tensor, precision: str, allow_tf32: bool | None = None
+    bench: Bench, layer_call: Callable[[Tensor], Tensor], x: Tensor, precision: str, allow_tf32: bool | None = None
 ) -> tuple[float, torch.dtype]:
-    """Seconds of a forward and a backward pass, and the type of what came out; `allow_tf32` overrules the precision's."""
+    """Seconds of a forward and backward pass, and the dtype of the result; `allow_tf32` overrides the precision's setting."""
     set_precision(precision)
     if allow_tf32 is not None:
         torch.backends.cudnn.allow_tf32 = allow_tf32
@@ -121,7 +120,7 @@ def _train_s(
 
     def train() -> None:
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            y = way(x)
+            y = layer_call(x)
         dtypes.append(y.dtype)
         y.sum().backward()
 

@@ -1,4 +1,4 @@
-"""Section `profile` of `python -m benches gpu`: what a step of the closed model spends the device's time on, kernel by kernel."""
+"""Section `profile` of `python -m benches gpu`: device time of a step of the closed model, by kernel."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from benches.gpu.full_step import closed, data_of, steps
 from benches.gpu.shared import Bench
 from benches.gpu.table import first_line
 from benches.training.train_step import make_step
-from reference_model.precision import set_precision
+from reference_model.runtime import set_precision
 from reference_model.training.profiler import NoProfile
 from reference_model.training.step import TrainStep
 
 TRACED = 2
-"""Steps that are traced: in the second one the host runs ahead of the device, as in training."""
+"""Traced steps: in the second one the host runs ahead of the device, as in training."""
 SHOWN, WRITTEN = 12, 60
 """Kernels in the table, and operations in kernels.txt."""
-OFTEN = 50
-"""What a GRU launches so many times in a step belongs to a frame; its products over all frames are a few."""
+PER_FRAME_LAUNCHES = 50
+"""A GRU's kernel with at least this many launches per step runs once per frame; its products over all frames are only a few."""
 
 FRAMES, PRODUCTS, REST, UNKNOWN = "recurrences", "products", "rest", "unknown"
 KINDS = (
-    ("optimiser", ("/optimiser/",)),
+    ("optimizer", ("/optimizer/",)),
     ("features", ("/features/",)),
     ("ctc", ("ctc_loss", "CtcLoss", "log_softmax", "LogSoftmax")),
     ("gru", ("cudnn_rnn", "CudnnRnn", "aten::gru", "_Gru")),
@@ -37,13 +37,13 @@ KINDS = (
     ("convolutions", ("conv", "Conv", "hardtanh", "Hardtanh")),
     (PRODUCTS, ("aten::linear", "aten::addmm", "AddmmBackward", "MmBackward")),
 )
-"""Kinds of work by what stands in the names of the operations, and of the step's stages, that a kernel was launched from."""
-SHARES = ("recurrences", "products", "convolutions", "features", "batchnorm", "ctc", "optimiser", REST, UNKNOWN)
+"""Kinds of work, by substrings of the names of the operations and step stages that launched a kernel."""
+SHARES = ("recurrences", "products", "convolutions", "features", "batchnorm", "ctc", "optimizer", REST, UNKNOWN)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A kernel's run on the device, or on a CPU an operation's own time; `chain` names what it was launched from ("": unknown)."""
+class Execution:
+    """One kernel execution, or on a CPU an operation's own time; `chain` names the operations that launched it ("": unknown)."""
 
     name: str
     chain: str
@@ -58,10 +58,10 @@ class _Stages(NoProfile):
 
 
 def profile(bench: Bench) -> None:
-    """The closed model in bf16 at batch 8 and 32 and in fp32 at batch 8, some steps each; RuntimeError where one fails.
+    """The closed model in bf16 at batch 8 and 32 and in fp32 at batch 8, a few steps each; RuntimeError if one fails.
 
-    For each: how busy the device is between the first and the last kernel, how many kernels a step has, what share of the
-    device's time each kind of work takes, and the kernels that take most. The whole tables go to kernels.txt.
+    For each: the share of time the device is busy between the first and the last kernel, the number of kernels per step, the
+    share of device time of each kind of work, and the longest kernels. kernels.txt contains the complete tables.
     """
     kernels = bench.out / "kernels.txt"
     kernels.write_text("", encoding="utf-8")
@@ -89,11 +89,11 @@ def _profile(bench: Bench, name: str, precision: str, batch: int) -> str:
     taken_s = bench.seconds(lambda: steps(trainer, data, in_a_row), repeats=2) / in_a_row
     traced = _traced(bench, trainer, lambda: steps(trainer, data, TRACED))
     events = traced.events()
-    pieces = list(kernels_of(events) if bench.on_gpu else _operations(events))
-    if not pieces:
-        raise RuntimeError("the profiler saw nothing of the device")
-    of_kind, total_us = shares(pieces), sum(piece.us for piece in pieces)
-    launches = Counter(piece.name for piece in pieces)
+    executions = list(kernels_of(events) if bench.on_gpu else _operations(events))
+    if not executions:
+        raise RuntimeError("the profiler recorded no kernels")
+    of_kind, total_us = shares(executions), sum(execution.us for execution in executions)
+    launches = Counter(execution.name for execution in executions)
     bench.row(
         "profile",
         name,
@@ -103,8 +103,8 @@ def _profile(bench: Bench, name: str, precision: str, batch: int) -> str:
         **{kind: of_kind.get(kind, 0.0) for kind in SHARES},
     )
     us: dict[str, float] = defaultdict(float)
-    for piece in pieces:
-        us[piece.name] += piece.us
+    for execution in executions:
+        us[execution.name] += execution.us
     for kernel, taken_us in sorted(us.items(), key=lambda each: -each[1])[:SHOWN]:
         bench.row(
             "profile",
@@ -118,7 +118,7 @@ def _profile(bench: Bench, name: str, precision: str, batch: int) -> str:
 
 
 def _traced(bench: Bench, trainer: TrainStep, work: Any) -> torch.profiler.profile:
-    """A trace of `work` after it was run once under the profiler, whose own beginnings take a while."""
+    """A trace of `work`, after a warm-up call under the profiler, whose initialisation takes time."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if bench.on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -132,8 +132,8 @@ def _traced(bench: Bench, trainer: TrainStep, work: Any) -> torch.profiler.profi
     return traced
 
 
-def kernels_of(events: Iterable[Any]) -> Iterable[Piece]:
-    """Every kernel, copy and filling of memory on the device, with the operations that launched it."""
+def kernels_of(events: Iterable[Any]) -> Iterable[Execution]:
+    """Every kernel, memory copy and memory set on the device, with the operations that launched it."""
     device_us: dict[str, float] = defaultdict(float)
     for event in _on_device(events):
         device_us[event.name] += event.time_range.elapsed_us()
@@ -141,20 +141,20 @@ def kernels_of(events: Iterable[Any]) -> Iterable[Piece]:
         if event.device_type != DeviceType.CPU:
             continue
         for kernel in event.kernels:
-            # A stage's name stands among the kernels, too: for the time from its first to its last.
+            # The list of kernels includes stages, with the time from their first kernel to their last.
             if kernel.name in device_us:
                 device_us[kernel.name] -= kernel.duration
-                yield Piece(kernel.name, _chain(event), kernel.duration)
+                yield Execution(kernel.name, _chain(event), kernel.duration)
     for name, us in device_us.items():
         if us > 1:
-            yield Piece(name, "", us)
+            yield Execution(name, "", us)
 
 
-def _operations(events: Iterable[Any]) -> Iterable[Piece]:
-    """A rehearsal's stand-in for kernels: what each operation takes the CPU, without those that it calls."""
+def _operations(events: Iterable[Any]) -> Iterable[Execution]:
+    """CPU operations in place of kernels in a rehearsal: each operation's CPU time without the operations that it calls."""
     for event in events:
         if event.device_type == DeviceType.CPU and not event.name.startswith("ProfilerStep"):
-            yield Piece(event.name, _chain(event), event.self_cpu_time_total)
+            yield Execution(event.name, _chain(event), event.self_cpu_time_total)
 
 
 def _on_device(events: Iterable[Any]) -> list[Any]:
@@ -162,7 +162,7 @@ def _on_device(events: Iterable[Any]) -> list[Any]:
 
 
 def busy_share(events: Iterable[Any]) -> float | None:
-    """The share of the time from the first kernel to the last in which any is at work; None without a kernel."""
+    """The share of the time from the first kernel to the last in which any kernel is running; None without kernels."""
     spans = sorted((each.time_range.start, each.time_range.end) for each in _on_device(events))
     if not spans:
         return None
@@ -174,7 +174,7 @@ def busy_share(events: Iterable[Any]) -> float | None:
 
 
 def _chain(event: Any) -> str:
-    """The names of an event and of all that it lies in, from the inside out: /aten::mm/aten::linear/forward/."""
+    """The names of an event and its enclosing events, innermost first: /aten::mm/aten::linear/forward/."""
     names = []
     while event is not None:
         names.append(event.name)
@@ -182,32 +182,32 @@ def _chain(event: Any) -> str:
     return f"/{'/'.join(names)}/"
 
 
-def shares(pieces: list[Piece]) -> dict[str, float]:
-    """The share of all time that each kind of work takes.
+def shares(executions: list[Execution]) -> dict[str, float]:
+    """The share of the total time of each kind of work.
 
-    A GRU's kernels are told apart by how often they run in a step: those of a frame (`recurrences`) and its products over
-    all frames, which count as `products`. Where cuDNN keeps weights on the chip, one kernel runs all frames; its name says so.
+    A GRU's kernels are classified by their number of launches per step: kernels of a single frame are `recurrences`, products
+    over all frames are `products`. If cuDNN keeps weights on the chip, one kernel runs all frames; its name contains "persist".
     """
-    of_gru = Counter(piece.name for piece in pieces if kind_of(piece.chain) == "gru")
+    of_gru = Counter(execution.name for execution in executions if kind_of(execution.chain) == "gru")
     us: dict[str, float] = defaultdict(float)
-    for piece in pieces:
-        kind = kind_of(piece.chain)
+    for execution in executions:
+        kind = kind_of(execution.chain)
         if kind == "gru":
-            often = of_gru[piece.name] >= OFTEN * TRACED
-            kind = FRAMES if often or "persist" in piece.name.lower() else PRODUCTS
-        us[kind] += piece.us
+            per_frame = of_gru[execution.name] >= PER_FRAME_LAUNCHES * TRACED
+            kind = FRAMES if per_frame or "persist" in execution.name.lower() else PRODUCTS
+        us[kind] += execution.us
     total_us = sum(us.values())
     return {kind: taken_us / total_us for kind, taken_us in us.items()} if total_us else {}
 
 
 def kind_of(chain: str) -> str:
-    """What kind of work a chain of names is: one of KINDS, the rest, or unknown."""
+    """The kind of work of a chain of names: one of KINDS, the rest, or unknown."""
     if not chain:
         return UNKNOWN
     return next((kind for kind, needles in KINDS if any(needle in chain for needle in needles)), REST)
 
 
 def _shortened(kernel: str) -> str:
-    """A kernel's name without what fills pages: templates' arguments and its own."""
+    """A kernel's name without its longest prefixes, cut to 72 characters."""
     name = kernel.removeprefix("void ").replace("at::native::", "").replace("(anonymous namespace)::", "")
     return name if len(name) <= 72 else f"{name[:69]}..."

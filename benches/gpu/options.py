@@ -1,7 +1,8 @@
-"""Sections of `python -m benches gpu` about what the trainer does not do yet: CUDA graphs and torch.compile, beside it as it is.
+"""Sections of `python -m benches gpu` on options that the trainer does not use: CUDA graphs and torch.compile.
 
-Each on the closed model in bf16 at batch 8 and 32, all utterances about equally long (one length bucket). The rows say what it
-gained and whether the first loss is the same, or why it failed; nothing becomes the trainer's that has not gained here.
+Each is compared with the unchanged trainer on the closed model in bf16 at batch 8 and 32, with utterances of about equal length
+(one length bucket). The rows contain the gain and the difference of the first loss, or the reason of a failure. The trainer
+adopts only what gains here.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from benches.gpu.table import first_line
 from benches.training.train_step import make_step
 from datasets.geometry import output_frames
 from reference_model.data.data_loader import Batch
-from reference_model.precision import set_precision
+from reference_model.runtime import set_precision
 from reference_model.training.step import TrainStep
 
 
 def graphs(bench: Bench) -> None:
-    """The network's forward and backward pass captured once and replayed, features, loss and update as they are.
+    """The network's forward and backward pass captured once and replayed; features, loss and update are unchanged.
 
-    The loss cannot be captured with it: PyTorch's own CTC loss copies lengths to the device and waits, and cuDNN's is captured
-    by PyTorch for up to 255 frames only, which is five seconds of audio.
+    The loss cannot be captured with it: PyTorch's own CTC loss copies lengths to the device and waits, and PyTorch can capture
+    cuDNN's only for up to 255 frames, which is five seconds of audio.
     """
 
     def capture(trainer: TrainStep, data: Batch) -> None:
@@ -36,7 +37,7 @@ def graphs(bench: Bench) -> None:
         if not bench.on_gpu:
             whole(values)
             raise RuntimeError("a CPU has no CUDA graphs")
-        # Autocast's copies of weights would be made in the first capture and missing from the second.
+        # With its cache, autocast would copy the weights in the first capture only, and the second would lack the copies.
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             graphed = torch.cuda.make_graphed_callables(whole, (values,))
         trainer.network = lambda values, frames: (graphed(values), output_frames(frames))
@@ -46,7 +47,7 @@ def graphs(bench: Bench) -> None:
 
 
 class _OfFeatures(nn.Module):
-    """The network as a function of the features alone: a graph's arguments lie on the device, and lengths do not."""
+    """The network as a function of the features only: a graph's arguments are on the device, lengths are not."""
 
     def __init__(self, network: nn.Module, frames: Tensor) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class _OfFeatures(nn.Module):
 
 
 def compiled(bench: Bench) -> None:
-    """Parts of the step through torch.compile (a rehearsal traces them, and leaves out generating code)."""
+    """Parts of the step under torch.compile (a rehearsal traces them without generating code)."""
     compiling = functools.partial(torch.compile, dynamic=False, backend="inductor" if bench.on_gpu else "aot_eager")
 
     def front(trainer: TrainStep, data: Batch) -> None:
@@ -72,14 +73,14 @@ def compiled(bench: Bench) -> None:
         front(trainer, data)
         elementwise(trainer, data)
 
-    ways = {"convolutional front": front, "features, last norm and layer": elementwise, "both": both}
+    changes = {"convolutional front": front, "features, last norm and layer": elementwise, "both": both}
     for batch in (2,) if bench.tiny else (32, 8):
         torch.compiler.reset()
-        _compare(bench, "compiled", batch, ways)
+        _compare(bench, "compiled", batch, changes)
 
 
-def _compare(bench: Bench, section: str, batch: int, ways: dict[str, Callable[[TrainStep, Batch], None]]) -> None:
-    """A row for each way of changing the step, which is called with a fresh trainer and the batch."""
+def _compare(bench: Bench, section: str, batch: int, changes: dict[str, Callable[[TrainStep, Batch], None]]) -> None:
+    """A row for each change of the step, a function that is called with a new trainer and the batch."""
     params = closed(bench, batch, "bf16")
     set_precision("bf16")
     data = data_of(bench, batch)
@@ -88,18 +89,18 @@ def _compare(bench: Bench, section: str, batch: int, ways: dict[str, Callable[[T
     first_loss = trainer(data, 1e-4)[0].item()
     plain_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
     bench.row(section, f"as it is, batch {batch}", ms=plain_s * 1e3, audio_s_per_s=data.audio_s / plain_s)
-    for name, change in ways.items():
+    for name, change in changes.items():
         del trainer
         bench.free()
         trainer = make_step(params, bench.device)
         try:
-            began_s = time.perf_counter()
+            start_s = time.perf_counter()
             change(trainer, data)
             loss = trainer(data, 1e-4)[0].item()
-            ready_s = time.perf_counter() - began_s
+            ready_s = time.perf_counter() - start_s
             taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
         except Exception as error:
-            # What fails here is a finding; the next way starts from a network of its own.
+            # A failure is a result too; the next change starts with a new network.
             bench.row(section, f"{name}, batch {batch}", reason=first_line(error))
             continue
         bench.row(

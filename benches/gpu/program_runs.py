@@ -1,4 +1,4 @@
-"""Sections of `python -m benches gpu` that start programs of ours: timed runs through the harness, inference, tests."""
+"""Sections of `python -m benches gpu` that start this project's programs: timed runs, inference, tests."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from benchmark.record import read_record
 from benchmark.submission import RECORD_FILE
 from common import limits
 from datasets.synthesis import plans
-from reference_model.checkpoints.training_state import checkpoint_path
+from reference_model.checkpoints.checkpoint_files import checkpoint_path
 from reference_model.inference.latency import WHOLE
 
 ENDING_S = 8.0
-"""A timed run that takes too long is told to end so long before its section is ended."""
+"""A timed run that takes too long is terminated this long before its section is killed."""
 WER_BOUND = 0.1
-"""Percentage points that inference may be from training's evaluation on a GPU: a rounding turns a near tie here or there."""
+"""Largest difference in percentage points between inference and training's evaluation on a GPU: rounding can flip near ties."""
 
 
 def precision(bench: Bench) -> None:
-    """Gradients of a whole step in each precision beside float64, and GRUs in bf16: the tests of it, with what they found.
+    """Gradients of a whole step in each precision compared with float64, and GRUs in bf16: the tests and their figures.
 
-    In this process, which has PyTorch and the device already. RuntimeError where a test fails.
+    Run in this process, which has already initialised PyTorch and the device. RuntimeError if a test fails.
     """
     if not importlib.util.find_spec("pytest"):
         bench.row("precision", "not checked", reason="pytest is not installed")
@@ -44,18 +44,18 @@ def precision(bench: Bench) -> None:
     failed = []
 
     class Rows:
-        """Makes a row of each test."""
+        """A pytest plugin that writes a row for each test."""
 
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
             if report.when != "call" and report.passed:
                 return
             name = report.nodeid.partition("::")[2].removeprefix("test_").replace("_", " ")
-            why = {} if report.passed else {"reason": _said(report)}
+            why = {} if report.passed else {"reason": _reason(report)}
             bench.row("precision", name, outcome=report.outcome, **dict(report.user_properties), **why)
             if report.failed:
                 failed.append(name)
 
-    # Only what the tests need: another plugin of this machine's may take seconds to load. The rows say all.
+    # Other pytest plugins on this machine may take seconds to load. The rows contain everything.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     arguments = ["-p", "no:cacheprovider", "-p", "no:terminal"]
     arguments += [str(ROOT / "tests" / name) for name in ("model/test_precision.py", "model/test_gru.py")]
@@ -64,7 +64,7 @@ def precision(bench: Bench) -> None:
         raise RuntimeError(f"failed: {'; '.join(failed) or f'pytest ended with status {int(status)}'}")
 
 
-def _said(report: Any) -> str:
+def _reason(report: Any) -> str:
     """Why a test failed or was skipped, in one line."""
     if report.skipped and isinstance(report.longrepr, tuple):
         return report.longrepr[2].removeprefix("Skipped: ")
@@ -73,8 +73,8 @@ def _said(report: Any) -> str:
 
 
 def synthetic(bench: Bench) -> None:
-    """Two epochs of the variant `synthetic`, timed by the harness, on a part of its corpus made here: the second is the row's."""
-    # About ten seconds of synthesis, whatever the number of cores.
+    """Two epochs of the variant `synthetic`, timed by the harness, on part of its corpus: the row describes the second."""
+    # About ten seconds of synthesis, on any number of cores.
     hours = 0.1 if bench.tiny else round(max(1.0, min(12.0, 0.75 * limits.cores())))
     _timed_run(bench, "synthetic", plans.synthetic(hours).name, epochs=1 if bench.tiny else 2)
 
@@ -87,7 +87,7 @@ def mini(bench: Bench) -> None:
     _timed_run(bench, "mini", "mini", epochs=None)
 
 
-def _served(bench: Bench) -> str:
+def _inference_variant(bench: Bench) -> str:
     """The variant whose run is kept for the section `inference`."""
     return "synthetic" if bench.tiny else "mini"
 
@@ -120,7 +120,7 @@ def _timed_run(bench: Bench, variant: str, corpus: str, epochs: int | None) -> N
                     tar.add(path, arcname=f"{variant}/{folder.name}/{path.name}")
     finally:
         # A checkpoint of the full-size model takes 1.25 GB.
-        if variant != _served(bench):
+        if variant != _inference_variant(bench):
             shutil.rmtree(place, ignore_errors=True)
 
 
@@ -133,7 +133,7 @@ def _run(bench: Bench, place: Path, variant: str, corpus: str, epochs: int | Non
         raise RuntimeError("the corpus could not be synthesised")
     params = narrowed(bench, load_variant(variant))
     if corpus != params.data.folder:
-        # A part of the corpus is no closed run.
+        # A run on part of the corpus is not closed.
         params = dataclasses.replace(params, division="open", data=dataclasses.replace(params.data, folder=corpus))
     if epochs:
         params = dataclasses.replace(params, train=dataclasses.replace(params.train, max_epochs=epochs))
@@ -145,31 +145,33 @@ def _run(bench: Bench, place: Path, variant: str, corpus: str, epochs: int | Non
         "SEED": "1",
         "SUBMISSION_ORG": os.environ.get("SUBMISSION_ORG") or "Reference",
         "DEVICE": bench.device.type,
-        # Every interpreter that is started later would have to read PyTorch's gigabytes from the disk again.
+        # Otherwise every later interpreter would read PyTorch's gigabytes from the disk again.
         "DROP_CACHES": "0",
     }
-    # Before the section itself is ended, so that what the run said is not lost.
+    # Before the section is killed, so that the run's output is not lost.
     timeout_s = max(15.0, bench.deadline_s - time.monotonic() - ENDING_S)
     run = [sys.executable, "-m", "benchmark", "run", "--params", str(file)]
-    said = place / "stderr.txt"
-    with said.open("w", encoding="utf-8") as errors:
+    stderr = place / "stderr.txt"
+    with stderr.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(run, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
         try:
             status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            # In order: the harness ends its trainer and the loader's processes, which would hold on to the GPU.
+            # Not SIGKILL: the harness must stop its trainer and data loader workers, which would keep using the GPU.
             process.terminate()
             raise RuntimeError(f"the run was not done within {timeout_s:.0f} s") from None
         finally:
             _end(process)
     if status not in (0, 1):
-        raise RuntimeError((said.read_text(errors="replace").strip().splitlines() or ["the run said nothing"])[-1])
+        raise RuntimeError(
+            (stderr.read_text(errors="replace").strip().splitlines() or ["the run printed no error"])[-1]
+        )
     (folder,) = (path.parent for path in runs.rglob(RECORD_FILE))
     return folder, params
 
 
 def _end(process: subprocess.Popen) -> None:
-    """See to it that a run is no more; it was told to end, or has ended."""
+    """Wait for a run that has ended or was terminated; kill it if it does not end."""
     try:
         process.wait(ENDING_S - 2)
     except subprocess.TimeoutExpired:
@@ -178,26 +180,26 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def inference(bench: Bench) -> None:
-    """The checkpoint that the timed run of `mini` left (in a rehearsal `synthetic`'s), through script/test.sh.
+    """The checkpoint of the timed run of `mini` (in a rehearsal `synthetic`), through script/test.sh.
 
-    RuntimeError where there is none, or its word error rate is not the one that training logged.
+    RuntimeError if there is none, or if its word error rate differs from the one that training logged.
     """
-    variant = _served(bench)
+    variant = _inference_variant(bench)
     place = bench.kept / variant
     folders = [path.parent for path in (place / "runs").rglob(RECORD_FILE)]
     if not folders:
-        raise RuntimeError(f"the section {variant} has left no run to take a checkpoint from")
+        raise RuntimeError(f"the section {variant} has produced no run with a checkpoint")
     record = read_record(folders[0])
     checkpoint = checkpoint_path(folders[0], record.epochs[-1].epoch_num)
     out = bench.kept / "inference"
     (data,) = (path for path in (place / "data").iterdir() if path.is_dir() and not path.name.startswith("."))
     command = ["sh", "script/test.sh", str(checkpoint), str(data), "-1", "1", "-1"]
     command += ["--device", bench.device.type, "--out", str(out)]
-    # This interpreter has everything: no set-up is to begin here.
+    # This interpreter has every package: do not start a set-up.
     environment = os.environ | {"PYTHON": sys.executable}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["script/test.sh said nothing"])[-1])
+        raise RuntimeError((done.stderr.strip().splitlines() or ["script/test.sh printed no error"])[-1])
     report = json.loads((out / "inference.json").read_bytes())
     logged, found = record.epochs[-1].wer, report["score"]["wer"]
     bound = WER_BOUND if bench.on_gpu else 0.0

@@ -1,4 +1,4 @@
-"""Sections of `python -m benches gpu` about shapes in memory: the front's two memory layouts, and lengths not seen before."""
+"""Sections of `python -m benches gpu` on tensor shapes: the convolutional front's memory layout, and new utterance lengths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benches.gpu.table import first_line
 from benches.training.train_step import make_step
 from reference_model.data.data_loader import Batch
 from reference_model.model.network import DeepSpeech2
-from reference_model.precision import set_precision
+from reference_model.runtime import set_precision
 
 
 def layout(bench: Bench) -> None:
@@ -46,7 +46,7 @@ def _front_s(bench: Bench, precision: str, batch: int, channels_last: bool) -> f
     values, _ = trainer.features(data.waveforms.to(bench.device), data.samples.to(bench.device))
 
     def front() -> Tensor:
-        # As in DeepSpeech2.forward, up to what the first GRU is given.
+        # As in DeepSpeech2.forward, up to the input of the first GRU.
         x = values.unsqueeze(3).permute(0, 3, 1, 2) if channels_last else values.unsqueeze(1)
         return network.conv(x).permute(3, 0, 1, 2).flatten(2).contiguous()
 
@@ -62,17 +62,17 @@ def _front_s(bench: Bench, precision: str, batch: int, channels_last: bool) -> f
 
 
 def new_lengths(bench: Bench) -> None:
-    """Steps over batches of lengths never seen before, and over the same batches again: what plans for a new shape cost.
+    """Steps on batches of new lengths, and on the same batches again: the cost of plans for a new shape.
 
-    cuFFT and cuDNN plan for each shape, and keep the plan. The features come first, alone, since only they ask for cuFFT's;
-    then whole steps, whose networks ask for cuDNN's. All lengths lie below one that has been seen, so that no memory is fetched
+    cuFFT and cuDNN create a plan for each shape and cache it. The features are measured first, alone, because only they use
+    cuFFT; then whole steps, whose networks use cuDNN. All lengths are below one already seen, so that no memory is allocated
     for them.
     """
     sizes = (("bf16", 2),) if bench.tiny else (("bf16", 8), ("bf16", 32), ("fp32", 8))
     for place, (precision, batch) in enumerate(sizes):
         set_precision(precision)
         trainer = make_step(closed(bench, batch, precision), bench.device)
-        # Lengths of its own for each row: plans that another row made would be found again.
+        # Different lengths for each row, because plans of another row would be cached.
         others = [
             data_of(bench, batch, 10.0 + 0.07 * number, seed=1 + place * 100 + number)
             for number in range(2 if bench.tiny else 12)
@@ -102,7 +102,7 @@ def new_lengths(bench: Bench) -> None:
 
 
 def _each_s(bench: Bench, work: Callable[[Batch], object], batches: Sequence[Batch]) -> float:
-    """Mean seconds a batch, one right after the other."""
+    """Mean seconds per batch, without pauses between batches."""
     bench.wait()
     start_s = time.perf_counter()
     for batch in batches:

@@ -1,4 +1,4 @@
-"""What the sections of `python -m benches gpu` share: the device, the clock, and where rows and files go."""
+"""Shared by the sections of `python -m benches gpu`: the device, timing, and the output of rows and files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from benches.gpu.table import note, short
 
 @dataclass(frozen=True)
 class Bench:
-    """What a section is given: the device, the sizes, where its rows and files go, and when it will be ended.
+    """Argument of a section: the device, the sizes, where its rows and files go, and its deadline.
 
-    `deadline_s` is of time.monotonic; `tiny` asks for sizes of a rehearsal.
+    `deadline_s` is a time of time.monotonic; `tiny` selects the sizes of a rehearsal.
     """
 
     device: torch.device
@@ -28,28 +28,28 @@ class Bench:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether this is no rehearsal."""
+        """Whether the device is a GPU (a rehearsal runs on a CPU)."""
         return self.device.type == "cuda"
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Batch sizes of the tables, the most telling first."""
+        """Batch sizes of the tables, the most important first."""
         return (2, 4) if self.tiny else (8, 32, 128, 64, 16)
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Precisions of the tables, the one that is asked for first; a CPU has no TF32."""
+        """Precisions of the tables, the most important first; a CPU has no TF32."""
         return ("bf16", "tf32", "fp32") if self.on_gpu else ("bf16", "fp32")
 
     @property
     def kept(self) -> Path:
-        """A folder that all sections share, whatever process they run in; it goes when the bench ends."""
+        """A folder shared by all sections in all processes; deleted when the bench ends."""
         folder = self.journal.parent / "kept"
         folder.mkdir(exist_ok=True)
         return folder
 
     def row(self, section: str, name: str, **figures: object) -> None:
-        """Print and keep one row, at once: what comes after it may end the process."""
+        """Print and save one row immediately, because later work may end the process."""
         note(self.journal, section=section, name=name, **figures)
         shown = "  ".join(f"{key} {short(value)}" for key, value in figures.items())
         print(f"{section:11} {name:34} {shown}", flush=True)
@@ -68,12 +68,12 @@ class Bench:
         return sorted(times)[len(times) // 2]
 
     def wait(self) -> None:
-        """Until the device has done all its work."""
+        """Wait until the device has finished all work."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
     def free(self) -> None:
-        """Give back what the last piece of work held, so that the next finds the device's memory empty."""
+        """Free the device memory of the previous measurement."""
         gc.collect()
         if self.on_gpu:
             torch.cuda.empty_cache()

@@ -1,13 +1,15 @@
-"""Sections of `python -m benches gpu` about what surrounds the model: loader, evaluation, telemetry."""
+"""Sections of `python -m benches gpu` outside the model: data loader, evaluation, telemetry."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import DataLoader
 
 from benches.gpu.full_step import closed, data_of
 from benches.gpu.shared import Bench
@@ -18,32 +20,32 @@ from datasets.dataset import Dataset, is_prepared, read_dataset, write_descripti
 from datasets.pack import open_packed, pack
 from reference_model.data.data_loader import Order, Recordings, default_workers, evaluation_order
 from reference_model.data.data_loader import loader as make_loader
-from reference_model.precision import set_precision
+from reference_model.runtime import set_precision
 from reference_model.training.distributed import World
 from reference_model.training.evaluate import evaluate
-from reference_model.training.step import TrainState, received_from, train_epoch
+from reference_model.training.step import TrainState, received_batches, train_epoch
 
 
 def loader(bench: Bench) -> None:
-    """The loader alone, then an epoch of the closed model fed by it: how much of the time training waits."""
+    """The data loader alone, then training epochs of the closed model with it: the share of time that training waits."""
     workers = default_workers(bench.device)
     batch = 4 if bench.tiny else 32
     dataset = _split(bench)
     manifest = dataset.manifest("train")
     params = closed(bench, batch, "bf16")
     batches = [np.arange(start, min(start + batch, len(manifest))) for start in range(0, len(manifest), batch)]
-    # Read several times over, so that starting the workers does not count: the files lie in the page cache.
+    # Read several times, so that starting the workers does not matter: the files are in the page cache.
     passes = 1 if bench.tiny else 3
     pack(dataset)
     for name, packed in (("FLAC", None), ("packed", open_packed(dataset, "train", manifest))):
         order = Order()
         order.set(1, batches * passes)
-        fed = make_loader(Recordings(manifest, params.augment, 1, packed), order, workers, bench.on_gpu)
-        alone_s = bench.seconds(lambda fed=fed: [None for _ in received_from(fed)], repeats=1, warm_up=1)
+        batch_loader = make_loader(Recordings(manifest, params.augment, 1, packed), order, workers, bench.on_gpu)
+        alone_s = bench.seconds(functools.partial(_read_all, batch_loader), repeats=1, warm_up=1)
         set_precision("bf16")
         trainer, state = make_step(params, bench.device), TrainState()
         for epoch in (1, 2):
-            stats = train_epoch(trainer, fed, epoch, len(order), state, lambda done, note: None)
+            stats = train_epoch(trainer, batch_loader, epoch, len(order), state, lambda done, note: None)
         bench.row(
             "loader",
             f"{name}, augmented, {workers} workers",
@@ -54,22 +56,24 @@ def loader(bench: Bench) -> None:
 
 
 def evaluation(bench: Bench) -> None:
-    """Greedy decoding and scoring of a split, loader and all."""
+    """Greedy decoding and scoring of a split, including the data loader."""
     batch = 4 if bench.tiny else 32
     manifest = _split(bench).manifest("train")
     set_precision("bf16")
     trainer = make_step(closed(bench, batch, "bf16"), bench.device)
     order = Order()
     order.set(0, evaluation_order(len(manifest), batch, 0, 1))
-    fed = make_loader(Recordings(manifest, None, 1), order, default_workers(bench.device), bench.on_gpu)
+    batch_loader = make_loader(Recordings(manifest, None, 1), order, default_workers(bench.device), bench.on_gpu)
     texts = [utterance.text for utterance in manifest]
     world = World(0, 0, 1)
 
-    def once() -> None:
+    def evaluate_once() -> None:
         network = trainer.network
-        evaluate(network, trainer.features, received_from(fed), texts, bench.device, world, trainer.autocast)
+        evaluate(
+            network, trainer.features, received_batches(batch_loader), texts, bench.device, world, trainer.autocast
+        )
 
-    taken_s = bench.seconds(once, repeats=3, warm_up=1)
+    taken_s = bench.seconds(evaluate_once, repeats=3, warm_up=1)
     bench.row(
         "evaluation",
         f"bf16, batch {batch}",
@@ -79,7 +83,7 @@ def evaluation(bench: Bench) -> None:
 
 
 def telemetry(bench: Bench) -> None:
-    """The training step with and without a thread that samples the GPU once a second, in turns."""
+    """The training step with and without a thread that samples the GPU once a second, alternating."""
     batch = 2 if bench.tiny else 32
     set_precision("bf16")
     trainer, data = make_step(closed(bench, batch, "bf16"), bench.device), data_of(bench, batch)
@@ -92,20 +96,25 @@ def telemetry(bench: Bench) -> None:
     for _ in range(1 if bench.tiny else 3):
         plain.append(bench.seconds(some_steps, repeats=1, warm_up=1))
         with tempfile.TemporaryDirectory() as place:
-            watching = Telemetry(Path(place) / "telemetry.csv")
-            watching.start()
-            watching.watch(os.getpid())
+            sampler = Telemetry(Path(place) / "telemetry.csv")
+            sampler.start()
+            sampler.watch(os.getpid())
             sampled.append(bench.seconds(some_steps, repeats=1, warm_up=1))
-            watching.stop()
+            sampler.stop()
     without_s, with_s = sorted(plain)[len(plain) // 2], sorted(sampled)[len(sampled) // 2]
     bench.row("telemetry", "closed model, bf16, at 1 Hz", cost=with_s / without_s - 1)
 
 
+def _read_all(batch_loader: DataLoader) -> None:
+    for _ in received_batches(batch_loader):
+        pass
+
+
 def _split(bench: Bench) -> Dataset:
-    """A split of LibriSpeech's lengths, made by the first section that asks for it."""
+    """A split with LibriSpeech's lengths, created by the first section that needs it."""
     folder = bench.kept / "split"
     if not is_prepared(folder):
-        # What a section left half-made that was ended over it is in the way.
+        # Delete the incomplete split of a section that was killed.
         shutil.rmtree(folder, ignore_errors=True)
         write_description(make_split(folder, 8 if bench.tiny else 512))
     return read_dataset(folder)

@@ -1,8 +1,8 @@
-"""What the processes of `python -m benches gpu` tell each other, and the table that comes of it; without PyTorch.
+"""The journal between the processes of `python -m benches gpu`, and the table built from it; without PyTorch.
 
-A section's process appends lines of JSON to a journal: rows of the table (`section`, `name` and figures) and events (`event`:
-`machine`, `refused`, `begun` and `done`). The process that watches it reads them as they come, so that whatever a section found
-is kept, however it ends. Not importing PyTorch here saves the watching process some seconds of its start.
+A section's process appends lines of JSON to a journal: rows of the table (`section`, `name` and figures) and events
+(`event`: `machine`, `refused`, `begun` and `done`). The watching process reads them as they arrive, so that a section's results
+are kept however it ends. Not importing PyTorch here lets the watching process start a few seconds sooner.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ JSON, MARKDOWN = "gpu_bench.json", "gpu_bench.md"
 
 
 def note(journal: Path, **entry: object) -> None:
-    """Append a row or an event, at once: what comes after it may end the process."""
+    """Append a row or an event immediately, because later work may end the process."""
     with journal.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 
 
 class Reader:
-    """Reads a journal as it grows."""
+    """Reads a journal while it is being written."""
 
     def __init__(self, journal: Path) -> None:
         self._journal, self._read = journal, 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """The entries since the last call; a line that is still being written waits for the next."""
+        """The entries since the last call; an incomplete line is left for the next call."""
         with self._journal.open("rb") as file:
             file.seek(self._read)
             lines = file.read().splitlines(keepends=True)
@@ -49,12 +49,12 @@ def save(
 ) -> None:
     """Write the table as JSON and as Markdown into the folder `out`.
 
-    `machine` names the device and the versions of PyTorch, CUDA and cuDNN; `processes` says how many the sections ran in.
+    `machine` contains the device and the versions of PyTorch, CUDA and cuDNN; `processes` is the number of processes used.
     """
     out.mkdir(parents=True, exist_ok=True)
     tree = {**machine, "rehearsal": rehearsal, "seconds": round(seconds, 1), "processes": processes, "rows": rows}
     (out / JSON).write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
-    note = " (rehearsal, no measurement)" if rehearsal else ""
+    note = " (rehearsal, not a measurement)" if rehearsal else ""
     lines = [f"# {machine['device']}, torch {machine['torch']}{note}"]
     for section in dict.fromkeys(row["section"] for row in rows):
         lines += markdown_of(section, [row for row in rows if row["section"] == section])
@@ -62,23 +62,23 @@ def save(
 
 
 def markdown_of(section: str, rows: list[dict[str, Any]]) -> list[str]:
-    """A section's rows as lines of Markdown: its heading, and a table with a column for each figure that any row has."""
+    """A section's rows as lines of Markdown: its heading, and a table with a column for each figure of any row."""
     keys = list(dict.fromkeys(key for row in rows for key in row if key != "section"))
     lines = ["", f"## {section}", "", f"| {' | '.join(keys)} |", "|" + "---|" * len(keys)]
     return lines + [f"| {' | '.join(cell(row.get(key)) for key in keys)} |" for row in rows]
 
 
 def short(value: object) -> str:
-    """A figure as the tables show it: floats to four digits, a dash for what was not measured."""
+    """A figure as shown in the tables: floats with four digits, a dash for None."""
     return "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
 def cell(value: object) -> str:
-    """The same within a table of Markdown, where a bar would end the cell and a new line the row."""
+    """The same for a Markdown table, in which a bar would end the cell and a newline the row."""
     return " ".join(short(value).replace("|", "\\|").split())
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line."""
+    """An error's type and first line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else '-'}"

@@ -1,7 +1,7 @@
-"""A process of `python -m benches gpu` at work: the sections that it was given, one after the other.
+"""The worker process of `python -m benches gpu`: runs the given sections one after the other.
 
-What goes wrong in a section is a row of the table, and the next section goes on; but not in this process where the GPU no longer
-answers: an error within a kernel leaves a process without it for good.
+A section's error becomes a row of the table, and the next section runs; but not in this process if the GPU no longer responds:
+after an error in a kernel, a process can never use the GPU again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from benches.gpu.shared import Bench
 from benches.gpu.table import first_line, note
 from benches.gpu.watch import LEAST_S
 from common.errors import EXIT_ERROR, EXIT_OK
-from reference_model.process import die_with_parent
+from reference_model.runtime import die_with_parent
 
 
 @dataclass(frozen=True)
 class Task:
-    """A section, the module with the function of its name, and the seconds after which it is ended."""
+    """A section, the module that contains the function of its name, and its time limit in seconds."""
 
     section: str
     module: str
@@ -33,41 +33,41 @@ class Task:
 
 
 def work(tasks: list[Task], device: str, tiny: bool, out: Path, journal: Path, end_s: float) -> int:
-    """Run the sections until all are done, or `end_s` (of time.monotonic); exit status 2 where this process is of no more use."""
+    """Run the sections until all are done or `end_s` (time.monotonic) is reached; exit status 2 if the GPU is unusable."""
     die_with_parent()
     if device == "cuda" and not torch.cuda.is_available():
         remedy = "rehearse with `python -m benches gpu --device cpu --tiny`"
         note(journal, event="refused", what="PyTorch sees no GPU here", remedy=remedy)
         return EXIT_ERROR
     if device == "cpu":
-        # A rehearsal's sizes are too small for more, and other processes may want the cores.
+        # A rehearsal's sizes are too small for more threads, and other processes may need the cores.
         torch.set_num_threads(1)
     note(journal, event="machine", facts=_machine(device))
     out.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         note(journal, event="begun", section=task.section)
-        began_s = time.monotonic()
-        bench = Bench(torch.device(device), tiny, out, journal, min(end_s, began_s + task.limit_s))
-        if end_s - began_s < LEAST_S:
-            bench.row(task.section, "left out", reason="the time is up")
-            well, unusable = False, None
+        start_s = time.monotonic()
+        bench = Bench(torch.device(device), tiny, out, journal, min(end_s, start_s + task.limit_s))
+        if end_s - start_s < LEAST_S:
+            bench.row(task.section, "left out", reason="the time limit is reached")
+            succeeded, unusable = False, None
         else:
-            well = _section(bench, task)
+            succeeded = _section(bench, task)
             unusable = device_error(bench)
         if unusable:
             bench.row(task.section, "left the device unusable", reason=unusable)
-        note(journal, event="done", section=task.section, well=well and not unusable)
+        note(journal, event="done", section=task.section, succeeded=succeeded and not unusable)
         if unusable:
             return EXIT_ERROR
     return EXIT_OK
 
 
 def _section(bench: Bench, task: Task) -> bool:
-    """Whether a section could be done; its rows say why not."""
+    """Run a section; whether it succeeded. Its rows contain the reason of a failure."""
     try:
         getattr(importlib.import_module(task.module), task.section)(bench)
     except Exception as error:
-        # Whatever went wrong is a row of the table, and the other sections go on.
+        # Any error becomes a row of the table, and the other sections still run.
         traceback.print_exc()
         bench.row(task.section, "could not be done", reason=first_line(error))
         return False
@@ -75,7 +75,7 @@ def _section(bench: Bench, task: Task) -> bool:
 
 
 def device_error(bench: Bench) -> str | None:
-    """Why the device does not answer any more, in one line; None where it does. What a section left in its memory is freed."""
+    """Free the section's device memory; the error in one line if the device no longer responds, else None."""
     try:
         bench.free()
         torch.ones(1, device=bench.device).sum().item()
@@ -85,7 +85,7 @@ def device_error(bench: Bench) -> str | None:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """The device and the versions, for the table's head."""
+    """The device and the versions, for the table's heading."""
     on_gpu = device == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU ({platform.machine()})",

@@ -1,8 +1,8 @@
-"""Trainers with one mistake each in their numerics, to see that the benchmark's target finds it.
+"""Trainers with one numerical mistake each, to show that the benchmark's target detects it.
 
     DEVICE=cpu SEED=1 sh run_and_time.sh --params benches/scaling/width_160.yaml --trainer-module benches.mistakes.wrong_blank
 
-A score counts only if a wrong trainer cannot have it. docs/synthetic.md says what each mistake gave.
+A score is meaningful only if a wrong trainer cannot achieve it. docs/synthetic.md has the results of each mistake.
 """
 
 from __future__ import annotations
@@ -17,6 +17,6 @@ from reference_model import train
 
 
 def train_with(mistake: str) -> None:
-    """Say in the log which mistake the trainer has, and train; ends the process."""
+    """Log which mistake the trainer has, train, and exit the process."""
     LogWriter(print_line).event(MISTAKE, mistake)
     sys.exit(run_cli(train.main))

@@ -8,15 +8,15 @@ from torch import Tensor
 from benches.mistakes import train_with
 from reference_model.model.features import Features
 
-_right = Features.forward
+_original = Features.forward
 
 
-def _wrong(self: Features, waveforms: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-    values, frames = _right(self, waveforms, samples)
+def _mistaken(self: Features, waveforms: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    values, frames = _original(self, waveforms, samples)
     return (values.roll(1, 0) if torch.is_grad_enabled() else values), frames
 
 
-Features.forward = _wrong  # type: ignore[method-assign]
+Features.forward = _mistaken  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

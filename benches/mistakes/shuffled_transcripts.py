@@ -11,16 +11,16 @@ from benches.mistakes import train_with
 from reference_model.data.shared_memory import Batch
 from reference_model.training.step import TrainStep
 
-_right = TrainStep.__call__
+_original = TrainStep.__call__
 
 
-def _wrong(self: TrainStep, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+def _mistaken(self: TrainStep, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
     parts = batch.labels.split(batch.label_lengths.tolist())
     labels = torch.cat([*parts[1:], *parts[:1]])
-    return _right(self, replace(batch, labels=labels, label_lengths=batch.label_lengths.roll(-1)), rate)
+    return _original(self, replace(batch, labels=labels, label_lengths=batch.label_lengths.roll(-1)), rate)
 
 
-TrainStep.__call__ = _wrong  # type: ignore[method-assign]
+TrainStep.__call__ = _mistaken  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The reference trainer, but the loss takes the last label for CTC's blank, while decoding takes the first."""
+"""The reference trainer, but the loss uses the last label as CTC's blank, while decoding uses the first."""
 
 from __future__ import annotations
 

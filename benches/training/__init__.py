@@ -1,1 +1,1 @@
-"""The training step and what feeds it, each beside a named peer."""
+"""Benches of the training step and its data loading, each compared with a named peer."""

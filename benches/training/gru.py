@@ -1,9 +1,9 @@
-"""The GRU that trains on a CPU (reference_model/model/cpu_gru.py) beside PyTorch's, forward and backward, one thread.
+"""The CPU GRU for training (reference_model/model/cpu_gru.py), compared with PyTorch's, forward and backward, one thread.
 
     python -m benches.training.gru [--frames 120] [--rounds 5]
 
 Two stacks: the closed model's three layers at hidden 512, batch 8, and `mini`'s two bidirectional ones of 128, batch 16, whose
-directions are summed. Utterances are equally long: PyTorch's GRU then needs no packing, which is slow on a CPU.
+directions are summed. All utterances have the same length, so that PyTorch's GRU needs no packing, which is slow on a CPU.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from benches.line import Line, alternating, report
-from reference_model.model.network import Padding, RecurrentLayer, Stack
+from reference_model.model.layers import Padding, RecurrentLayer, Stack
 
 GOAL = 1.0
 
 
 def closed(frames: int, rounds: int) -> Line:
-    """Three layers with nothing between them."""
+    """Three stacked layers."""
     layers = [RecurrentLayer(inputs, 512, False, None) for inputs in (672, 512, 512)]
     x = torch.randn(frames, 8, 672, requires_grad=True)
 
-    def theirs(x: Tensor) -> Tensor:
+    def pytorch(x: Tensor) -> Tensor:
         return functools.reduce(lambda values, layer: layer.rnn(values)[0], layers, x)
 
-    return _compare("GRU, 3 layers of 512", x, Stack(layers), theirs, rounds)
+    return _compare("GRU, 3 layers of 512", x, Stack(layers), pytorch, rounds)
 
 
 def mini(frames: int, rounds: int) -> Line:
-    """Two layers of two directions each."""
+    """Two bidirectional layers."""
     layers = [RecurrentLayer(inputs, 128, True, None) for inputs in (168, 128)]
     x = torch.randn(frames, 16, 168, requires_grad=True)
     padding = Padding.of(torch.full((16,), frames), frames)
@@ -52,17 +52,15 @@ def mini(frames: int, rounds: int) -> Line:
 
 
 def _compare(
-    name: str, x: Tensor, ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor], rounds: int
+    name: str, x: Tensor, ours: Callable[[Tensor], Tensor], peer: Callable[[Tensor], Tensor], rounds: int
 ) -> Line:
     gradient = torch.randn_like(ours(x))
-    ours_s, peer_s, ratio = alternating(
-        lambda: ours(x).backward(gradient), lambda: theirs(x).backward(gradient), rounds
-    )
+    ours_s, peer_s, ratio = alternating(lambda: ours(x).backward(gradient), lambda: peer(x).backward(gradient), rounds)
     return Line(name, f"{ours_s * 1e3:.0f} ms", f"PyTorch {peer_s * 1e3:.0f} ms", ratio, GOAL)
 
 
 def main() -> int:
-    """Measure and print; exit status 0 where the goals are met."""
+    """Measure and print; exit status 0 if the goals are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=5)

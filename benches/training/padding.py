@@ -1,10 +1,10 @@
-"""How much of a batch is padding, on 281,241 lengths of LibriSpeech's distribution (datasets.synthesis.plans).
+"""Share of padding in a batch, on 281,241 lengths of LibriSpeech's distribution (datasets.synthesis.plans).
 
     python -m benches.training.padding
 
-Counted, not timed: frames that lie past an utterance's end, as a share of all that the network is given. The peer is random
-order. The closed rules order by the files' lengths, which a change of tempo of up to 15 % upsets; the open variant's buckets
-are cut by the lengths after it.
+Counted, not timed: frames after an utterance's end, as a share of all frames given to the network. The peer is random order. The
+closed rules sort by the files' lengths, which a tempo change of up to 15 % makes inexact; the open variant's buckets use the
+lengths after the tempo change.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ UTTERANCES = SIZES[LIBRISPEECH].train
 GOAL_SORTED, GOAL_BUCKETS = 0.03, 0.05
 
 
-def waste(frames: np.ndarray, batches: list[np.ndarray]) -> float:
+def padding_share(frames: np.ndarray, batches: list[np.ndarray]) -> float:
     """Padded frames over all frames of `batches`, which are positions in `frames`."""
-    given = sum(int(frames[batch].max()) * len(batch) for batch in batches)
-    return 1 - int(frames.sum()) / given
+    computed = sum(int(frames[batch].max()) * len(batch) for batch in batches)
+    return 1 - int(frames.sum()) / computed
 
 
 def main() -> int:
-    """Count and print; exit status 0 where the goals are met."""
+    """Count and print; exit status 0 if the goals are met."""
     rng = np.random.default_rng(1)
     lengths_s = np.sort([plans.length_s("train", share) for share in rng.random(UTTERANCES)])
     closed, buckets = load_variant("librispeech"), load_variant("librispeech_open")
     tempo = rng.uniform(closed.augment.tempo_min, closed.augment.tempo_max, UTTERANCES)
-    as_read, altered_s = 1 + np.rint(lengths_s * 100).astype(np.int64), lengths_s / tempo
-    altered = 1 + np.rint(altered_s * 100).astype(np.int64)
+    original, tempo_s = 1 + np.rint(lengths_s * 100).astype(np.int64), lengths_s / tempo
+    changed = 1 + np.rint(tempo_s * 100).astype(np.int64)
     lines = []
     for name, params, size, frames, by_s, goal in (
-        ("sorted, batch 8", closed, 8, as_read, lengths_s, GOAL_SORTED),
-        ("sorted, batch 32", closed, 32, as_read, lengths_s, GOAL_SORTED),
-        ("sorted, batch 32, tempo changed", closed, 32, altered, lengths_s, None),
-        ("buckets, batch 32, tempo changed", buckets, 32, altered, altered_s, GOAL_BUCKETS),
-        ("buckets, batch 64, tempo changed", buckets, 64, altered, altered_s, GOAL_BUCKETS),
+        ("sorted, batch 8", closed, 8, original, lengths_s, GOAL_SORTED),
+        ("sorted, batch 32", closed, 32, original, lengths_s, GOAL_SORTED),
+        ("sorted, batch 32, tempo changed", closed, 32, changed, lengths_s, None),
+        ("buckets, batch 32, tempo changed", buckets, 32, changed, tempo_s, GOAL_BUCKETS),
+        ("buckets, batch 64, tempo changed", buckets, 64, changed, tempo_s, GOAL_BUCKETS),
     ):
         sized = dataclasses.replace(params, train=dataclasses.replace(params.train, batch_size=size))
-        share = waste(frames, training_order(sized, by_s, 1, 2))
+        share = padding_share(frames, training_order(sized, by_s, 1, 2))
         shuffled = rng.permutation(UTTERANCES)
-        random_share = waste(frames, [shuffled[start : start + size] for start in range(0, UTTERANCES, size)])
+        random_share = padding_share(frames, [shuffled[start : start + size] for start in range(0, UTTERANCES, size)])
         lines.append(Line(f"padding, {name}", f"{share:.2%}", f"random {random_share:.1%}", share, goal, at_most=True))
     return report(lines)
 

@@ -1,7 +1,7 @@
 """The peer of `benches.training.train_step`: DeepSpeech2's training step in the plainest PyTorch, from the definitions alone.
 
-Features utterance by utterance on the CPU as the reference's loader makes them, layers one after the other, losses read back
-at each step, an optimiser that loops over its weights. Nothing here is used by the benchmark itself.
+Features are computed per utterance on the CPU as in the reference's loader, layers run one after the other, losses are read
+back at each step, and the optimizer loops over its weights. The benchmark itself uses nothing of this.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PlainNetwork(nn.Module):
 
 
 class PlainStep:
-    """One training step after the other on batches of (waveform, labels)."""
+    """Training steps on batches of (waveform, labels)."""
 
     def __init__(self, params: ModelParams, optimizer: str, clip_norm: float) -> None:
         self.network = PlainNetwork(params)

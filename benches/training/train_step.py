@@ -1,8 +1,8 @@
-"""A training step, waveforms to updated weights, beside the same step written plainly from the definitions (plain_step.py).
+"""A training step, waveforms to updated weights, compared with the same step in plain PyTorch (plain_step.py).
 
     python -m benches.training.train_step [--seconds 4] [--rounds 5]
 
-Two networks: the closed model at hidden 512, batch 8, and `mini`, batch 16. One thread for both sides, one process.
+Two networks: the closed model at hidden 512, batch 8, and `mini`, batch 16. Both on one thread, in one process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GOAL_CLOSED, GOAL_MINI = 1.0, 1.0
 
 
 def make_batch(size: int, longest_s: float, seed: int = 0) -> tuple[Batch, list[np.ndarray], list[list[int]]]:
-    """`size` utterances of noise, 0.9 to 1 times `longest_s` long, with 14 letters a second: as a Batch, and one by one."""
+    """`size` utterances of noise, 0.9 to 1 times `longest_s` long, with 14 letters per second: as a Batch, and individually."""
     rng = np.random.default_rng(seed)
     lengths = sorted((round(16_000 * longest_s * rng.uniform(0.9, 1)) for _ in range(size)), reverse=True)
     waveforms = [rng.normal(0, 0.1, samples).astype(np.float32) for samples in lengths]
@@ -50,18 +50,18 @@ def make_batch(size: int, longest_s: float, seed: int = 0) -> tuple[Batch, list[
 
 
 def make_step(params: Params, device: torch.device, channels_last: bool | None = None) -> TrainStep:
-    """The trainer's own step for `params`, with weights that were drawn on `device`.
+    """The trainer's own step for `params`, with weights initialised on `device`.
 
-    `channels_last` is the memory layout of the convolutional front; None leaves it to the trainer's own choice.
+    `channels_last` is the memory layout of the convolutional front; None uses the trainer's own choice.
     """
     torch.manual_seed(0)
     features = Features(params.features).to(device)
     if channels_last is None:
         channels_last = prefers_channels_last(device, params.train.precision)
-    # The closed model's 100 million weights take the host two seconds to draw, and a GPU next to none.
+    # Initialising the closed model's 100 million weights takes two seconds on the host, and almost none on a GPU.
     with device:
         network = DeepSpeech2(params.model, features.bins, channels_last).train()
-    # Once more, although they are there: this lays a GRU's weights side by side, as cuDNN wants them.
+    # Again, although the weights are already there: this makes a GRU's weights contiguous, as cuDNN requires.
     network.to(device)
     return TrainStep(
         params, network, features, build_optimizer(params.optimizer, network.parameters()), device, World(0, 0, 1)
@@ -84,7 +84,7 @@ def compare(name: str, params: Params, longest_s: float, rounds: int, goal: floa
 
 
 def main() -> int:
-    """Measure and print; exit status 0 where the goals are met."""
+    """Measure and print; exit status 0 if the goals are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4.0, help="length of the longest utterance")
     parser.add_argument("--rounds", type=int, default=7)

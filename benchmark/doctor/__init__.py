@@ -1,1 +1,1 @@
-"""`python -m benchmark doctor`: what this machine can run, and the remedy for what it cannot."""
+"""`python -m benchmark doctor`: what this machine can run, and what to do about problems."""

@@ -1,4 +1,4 @@
-"""`python -m benchmark doctor`: one screen on what this machine can run; each line good, warning or problem, with its remedy."""
+"""`python -m benchmark doctor`: checks of this machine, one line each: good, warning or problem, with a remedy."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from common.cli import HelpFormatter
 from common.errors import EXIT_FAILED, EXIT_OK, one_line
 
 WIDTH = 80
-_HELD = "\0"
-"""Stands for a space at which no line is broken; `one_line` leaves none of its kind in a text."""
+_UNBREAKABLE = "\0"
+"""Replaces a space at which no line may break; `one_line` leaves no such character in a text."""
 EPILOG = """examples:
   python -m benchmark doctor
   DATA_DIR=/big/disk python -m benchmark doctor --json
@@ -29,10 +29,10 @@ DATA_DIR and RESULTS_DIR choose the folders, as for a run. Exit status: 0 no pro
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Look at everything and print the screen; 0 without a problem (warnings are none), 1 with one."""
+    """Run every check and print the findings; 0 without a problem (warnings do not count), 1 with one."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmark doctor",
-        description="Say what this machine can run, and how to mend what stands in the way.",
+        description="Check what this machine can run, and say how to fix what prevents a run.",
         epilog=EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def screen(findings: Sequence[Finding], colour: bool = False) -> str:
-    """The findings as text, at most WIDTH columns wide but for long commands and paths, with a closing line."""
+    """The findings as text with a final line, at most WIDTH columns wide except for long commands and paths."""
     paint = {"good": "32", "warning": "33", "problem": "31"}
     lines = []
     for finding in findings:
@@ -64,23 +64,23 @@ def screen(findings: Sequence[Finding], colour: bool = False) -> str:
             lines += _wrap(f"-> {finding.remedy}", " " * len(head), " " * (len(head) + 3))
     count = {level: sum(finding.level == level for finding in findings) for level in paint}
     if count["problem"]:
-        end = f"To mend before a run: {count['problem']} (see the remedies above)."
+        end = f"Problems to fix before a run: {count['problem']} (see the remedies above)."
     elif count["warning"]:
-        end = f"This machine can run the benchmark. Worth a look first: {count['warning']}."
+        end = f"This machine can run the benchmark. Warnings: {count['warning']}."
     else:
         end = "This machine can run the benchmark."
     return "\n".join([*lines, "", end])
 
 
 def _wrap(text: str, indent: str, later: str | None = None) -> list[str]:
-    # A command is meant to be pasted: it stays in one piece, and so does a path, however long.
-    held = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _HELD), one_line(text))
+    # A command is meant to be pasted: it stays on one line, and so does a path, however long.
+    joined = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _UNBREAKABLE), one_line(text))
     lines = textwrap.wrap(
-        held,
+        joined,
         WIDTH - 1,
         initial_indent=indent,
         subsequent_indent=indent if later is None else later,
         break_on_hyphens=False,
         break_long_words=False,
     )
-    return [line.replace(_HELD, " ") for line in lines] or [indent]
+    return [line.replace(_UNBREAKABLE, " ") for line in lines] or [indent]

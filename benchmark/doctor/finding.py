@@ -1,4 +1,4 @@
-"""What the doctor finds about one thing of the machine."""
+"""One finding of the doctor about the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: how it stands, what was looked at, what was found, and what to do about it (None when all is well)."""
+    """One line: its level, what was checked, what was found, and what to do about it (None if nothing is wrong)."""
 
     level: Level
     subject: str

@@ -1,1 +1,1 @@
-"""One timed run, from the user's settings to the record: `run` is the place to start reading."""
+"""One timed run, from the user's settings to the record: start reading at `run`."""

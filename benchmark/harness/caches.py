@@ -1,4 +1,4 @@
-"""The system's file caches: by the rules, no training data may lie in memory when the clock starts."""
+"""The operating system's file caches: by the rules, no training data may be cached when the clock starts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ DROP_FILE = Path("/proc/sys/vm/drop_caches")
 
 
 def drop_caches(drop_file: Path = DROP_FILE) -> str | None:
-    """Write dirty pages out and empty the page cache, dentries and inodes; return None, or why it could not be done.
+    """Write dirty pages out and empty the page cache, dentries and inodes; return None, or the reason it failed.
 
-    Only root outside most containers may. Asking the kernel to forget single files (posix_fadvise) is advice that it may
-    ignore and reaches no other process's pages, so it does not count.
+    This needs root, and works in few containers. Asking the kernel to drop single files (posix_fadvise) is advice
+    that it may ignore and does not affect pages that other processes use, so it does not count.
     """
     os.sync()
     try:

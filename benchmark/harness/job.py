@@ -1,4 +1,4 @@
-"""What to run: decided, checked and made ready before the clock, and the record of it as it begins."""
+"""The job of a run: its settings resolved and checked before the clock starts, and its initial record."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from benchmark.record import CodeVersion, DatasetFacts, RunFacts, RunRecord
 from benchmark.settings import ROOT, Settings
 from benchmark.submission import PARAMS_FILE
 from common.errors import UserError
+from common.files import write_atomically
 from datasets.dataset import Dataset
-from datasets.manifest import write_atomically
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done: `run_dir` is its folder and exists; `resumption` is None for a new run."""
+    """One run to do: `run_dir` is its folder and exists; `resumption` is None for a new run."""
 
     settings: Settings
     params: Params
@@ -33,21 +33,21 @@ class Job:
     run_dir: Path
     resumption: resume.Resumption | None
     gpus: tuple[str, ...] | None = None
-    """The names of the GPUs that the trainer can use; none of them for a run on the CPU; None: not known before it starts."""
+    """The names of the GPUs that the trainer can use; empty for a run on the CPU; None: not known before it starts."""
 
 
-def decide(settings: Settings, display: Display) -> Job:
-    """Variant, data, seed and folder; makes the corpus where it is missing and can be made.
+def resolve(settings: Settings, display: Display) -> Job:
+    """Resolve variant, dataset, seed and run folder; synthesises the corpus if it is missing and can be synthesised.
 
-    UserError where the settings do not go together, or the data are missing or damaged.
+    UserError if the settings contradict each other, or the dataset is missing or damaged.
     """
     resumption = resume.plan(settings.resume, settings) if settings.resume else None
     if resumption and settings.trainer_module is None:
         settings = replace(settings, trainer_module=resumption.record.trainer)
     usable = gpus_of_run(settings)
-    params = resumption.params if resumption else run_dataset.choose_params(settings, display.say, usable)
+    params = resumption.params if resumption else run_dataset.choose_params(settings, display.message, usable)
     if usable and usable.warning:
-        display.say(usable.warning)
+        display.message(usable.warning)
     gpus = usable.gpus if usable else None
     if settings.division == "closed" and params.division == "open":
         raise UserError("the variant's own division is open: it cannot be closed", where="SUBMISSION_DIVISION")
@@ -58,19 +58,19 @@ def decide(settings: Settings, display: Display) -> Job:
             where="NPROC" if settings.nodes == 1 else "NPROC times NNODES",
             remedy=f"use at most {batch_size}",
         )
-    dataset = run_dataset.ready_dataset(params, settings, display.say)
+    dataset = run_dataset.ready_dataset(params, settings, display.message)
     if resumption:
         resume.check_dataset(resumption, dataset)
-        display.say(f"going on with {resumption.run_dir} after epoch {resumption.epoch}")
+        display.message(f"resuming {resumption.run_dir} after epoch {resumption.epoch}")
         return Job(settings, params, dataset, resumption.record.seed, resumption.run_dir, resumption, gpus)
     seed = settings.seed if settings.seed is not None else int.from_bytes(os.urandom(4), "big")
     run_dir = _new_folder(settings, params, seed, gpus)
-    display.say(f"run folder: {run_dir}")
+    display.message(f"run folder: {run_dir}")
     return Job(settings, params, dataset, seed, run_dir, None, gpus)
 
 
 def _new_folder(settings: Settings, params: Params, seed: int, gpus: tuple[str, ...] | None) -> Path:
-    """Make a folder that no other run has: `<results>/<variant>/<host>-<gpu or cpu>-<UTC time>-s<seed>`."""
+    """Make a new, unique folder: `<results>/<variant>/<host>-<gpu or cpu>-<UTC time>-s<seed>`."""
     device = system.gpu_label(gpus)
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     name = f"{_plain(platform.node())}-{_plain(device)}-{now}-s{seed}"
@@ -86,11 +86,11 @@ def _new_folder(settings: Settings, params: Params, seed: int, gpus: tuple[str, 
             continue
         write_atomically(folder / PARAMS_FILE, params.dump().encode())
         return folder
-    raise UserError("a thousand runs began here in this second", where=parent)
+    raise UserError("a thousand runs started here in this second", where=parent)
 
 
 def _plain(text: str) -> str:
-    """`text` as part of a file name."""
+    """`text` made fit for a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "unnamed"
 
 
@@ -107,34 +107,34 @@ def trainer_command(job: Job) -> list[str]:
 
 
 def _portable(job: Job) -> tuple[str, ...]:
-    """The job's command as a record keeps it: records are published, and where a submitter keeps things is nobody's business.
+    """The job's command for the record, without the submitter's own paths, since records are published.
 
-    Paths in the checkout are relative to it; others begin with the name of the variable that leads there.
+    Paths in the checkout are relative to it; others start with the name of the variable that gives their folder.
     """
-    places = {ROOT: "", job.settings.results_dir: "RESULTS_DIR/", job.dataset.folder.parent: "DATA_DIR/"}
+    roots = {ROOT: "", job.settings.results_dir: "RESULTS_DIR/", job.dataset.folder.parent: "DATA_DIR/"}
 
-    def said(argument: str) -> str:
-        for place, name in places.items():
-            if argument.startswith(f"{place}{os.sep}"):
-                return name + argument.removeprefix(f"{place}{os.sep}")
+    def portable(argument: str) -> str:
+        for root, name in roots.items():
+            if argument.startswith(f"{root}{os.sep}"):
+                return name + argument.removeprefix(f"{root}{os.sep}")
         return argument
 
-    return ("python", *map(said, trainer_command(job)[1:]))
+    return ("python", *map(portable, trainer_command(job)[1:]))
 
 
-def begin_record(job: Job) -> RunRecord:
-    """The record of a run that has just begun, or of one that goes on."""
+def initial_record(job: Job) -> RunRecord:
+    """The record of a run that has just started, or of a resumed one."""
     settings, params, dataset = job.settings, job.params, job.dataset
     command = _portable(job)
     code = CodeVersion(**system.code_version(ROOT))
     if job.resumption:
         old = job.resumption.record
         notes = old.notes
-        went_on = f"went on after epoch {job.resumption.epoch}"
+        resumed = f"resumed after epoch {job.resumption.epoch}"
         if code != old.code:
-            notes += (f"{went_on} with commit {code.commit}{'' if code.clean else ', changed'}",)
+            notes += (f"{resumed} with commit {code.commit}{'' if code.clean else ', changed'}",)
         if (settings.processes, settings.nodes) != (old.run.nproc, old.run.nnodes):
-            notes += (f"{went_on} with {settings.processes} processes on {settings.nodes} machines",)
+            notes += (f"{resumed} with {settings.processes} processes on {settings.nodes} machines",)
         run = replace(old.run, resumed_epochs=(*old.run.resumed_epochs, job.resumption.epoch))
         return replace(old, status="unfinished", reason=None, ended_at=None, command=command, run=run, notes=notes)
     return RunRecord(
@@ -177,5 +177,5 @@ def _dataset_facts(dataset: Dataset, params: Params) -> DatasetFacts:
 
 
 def utc_now() -> str:
-    """Now, as records have it: UTC in ISO 8601."""
+    """The current time for records: UTC in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,8 +1,8 @@
-"""Child processes: started so that they die with this one, listened to, and ended with everything they started.
+"""Child processes: started so that they die with this one, their output read, and ended with all their descendants.
 
-The trainer leads a session of its own, so that a Ctrl-C meant for the harness reaches the harness alone, which then
-ends the trainer in order. Linux kills the trainer when the harness dies (PR_SET_PDEATHSIG), and hands orphans of the
-trainer to the harness (PR_SET_CHILD_SUBREAPER), which ends them too.
+The trainer leads its own session, so that a Ctrl-C for the harness reaches only the harness, which then ends the
+trainer in order. Linux kills the trainer when the harness dies (PR_SET_PDEATHSIG), and makes orphans of the trainer
+children of the harness (PR_SET_CHILD_SUBREAPER), which ends them too.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from benchmark import trainer_contract
 from benchmark.settings import Settings
 
 GRACE_S = 10.0
-"""How long a process may take to end after SIGTERM, before SIGKILL."""
+"""Seconds that a process may take to end after SIGTERM, before SIGKILL."""
 DRAIN_S = 2.0
-"""How long output is awaited after the trainer's end."""
+"""Seconds for which output is still read after the trainer's end."""
 POLL_S = 0.2
 MAX_LINE_BYTES = 1 << 20
 
@@ -35,33 +35,39 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the harness to end before anything was worth recording."""
+    """A signal arrived before there was anything to record."""
 
 
 class Stop:
-    """A request to end the run early: at first `reason` is None. `signal_number` is set where a signal asked."""
+    """A request to end the run early; `reason` is None until then. `signal_number` is set if a signal requested it.
+
+    Until `deferred` is set, a signal raises Interrupted at once; afterwards it only sets the request.
+    """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.signal_number: int | None = None
-        self.heeded = False
+        self.deferred = False
 
-    def ask(self, reason: str, signal_number: int | None = None) -> None:
-        """Ask for the end; the first reason stays."""
+    def request(self, reason: str, signal_number: int | None = None) -> None:
+        """Request the end; the first reason is kept."""
         if self.reason is None:
             self.reason, self.signal_number = reason, signal_number
 
     def on_signal(self, number: int, _frame: object) -> None:
-        """Signal handler: before `heeded` is set it raises Interrupted, afterwards it asks."""
+        """Signal handler."""
         reason = f"interrupted by {signal.Signals(number).name}"
-        self.ask(reason, number)
-        if not self.heeded:
+        self.request(reason, number)
+        if not self.deferred:
             raise Interrupted(reason)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn SIGINT, SIGTERM and SIGHUP into a Stop while the block runs; a signal that was ignored (nohup) stays ignored."""
+    """Turn SIGINT, SIGTERM and SIGHUP into a Stop while the block runs.
+
+    A signal that was ignored (nohup) stays ignored.
+    """
     stop = Stop()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
@@ -76,14 +82,14 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for a Python child that finds our packages whatever its working directory is."""
+    """The environment for a Python child that imports our packages from any working directory."""
     return os.environ | trainer_contract.variables(os.environ)
 
 
 def trainer_command(
     settings: Settings, *, params_file: Path, data: Path, run_dir: Path, seed: int, resume: Path | None
 ) -> list[str]:
-    """The command line that starts the trainer: plainly, or by torchrun where several processes make one run."""
+    """The command line of the trainer: a single process, or torchrun for several."""
     command = [sys.executable]
     if settings.uses_torchrun:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(settings.processes), "--max-restarts", "0"]
@@ -105,9 +111,9 @@ def start(
     stdout: int | None = None,
     stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a child in a session of its own that Linux kills when this process ends. Call it from the main thread only.
+    """Start a child in its own session; Linux kills it when this process ends. Call it from the main thread only.
 
-    The kernel ties the child's life to the thread that starts it, and no other thread should run yet.
+    The kernel ties the child's life to the thread that starts it, and no other thread should be running yet.
     """
     _become_subreaper()
     parent = os.getpid()
@@ -122,8 +128,11 @@ def start(
     )
 
 
-def run_to_the_end(command: list[str]) -> int:
-    """Run a child whose output all goes to stderr; return its exit status. An interruption ends it and is passed on."""
+def run_to_completion(command: list[str]) -> int:
+    """Run a child with all its output on stderr; return its exit status.
+
+    An exception, such as an interruption, ends the child and is raised again.
+    """
     process = start(command, stdout=sys.stderr.fileno())
     try:
         return process.wait()
@@ -132,15 +141,16 @@ def run_to_the_end(command: list[str]) -> int:
         raise
 
 
-def listen(
+def read_output(
     process: subprocess.Popen[bytes],
     stop: Stop,
     on_output: Callable[[bytes], None],
     on_error: Callable[[bytes], None],
 ) -> int:
-    """Hand each line of the child's stdout and stderr (without line break) on, until it has ended or `stop` asks for it.
+    """Pass each line of the child's stdout and stderr (without line break) to a callback, until it ends or `stop`
+    ends it.
 
-    Returns the exit status, negative for a signal. Whatever the child started is ended with it.
+    Returns the exit status, negative for a signal. All descendants of the child are ended with it.
     """
     with selectors.DefaultSelector() as selector:
         for stream, take in ((process.stdout, on_output), (process.stderr, on_error)):
@@ -164,13 +174,13 @@ def listen(
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
-    """End the child if it still runs, then all that it left behind; return its exit status."""
+    """End the child if it still runs, then all its descendants; return its exit status."""
     if not _has_ended(process):
         _signal_group(process, signal.SIGTERM)
         deadline_s = time.monotonic() + GRACE_S
         while not _has_ended(process) and time.monotonic() < deadline_s:
             time.sleep(0.02)
-    # The dead leader is not yet reaped here, so that its number cannot have become another group's.
+    # The dead leader is not reaped yet, so its process id cannot be another group's.
     _signal_group(process, signal.SIGKILL)
     status = process.wait()
     _end_orphans()
@@ -178,7 +188,7 @@ def end(process: subprocess.Popen[bytes]) -> int:
 
 
 class _Lines:
-    """Cuts a stream of bytes into lines; a line longer than MAX_LINE_BYTES is handed on in pieces."""
+    """Cuts a stream of bytes into lines; a line longer than MAX_LINE_BYTES is passed on in pieces."""
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
         self._take = take
@@ -199,7 +209,7 @@ class _Lines:
 
 def _pump(selector: selectors.BaseSelector, timeout_s: float) -> None:
     if not selector.get_map():
-        time.sleep(timeout_s)  # both streams are closed, the process lives on
+        time.sleep(timeout_s)  # both streams are closed, the process still runs
         return
     for key, _ in selector.select(timeout_s):
         data = os.read(key.fd, 1 << 16)
@@ -224,9 +234,12 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 def _end_orphans() -> None:
-    """Kill what the child started outside its own group (torchrun's workers, say), now that the kernel made it ours."""
+    """Kill descendants outside the child's process group, such as torchrun's workers.
+
+    Now they are children of this process.
+    """
     for _ in range(20):
-        orphans = [p for p in psutil.Process().children(recursive=True) if p.pid not in _others]
+        orphans = [p for p in psutil.Process().children(recursive=True) if p.pid not in _earlier_children]
         if not orphans:
             return
         for orphan in orphans:
@@ -235,18 +248,21 @@ def _end_orphans() -> None:
         psutil.wait_procs(orphans, timeout=0.5)
 
 
-_others: set[int] = set()
-"""Children that this process had before it became a subreaper: not the trainer's, so not ours to end."""
+_earlier_children: set[int] = set()
+"""Children that this process had before it became a subreaper: not the trainer's, so not to be ended."""
 
 
 def _become_subreaper() -> None:
-    _others.update(p.pid for p in psutil.Process().children(recursive=True))
+    _earlier_children.update(p.pid for p in psutil.Process().children(recursive=True))
     if _libc is not None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _die_with(parent: int) -> None:
-    """In the child, before its program starts: be killed when the parent ends, even if it has ended already."""
+    """Have Linux kill this process when its parent ends, even if that has happened already.
+
+    It is called in the child, before its program starts.
+    """
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:

@@ -1,4 +1,4 @@
-"""How a run ended, and why in one clause: from the trainer's exit status, the log it left and what it said on stderr."""
+"""The outcome of a run and its reason in one clause, from the trainer's exit status, its log and its stderr."""
 
 from __future__ import annotations
 
@@ -17,30 +17,33 @@ EXIT_STATUS = {"success": EXIT_OK, "aborted": EXIT_FAILED}
 
 _EXCEPTION = re.compile(r"(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)(?:: .*)?)$")
 _NO_MODULE = re.compile(r".*?: ((?:No module named|Error while finding module specification for) .*)$")
-"""What the interpreter says where it cannot find the module that it was to start."""
+"""The interpreter's message if it cannot find the trainer's module."""
 _TORCHRUN_SIGNAL = re.compile(r"Signal \d+ \((SIG\w+)\) received by PID")
 
 
-def verdict(
+def outcome(
     exit_status: int, log: RunLog, errors: Sequence[str], *, target_wer: float, log_decides: bool
 ) -> tuple[Status, str | None]:
-    """Status and reason of a run that nobody interrupted.
+    """Status and reason of a run that was not interrupted.
 
     `exit_status` is the trainer's, negative for a signal; `errors` its last lines on stderr. `log_decides`: the exit
-    status says nothing (torchrun's is 1 whatever its workers' were), so the log alone decides.
+    status carries no information (torchrun's is 1 for any worker's), so only the log decides.
     """
-    said = summarise(log.events)
-    lacks, aborted, claimed = trainer_contract.lacking(said), log.last(mllog.RUN_ABORTED_REASON), said.status
+    summary = summarise(log.events)
+    lacks, aborted, claimed = trainer_contract.missing_from(summary), log.last(mllog.RUN_ABORTED_REASON), summary.status
     if not lacks:
         if claimed == mllog.SUCCESS and (log_decides or exit_status == EXIT_OK):
-            if said.reaches(target_wer):
+            if summary.reaches(target_wer):
                 return "success", None
-            return "failed", f"the trainer claims success, but its last WER is {said.final}, the target {target_wer:g}"
+            return (
+                "failed",
+                f"the trainer claims success, but its last WER is {summary.final}, the target {target_wer:g}",
+            )
         if claimed == mllog.ABORTED and aborted is None and (log_decides or exit_status == EXIT_FAILED):
-            if said.reaches(target_wer):
-                found = f"its last WER is {said.final}, the target {target_wer:g}"
-                return "failed", f"the trainer says that the target was missed, but {found}"
-            return "aborted", f"WER {target_wer:g} was not reached in {len(said.evaluations)} epochs"
+            if summary.reaches(target_wer):
+                found = f"its last WER is {summary.final}, the target {target_wer:g}"
+                return "failed", f"the trainer reports that the target was missed, but {found}"
+            return "aborted", f"WER {target_wer:g} was not reached in {len(summary.evaluations)} epochs"
     if aborted:
         return "failed", _failure(exit_status, errors, f"the trainer ended early: {aborted.value}")
     if exit_status not in (EXIT_OK, EXIT_FAILED):
@@ -49,10 +52,10 @@ def verdict(
     return "failed", _failure(exit_status, errors, f"{fault}: see {trainer_contract.PAGE}")
 
 
-def follower_verdict(exit_status: int, errors: Sequence[str]) -> tuple[Status, str | None]:
+def follower_outcome(exit_status: int, errors: Sequence[str]) -> tuple[Status, str | None]:
     """The same on a machine whose trainer processes write no log: the first machine's record has the result.
 
-    torchrun's exit status is 0 for a target that was missed too, so the trainer says TARGET_MISSED there, on a line of stderr.
+    torchrun's exit status is 0 for a missed target too, so the trainer prints TARGET_MISSED on stderr there.
     """
     if exit_status == EXIT_OK and any(line.startswith(trainer_contract.TARGET_MISSED) for line in errors):
         return "aborted", "the target was not reached: see the record of machine 0"
@@ -64,23 +67,23 @@ def follower_verdict(exit_status: int, errors: Sequence[str]) -> tuple[Status, s
 
 
 def _failure(exit_status: int, errors: Sequence[str], of_log: str | None = None) -> str:
-    """Why the run failed: how the trainer crashed, else what its log shows (`of_log`); its last words where neither says."""
+    """Why the run failed: the trainer's crash, else what is wrong with its log (`of_log`) and its last line on stderr."""
     if exit_status < 0:
         return _killed(signal.Signals(-exit_status).name)
-    # Whatever a trainer with exit status 0 said on the way, it did not crash.
+    # A trainer with exit status 0 did not crash, whatever it printed.
     if exit_status != EXIT_OK and (crash := _crash(errors)):
         return crash
-    said = next((line.strip() for line in reversed(errors) if line.strip()), None)
-    last_words = f" (its last words on stderr: {said})" if said else ""
-    return (of_log or f"the trainer ended with exit status {exit_status}") + last_words
+    last_line = next((line.strip() for line in reversed(errors) if line.strip()), None)
+    suffix = f" (its last line on stderr: {last_line})" if last_line else ""
+    return (of_log or f"the trainer ended with exit status {exit_status}") + suffix
 
 
 def _crash(errors: Sequence[str]) -> str | None:
-    """What its stderr says of why the trainer could not go on; None where it says nothing of the kind."""
+    """The cause of a crash according to the trainer's stderr; None if there is none."""
     for line in reversed(errors):
         if line.startswith("error: "):
             return line.removeprefix("error: ")
-    # torchrun ends the others with SIGTERM when one of its processes fails: that signal is no cause.
+    # torchrun ends the others with SIGTERM when one of its processes fails: that signal is not the cause.
     signals = [found[1] for line in errors if (found := _TORCHRUN_SIGNAL.search(line)) and found[1] != "SIGTERM"]
     if signals:
         return _killed(signals[-1])
@@ -94,5 +97,5 @@ def _crash(errors: Sequence[str]) -> str | None:
 
 def _killed(name: str) -> str:
     if name == "SIGKILL":
-        return "the trainer was killed (SIGKILL), most likely by the system because memory ran out; `dmesg` tells"
+        return "the trainer was killed (SIGKILL), most likely by the system because memory ran out; see `dmesg`"
     return f"the trainer was killed by {name}"

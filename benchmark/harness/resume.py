@@ -1,4 +1,4 @@
-"""Going on with a run that was interrupted: which epoch it can go on from, and whether it is still the same run."""
+"""Resuming an interrupted run: the epoch to resume from, and checks that it is still the same run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FINISHED = {"success": "reached its target", "aborted": "ended at its last epoch
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run to go on with: its old record, its parameters, and the last epoch that was kept.
+    """A run to resume: its old record, its parameters, and the last epoch with a checkpoint.
 
     `checkpoint` holds the state after `epoch`; the first `keep_bytes` of result.txt are the log up to there.
     """
@@ -34,21 +34,24 @@ class Resumption:
 
 
 def plan(run_dir: Path, settings: Settings) -> Resumption:
-    """Find where the run in `run_dir` can go on; UserError where it cannot, or where the settings name another run."""
+    """Find where to resume the run in `run_dir`.
+
+    Raises UserError if it cannot be resumed, or if the settings contradict it.
+    """
     run_dir = run_dir.absolute()
     record = read_record(run_dir)
     if record.status in FINISHED:
-        raise UserError(f"this run {FINISHED[record.status]}: there is nothing to go on with", where=run_dir)
+        raise UserError(f"this run {FINISHED[record.status]}: there is nothing to resume", where=run_dir)
     if settings.seed is not None and settings.seed != record.seed:
         raise UserError(f"the run's seed is {record.seed}, not {settings.seed}", where="SEED", remedy="unset SEED")
     params = load_params(run_dir / PARAMS_FILE)
     if params.sha256 != record.params_sha256:
-        raise UserError("the parameters are not those that the run began with", where=run_dir / PARAMS_FILE)
+        raise UserError("the parameters are not those of the run's start", where=run_dir / PARAMS_FILE)
     epoch, keep_bytes = _last_whole_epoch(run_dir)
     checkpoint = checkpoint_of(run_dir, epoch)
     if checkpoint is None:
         raise UserError(
-            "no epoch was finished and kept, so there is nothing to go on from",
+            "no epoch was finished and saved, so there is nothing to resume from",
             where=run_dir,
             remedy="start a new run",
         )
@@ -56,17 +59,17 @@ def plan(run_dir: Path, settings: Settings) -> Resumption:
 
 
 def check_dataset(resumption: Resumption, dataset: Dataset) -> None:
-    """Raise UserError unless the run began with this very data set."""
+    """Raise UserError unless the run started with exactly this dataset."""
     if dataset.digest.tree_sha256 != resumption.record.dataset.tree_sha256:
         raise UserError(
-            "the data set is not the one that the run began with (its checksum differs)",
+            "the dataset is not the one that the run started with (its checksum differs)",
             where=dataset.folder,
-            remedy="set DATA_DIR to where that one lies, or start a new run",
+            remedy="set DATA_DIR to the folder of that one, or start a new run",
         )
 
 
 def _last_whole_epoch(run_dir: Path) -> tuple[int, int]:
-    """The last epoch whose evaluation is logged and whose checkpoint lies there (0: none), and the log's length up to it."""
+    """The last epoch with a logged evaluation and a checkpoint (0: none), and the log's length in bytes up to it."""
     epoch = keep_bytes = at = 0
     kept = checkpoints(run_dir)
     path = run_dir / LOG_FILE

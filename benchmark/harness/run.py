@@ -1,7 +1,7 @@
-"""One timed run: its data made ready, the trainer started and timed from its own log, the machine watched, all recorded.
+"""One timed run: prepare the data, start the trainer, time it from its own log, sample telemetry, write the record.
 
-The log goes to stdout and result.txt; everything meant for people goes to stderr. From the moment that the run's folder
-exists, whatever happens ends in a record.
+The log goes to stdout and result.txt; everything for people goes to stderr. Once the run's folder exists, every
+outcome is recorded.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from benchmark import clock, mllog
 from benchmark.harness import launch
 from benchmark.harness.caches import drop_caches
 from benchmark.harness.display import Display
-from benchmark.harness.job import Job, begin_record, decide, trainer_command, utc_now
-from benchmark.harness.outcome import EXIT_STATUS, follower_verdict, verdict
+from benchmark.harness.job import Job, initial_record, resolve, trainer_command, utc_now
+from benchmark.harness.outcome import EXIT_STATUS, follower_outcome, outcome
 from benchmark.harness.run_log import ErrorLog, RunLog
 from benchmark.harness.summary import print_summary
 from benchmark.log_summary import LogSummary, summarise
@@ -29,7 +29,7 @@ from benchmark.telemetry.sampler import Telemetry
 from common.errors import EXIT_ERROR, from_os_error, one_line
 
 RESERVE_BYTES = 1 << 18
-"""Disk space held back in the run's folder, so that a disk that fills up leaves room to record that it did."""
+"""Disk space held back in the run's folder, so that the record can still be written when the disk fills up."""
 
 MARKED = frozenset(
     (
@@ -42,12 +42,12 @@ MARKED = frozenset(
         mllog.RUN_STOP,
     )
 )
-"""The events whose times stand in telemetry.csv as well."""
+"""The events whose times are also marked in telemetry.csv."""
 
 
 @dataclass(frozen=True)
-class _Outlets:
-    """Where a run's output goes."""
+class _Outputs:
+    """The outputs of a run."""
 
     display: Display
     log: RunLog
@@ -58,76 +58,76 @@ class _Outlets:
 
 
 def run(settings: Settings) -> int:
-    """Do one timed run, or go on with one; returns the exit status: 0 target reached, 1 not reached, 2 could not be done.
+    """Do one timed run, or resume one; returns the exit status: 0 target reached, 1 not reached, 2 error.
 
-    Raises UserError, before anything is recorded, where parameters or data are not as they must be.
+    Raises UserError, before anything is recorded, if parameters or data are invalid.
     """
     display = Display()
     with launch.stop_on_signals() as stop:
-        job = decide(settings, display)
-        # From here on a signal asks for an orderly end, and whatever happens is recorded.
-        stop.heeded = True
-        others = Measurement()
+        job = resolve(settings, display)
+        # From here on a signal requests an orderly end, and every outcome is recorded.
+        stop.deferred = True
+        load = Measurement()
         out = _open(job, display)
-        record = begin_record(job)
+        record = initial_record(job)
         write_record(record, job.run_dir)
         try:
-            record = replace(record, notes=record.notes + _disturbance(others.end(), display))
+            record = replace(record, notes=record.notes + _warn_of_load(load.end(), display))
             cleared: bool | None = _clear_caches(settings, display)
             if job.resumption:
                 out.log.replay(job.resumption.keep_bytes)
                 logged = out.log.first(mllog.CACHE_CLEAR)
-                # What counts is how it was when the clock started.
+                # What counts is the state when the clock started.
                 cleared = logged.value if logged else None
             record = replace(record, run=replace(record.run, cache_cleared=cleared))
             if settings.leads and not job.resumption:
                 _log_submission(out.writer, record, settings)
             exit_status = _train(job, record, out, stop)
-            status, reason = _judge(exit_status, job, out, stop)
+            status, reason = _outcome(exit_status, job, out, stop)
         except Exception as error:
-            # A full disk, or a bug of ours: the record tells of it before the door does.
+            # A full disk, or a bug: it goes into the record before the command reports it.
             _finish(record, job, out, "failed", f"the harness stopped: {one_line(str(error)) or type(error).__name__}")
             raise
         record = _finish(record, job, out, status, reason)
 
     display.show(lambda: print_summary(record, job.run_dir))
     if record.status not in EXIT_STATUS:
-        display.say(f"error: {record.reason}")
+        display.message(f"error: {record.reason}")
     return EXIT_STATUS.get(record.status, EXIT_ERROR)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The timed part
+# The timed region
 
 
-def _open(job: Job, display: Display) -> _Outlets:
+def _open(job: Job, display: Display) -> _Outputs:
     run_dir = job.run_dir
     log = RunLog(run_dir / LOG_FILE, to_stdout=job.settings.leads)
     (run_dir / ".reserve").write_bytes(bytes(RESERVE_BYTES))
-    telemetry = Telemetry(run_dir / TELEMETRY_FILE, say=lambda text: display.say(f"telemetry: {text}"))
-    return _Outlets(display, log, LogWriter(log.sink), ErrorLog(run_dir / ERRORS_FILE), telemetry)
+    telemetry = Telemetry(run_dir / TELEMETRY_FILE, notify=lambda text: display.message(f"telemetry: {text}"))
+    return _Outputs(display, log, LogWriter(log.sink), ErrorLog(run_dir / ERRORS_FILE), telemetry)
 
 
 def _clear_caches(settings: Settings, display: Display) -> bool:
     if not settings.drop_caches:
-        display.say("file caches are left alone (DROP_CACHES=0)")
+        display.message("file caches are not dropped (DROP_CACHES=0)")
         return False
     why_not = drop_caches()
     if why_not:
-        display.say(f"file caches could not be cleared ({why_not}); the log says so")
+        display.message(f"file caches could not be dropped ({why_not}); the log has cache_clear false")
     return why_not is None
 
 
-def _disturbance(load: Load, display: Display) -> tuple[str, ...]:
-    """A warning where other programs would lengthen the run, said now and kept with it."""
+def _warn_of_load(load: Load, display: Display) -> tuple[str, ...]:
+    """Warn if other programs would slow the run down; returns the note for its record."""
     if not load.disturbs:
         return ()
-    display.say(f"warning: {load}: they lengthen the run - end them, or wait, before a result that counts")
+    display.message(f"warning: {load}, which slows the run down - stop them, or wait, before a run that counts")
     return (f"before the clock started: {load}",)
 
 
 def _log_submission(writer: LogWriter, record: RunRecord, settings: Settings) -> None:
-    """The lines that say who ran what, where and on which data."""
+    """Log who ran what, where and on which data."""
     data = record.dataset
     writer.event(mllog.SUBMISSION_BENCHMARK, mllog.BENCHMARK)
     writer.event(mllog.SUBMISSION_ORG, settings.org)
@@ -145,15 +145,15 @@ def _platform(record: RunRecord) -> str:
     return str(record.system.get("system_name") or platform.node())
 
 
-def _train(job: Job, record: RunRecord, out: _Outlets, stop: launch.Stop) -> int:
-    """Start the trainer and pass on what it says until it has ended; returns its exit status, negative for a signal."""
+def _train(job: Job, record: RunRecord, out: _Outputs, stop: launch.Stop) -> int:
+    """Start the trainer and handle its output until it ends; returns its exit status, negative for a signal."""
     if stop.reason is not None:
         return EXIT_ERROR
-    # Before the telemetry's thread: a child is started while this is the only one.
+    # Before the telemetry thread: the child must be started while this process has a single thread.
     process = launch.start(trainer_command(job), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         out.telemetry.watch(process.pid)
-        # A resumed run's devices are those of its beginning until its trainer names others.
+        # A resumed run has the devices of its first start until its trainer lists others.
         out.telemetry.use(_uuids(out.log.last(mllog.ACCELERATORS)))
         out.telemetry.start()
 
@@ -162,18 +162,18 @@ def _train(job: Job, record: RunRecord, out: _Outlets, stop: launch.Stop) -> int
                 return
             at = raw.rfind(mllog.TOKEN)
             if not isinstance(mllog.parse_line(raw), Event):
-                out.display.say("trainer: " + raw.decode("utf-8", "replace"))
+                out.display.message("trainer: " + raw.decode("utf-8", "replace"))
                 return
             if at > 0:
-                out.display.say("trainer: " + raw[:at].decode("utf-8", "replace"))
-            out.display.make_way()
+                out.display.message("trainer: " + raw[:at].decode("utf-8", "replace"))
+            out.display.clear_for_log_line()
             event = out.log.write(raw[at:].rstrip(b"\r"))
             if out.log.failure:
-                stop.ask(f"{out.log.path}: the log cannot be written ({out.log.failure})")
+                stop.request(f"{out.log.path}: the log cannot be written ({out.log.failure})")
             if event:
                 _react(event, record, out)
 
-        launch.listen(process, stop, on_output, lambda raw: out.display.say(out.errors.write(raw)))
+        launch.read_output(process, stop, on_output, lambda raw: out.display.message(out.errors.write(raw)))
     finally:
         exit_status = launch.end(process)
         out.telemetry.stop()
@@ -181,14 +181,14 @@ def _train(job: Job, record: RunRecord, out: _Outlets, stop: launch.Stop) -> int
     return exit_status
 
 
-def _react(event: Event, record: RunRecord, out: _Outlets) -> None:
+def _react(event: Event, record: RunRecord, out: _Outputs) -> None:
     if event.key in MARKED:
         epoch = f" {event.epoch_num}" if event.epoch_num is not None else ""
         out.telemetry.mark(event.key + epoch, event.time_ms / 1000)
     if event.key in (mllog.ACCELERATORS, mllog.RESUMED) and _listed(event):
         out.telemetry.use(_uuids(event))
     if event.key in (mllog.RUN_START, mllog.RESUMED):
-        out.telemetry.count_others()
+        out.telemetry.request_process_count()
     if event.key == mllog.EVAL_STOP:
         log = summarise(out.log.events)
         if log.epochs and log.run_start:
@@ -201,7 +201,7 @@ def _uuids(accelerators: Event | None) -> list[str]:
 
 
 def _listed(accelerators: Event | None) -> list[dict]:
-    """The devices that an `accelerators` event names in its value, a `resumed` one in its metadata."""
+    """The devices in the value of an `accelerators` event, or in the metadata of a `resumed` one."""
     listed: object = None
     if accelerators:
         resumed = accelerators.key == mllog.RESUMED
@@ -212,25 +212,25 @@ def _listed(accelerators: Event | None) -> list[dict]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# After it
+# After the timed region
 
 
-def _judge(exit_status: int, job: Job, out: _Outlets, stop: launch.Stop) -> tuple[Status, str | None]:
+def _outcome(exit_status: int, job: Job, out: _Outputs, stop: launch.Stop) -> tuple[Status, str | None]:
     errors = list(out.errors.tail)
-    # A run that had logged its end before somebody asked for it did end: its log decides, as it does under torchrun.
+    # A run that logged its end before the stop request did end: its log decides, as it does under torchrun.
     log_decides = job.settings.uses_torchrun or (stop.reason is not None and out.log.last(mllog.RUN_STOP) is not None)
     if job.settings.leads:
         target_wer = job.params.train.target_wer
-        status, reason = verdict(exit_status, out.log, errors, target_wer=target_wer, log_decides=log_decides)
+        status, reason = outcome(exit_status, out.log, errors, target_wer=target_wer, log_decides=log_decides)
     else:
-        status, reason = follower_verdict(exit_status, errors)
+        status, reason = follower_outcome(exit_status, errors)
     if stop.reason is not None and status not in EXIT_STATUS:
         return ("interrupted" if stop.signal_number else "failed"), stop.reason
     return status, reason
 
 
-def _finish(record: RunRecord, job: Job, out: _Outlets, status: Status, reason: str | None) -> RunRecord:
-    """Close the log and write the record; never raises for a disk that takes no more, but says so."""
+def _finish(record: RunRecord, job: Job, out: _Outputs, status: Status, reason: str | None) -> RunRecord:
+    """Close the log and write the record; a full disk is reported and does not raise."""
     out.telemetry.stop()
     (job.run_dir / ".reserve").unlink(missing_ok=True)
     out.log.retry()
@@ -274,23 +274,23 @@ def _finish(record: RunRecord, job: Job, out: _Outlets, status: Status, reason: 
     try:
         write_record(record, job.run_dir)
     except OSError as error:
-        said = f"the record could not be written ({from_os_error(error)})"
-        out.display.say(f"error: {said}")
+        failure = f"the record could not be written ({from_os_error(error)})"
+        out.display.message(f"error: {failure}")
         if status in EXIT_STATUS:
-            record = replace(record, status="failed", reason=said)
+            record = replace(record, status="failed", reason=failure)
     return record
 
 
 def _device(accelerators: Event | None) -> str | None:
-    """`cuda` or `cpu`: what the trainer found, where the user left the choice to it."""
+    """`cuda` or `cpu`, as the trainer logged it; None if it did not."""
     return next(
         (item["device"].partition(":")[0] for item in _listed(accelerators) if isinstance(item.get("device"), str)),
         None,
     )
 
 
-def _telemetry_summary(log: LogSummary, out: _Outlets) -> Summary | None:
-    """What was measured from run_start (or from where the run went on) to run_stop; None if the run never got there."""
+def _telemetry_summary(log: LogSummary, out: _Outputs) -> Summary | None:
+    """Telemetry from run_start (or from where the run was resumed) to run_stop; None if the run had no timed region."""
     begin = out.log.last(mllog.RESUMED) or log.run_start
     if not begin or not log.run_stop:
         return None
@@ -298,15 +298,15 @@ def _telemetry_summary(log: LogSummary, out: _Outlets) -> Summary | None:
     return summary if summary.samples else None
 
 
-def _notes(out: _Outlets) -> tuple[str, ...]:
+def _notes(out: _Outputs) -> tuple[str, ...]:
     notes = []
     if out.log.stdout_lost:
-        notes.append("the reader of stdout went away before the end: result.txt has the whole log")
+        notes.append("the reader of stdout went away before the end: result.txt has the complete log")
     if out.display.lost:
         notes.append("stderr could not be written to the end (its terminal was closed)")
     if out.errors.failure:
         notes.append(f"trainer.err is incomplete ({out.errors.failure})")
     slept_s = clock.slept_s() - out.slept_before_s
     if slept_s > 1:
-        notes.append(f"the machine slept for {slept_s:.0f} s: the run's clock went on, its telemetry did not")
+        notes.append(f"the machine slept for {slept_s:.0f} s: the run's clock continued, its telemetry did not")
     return tuple(notes)

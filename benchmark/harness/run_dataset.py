@@ -1,4 +1,4 @@
-"""The data a run trains on: which variant it calls for, made where it can be made, and found whole before the clock."""
+"""The dataset of a run: the variant that it implies, its synthesis, and its check before the clock starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from datasets.synthesis.plans import is_synthesised, synthesis_arguments, versio
 
 
 class TreeSize(NamedTuple):
-    """How much a folder holds; the tar is padded to 10 KiB, so small changes inside files go unseen here."""
+    """The size of a folder; the tar is padded to 10 KiB, so small changes of a file's size are not seen here."""
 
     files: int
     tar_bytes: int
@@ -31,10 +31,10 @@ class TreeSize(NamedTuple):
         return f"{self.files:,} files ({self.tar_bytes:,} bytes as a tar)"
 
 
-def choose_params(settings: Settings, say: Callable[[str], None], usable: Usable | None = None) -> Params:
-    """The run's parameters; `usable` is what `usable_gpus` says, where it was asked already.
+def choose_params(settings: Settings, notify: Callable[[str], None], usable: Usable | None = None) -> Params:
+    """The run's parameters; `usable` is the result of `usable_gpus`, if it is known already.
 
-    Where the user named none: `librispeech` when its data lie ready, else `synthetic` on a GPU and `mini` on a CPU.
+    By default: `librispeech` if its dataset is prepared, else `synthetic` on a GPU and `mini` on a CPU.
     """
     if settings.params_file:
         return load_params(settings.params_file)
@@ -42,49 +42,54 @@ def choose_params(settings: Settings, say: Callable[[str], None], usable: Usable
         return load_variant(settings.variant)
     folder = settings.data_dir / LIBRISPEECH
     if is_prepared(folder):
-        say(f"variant librispeech: VARIANT is not set, and a prepared LibriSpeech lies in {folder}")
+        notify(f"variant librispeech: VARIANT is not set, and there is a prepared LibriSpeech in {folder}")
         return load_variant("librispeech")
-    why = f"VARIANT is not set, and no prepared LibriSpeech lies in {folder}"
+    why = f"VARIANT is not set, and there is no prepared LibriSpeech in {folder}"
     params = load_variant("synthetic")
     usable = usable or usable_gpus(settings)
     reason = usable.why_none
     if usable.gpus:
         card, needed = usable.gpus[0], gpu_bytes(params.train.batch_size, settings.processes * settings.nodes)
         if usable.memory_bytes >= needed:
-            say(f"variant synthetic: {why}; {card} is used. {_how_long(params, card, settings)}")
+            notify(f"variant synthetic: {why}; using {card}. {_time_estimate(params, card, settings)}")
             return params
         reason = (
-            f"{card} has {usable.memory_bytes / 1e9:.0f} GB of memory, and the longest batches of synthetic need some "
-            f"{needed / 1e9:.0f} (share the batch among several GPUs with NPROC, or try it with VARIANT=synthetic)"
+            f"{card} has {usable.memory_bytes / 1e9:.0f} GB of memory, and the longest batches of synthetic need about "
+            f"{needed / 1e9:.0f} (split the batch over several GPUs with NPROC, or try it with VARIANT=synthetic)"
         )
-    say(f"variant mini: {why}; {reason}. It takes a minute or two on two CPU cores")
+    notify(f"variant mini: {why}; {reason}. It takes a minute or two on two CPU cores")
     return load_variant("mini")
 
 
-def _how_long(params: Params, card: str, settings: Settings) -> str:
-    said = "How long it takes on this card is not known"
+def _time_estimate(params: Params, card: str, settings: Settings) -> str:
+    text = "The time to train on this GPU is not known"
     expected = expected_minutes(params, card, settings.processes * settings.nodes)
     if expected:
-        said = f"Estimated from this card's limits, training takes some {expected[0]:.0f} to {expected[1]:.0f} minutes"
+        text = (
+            f"Estimated from this GPU's roofline, training takes about {expected[0]:.0f} to {expected[1]:.0f} minutes"
+        )
     if not is_prepared(settings.data_dir / params.data.folder):
         cores = limits.cores()
-        said += f"; synthesising its corpus before that, once, some {max(1.0, SYNTHESIS_CORE_MIN / cores):.0f} on {cores} cores"
-    return said
+        minutes = max(1.0, SYNTHESIS_CORE_MIN / cores)
+        text += f"; synthesising its corpus first, once, about {minutes:.0f} on {cores} cores"
+    return text
 
 
-def ready_dataset(params: Params, settings: Settings, say: Callable[[str], None]) -> Dataset:
-    """The whole data set that `params` names, synthesised first (untimed) where it is missing and can be.
+def ready_dataset(params: Params, settings: Settings, notify: Callable[[str], None]) -> Dataset:
+    """The complete dataset of `params`, synthesised first (untimed) if it is missing and can be synthesised.
 
-    Raises UserError where it is missing, half-made or damaged.
+    Raises UserError if it is missing, incomplete or damaged.
     """
     folder = settings.data_dir / params.data.folder
     if is_synthesised(folder.name) and not is_prepared(folder):
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         lock = settings.data_dir / f".{folder.name}.lock"
-        with FileLock(lock, lambda: say("another run is making the corpus; waiting for it")):
-            # Another run may have made it while this one waited.
+        with FileLock(lock, lambda: notify("another run is synthesising the corpus; waiting for it")):
+            # Another run may have synthesised it while this one waited.
             if not is_prepared(folder):
-                say(f"making the corpus {folder.name} in {settings.data_dir} (once; not part of the timed run)")
+                notify(
+                    f"synthesising the corpus {folder.name} in {settings.data_dir} (once; not part of the timed run)"
+                )
                 _synthesise(folder.name, settings.data_dir)
     dataset = _read(folder)
     _check_version(dataset)
@@ -93,15 +98,15 @@ def ready_dataset(params: Params, settings: Settings, say: Callable[[str], None]
 
 
 def valid_stamp(dataset: Dataset) -> Stamp | None:
-    """The data set's last verification if it passed and was of this very content, else None."""
+    """The dataset's last verification if it passed and was of exactly this content, else None."""
     stamp = read_stamp(dataset.folder)
     return stamp if stamp and stamp.passed and stamp.tree_sha256 == dataset.digest.tree_sha256 else None
 
 
 def check_whole(dataset: Dataset, splits: tuple[str, ...]) -> None:
-    """Raise UserError unless the data set's files are all there: names, sizes and counts, without reading the audio.
+    """Raise UserError unless the dataset is complete: names, sizes and counts of its files, without reading the audio.
 
-    Damage inside a file is found by `sh verify_dataset.sh`, which reads them all.
+    `sh verify_dataset.sh` reads every file and finds damage inside them.
     """
     remedy = _remedy(dataset.folder)
     members = list(tarball.members(dataset.folder))
@@ -111,7 +116,7 @@ def check_whole(dataset: Dataset, splits: tuple[str, ...]) -> None:
         promised = dataset.splits[name].utterances
         if len(manifest) != promised:
             raise UserError(
-                f"{len(manifest)} utterances where the data set's description promises {promised}",
+                f"{len(manifest)} utterances, but the dataset's description has {promised}",
                 where=dataset.folder / dataset.splits[name].manifest,
                 remedy=remedy,
             )
@@ -123,22 +128,22 @@ def check_whole(dataset: Dataset, splits: tuple[str, ...]) -> None:
             if size == 0:
                 raise UserError("an audio file is empty", where=path, remedy=remedy)
     length = sum(tarball.BLOCK + tarball.padded(m.size) for m in members)
-    found = TreeSize(sum(not m.is_folder for m in members), length + tarball.ending(length))
+    found = TreeSize(sum(not m.is_folder for m in members), length + tarball.trailing_zeros(length))
     expected = TreeSize(dataset.digest.files, dataset.digest.tar_bytes)
     if found != expected:
         raise UserError(
-            f"it holds {found} where its description promises {expected}",
+            f"it holds {found}, but its description has {expected}",
             where=dataset.folder,
-            remedy=f"`sh verify_dataset.sh` names the difference; {remedy}",
+            remedy=f"`sh verify_dataset.sh` shows the difference; {remedy}",
         )
 
 
 def _check_version(dataset: Dataset) -> None:
-    """UserError where a corpus of the benchmark's own was made by an earlier version of it, and holds other bytes."""
+    """UserError if a synthesised corpus was made by another version of the synthesis, and so differs."""
     made, current = dataset.provenance.get("version"), version_of(dataset.folder.name)
     if None not in (made, current) and made != current:
         raise UserError(
-            f"the corpus is of version {made}, where the benchmark's is now of version {current}",
+            f"the corpus has version {made}, but the benchmark now synthesises version {current}",
             where=dataset.folder,
             remedy=_remedy(dataset.folder),
         )
@@ -153,16 +158,16 @@ def _read(folder: Path) -> Dataset:
 
 def _remedy(folder: Path) -> str:
     if is_synthesised(folder.name):
-        return f"remove {folder} and start again: it is made anew"
+        return f"remove {folder} and start again: it is then synthesised again"
     if folder.name == LIBRISPEECH:
-        return "`sh script/download_dataset.sh all` fetches and prepares what is missing; DATA_DIR says where"
-    return "`python -m datasets import --help` tells how to bring a corpus in; DATA_DIR says where it is looked for"
+        return "`sh script/download_dataset.sh all` downloads and prepares what is missing in DATA_DIR"
+    return "see `python -m datasets import --help` for importing a corpus; DATA_DIR is the folder that is searched"
 
 
 def _synthesise(name: str, data_dir: Path) -> None:
     command = [sys.executable, "-m", "datasets", "synthesise", *synthesis_arguments(name), "--data-dir", str(data_dir)]
-    # Its stdout must not reach ours, which belongs to the log.
-    status = launch.run_to_the_end(command)
+    # Its stdout must not go to ours, which carries the log.
+    status = launch.run_to_completion(command)
     if status != 0:
         what = "was killed" if status < 0 else f"ended with exit status {status}"
         kept = "see its message above" if status == EXIT_ERROR else "see its output above"

@@ -1,4 +1,4 @@
-"""The files of a run that is going on: its log, each line to result.txt and to stdout whole, and the trainer's stderr."""
+"""The files of a run in progress: its log, to result.txt and stdout, and the trainer's stderr."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ KEPT_ERROR_LINES = 400
 class RunLog:
     """Writes log lines to `path` (appending) and to stdout, and keeps their events.
 
-    A reader of stdout that goes away is noted in `stdout_lost` and the file goes on. A file that cannot be written is
-    told in `failure`; its lines are kept and written by `retry` if there is room again. The file is locked, so that a
-    run that is still going on cannot be resumed beside itself.
+    If the reader of stdout goes away, `stdout_lost` is set and the file continues. If the file cannot be written,
+    `failure` has the reason; its lines are kept, and `retry` writes them once there is space again. The file is
+    locked, so that a run in progress cannot be resumed at the same time.
     """
 
     def __init__(self, path: Path, *, to_stdout: bool = True) -> None:
@@ -29,7 +29,7 @@ class RunLog:
         self.stdout_lost = False
         self._to_stdout = to_stdout
         self._pending: list[bytes] = []
-        busy = UserError("this run is still going on", where=path.parent, remedy="let it end, or end it")
+        busy = UserError("this run is still in progress", where=path.parent, remedy="wait for it, or stop it")
         self._lock = FileLock(path, busy)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND)
         self._size = os.fstat(self._fd).st_size
@@ -48,7 +48,7 @@ class RunLog:
         return event if isinstance(event, Event) else None
 
     def replay(self, keep_bytes: int) -> None:
-        """Take over the first `keep_bytes` of the file (a resumed run), dropping the rest: print them, keep their events."""
+        """Keep the first `keep_bytes` of the file (a resumed run) and drop the rest: print them, keep their events."""
         os.ftruncate(self._fd, keep_bytes)
         self._size = keep_bytes
         with open(self.path, "rb") as file:
@@ -77,7 +77,7 @@ class RunLog:
         return next((event for event in self.events if event.key == key), None)
 
     def close(self) -> None:
-        """Bring the file to the disk and close it."""
+        """Sync the file to disk and close it."""
         try:
             os.fsync(self._fd)
         except OSError as error:
@@ -91,7 +91,7 @@ class RunLog:
                 line = self._pending[0]
                 written = os.write(self._fd, line)
                 if written < len(line):
-                    # A disk that fills up takes a part first; the rest of the line then tells why.
+                    # A disk that fills up takes part of a line; writing the rest then raises the error.
                     os.write(self._fd, line[written:])
                 self._size += len(line)
                 self._pending.pop(0)
@@ -107,13 +107,13 @@ class RunLog:
                 data = data[os.write(1, data) :]
         except OSError:
             self.stdout_lost = True
-            # Later writers (the interpreter's last flush) must find something that takes their bytes.
+            # Later writes (the interpreter's last flush) must not fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.stdout.flush()
 
 
 class ErrorLog:
-    """What the trainer says on stderr: each line to `path`, the last ones in `tail`. Never stops a run."""
+    """The trainer's stderr: each line goes to `path`, the last ones are in `tail`. An error here never stops a run."""
 
     def __init__(self, path: Path) -> None:
         self.tail: deque[str] = deque(maxlen=KEPT_ERROR_LINES)
@@ -122,7 +122,7 @@ class ErrorLog:
 
     def write(self, raw: bytes) -> str:
         """Keep one line (without its line break); returns its text."""
-        # A progress bar of some library redraws itself with carriage returns: its last state is the line.
+        # A library's progress bar redraws itself with carriage returns: keep its last state.
         text = raw.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
         self.tail.append(text)
         if self.failure is None:

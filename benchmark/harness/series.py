@@ -1,9 +1,9 @@
-"""RUNS=10: several timed runs one after another, each with a seed drawn from the system before the first one starts.
+"""RUNS=10: several timed runs in sequence, each with a seed drawn from the system before the first one starts.
 
-The seeds are written down first, so that nobody, the harness included, can choose among results: an interrupted series
-goes on with the seeds it has, its interrupted run is resumed, and a run that failed after its clock started stays one of
-the series. Each run is a process of its own (`python -m benchmark run`); the score at the end is that of
-`python -m results score`, a process too.
+The seeds are written down first, so that nothing, the harness included, can choose among results: an interrupted series
+continues with its seeds, its interrupted run is resumed, and a run that failed after its clock started stays in the
+series. Each run is a separate process (`python -m benchmark run`), and so is the score at the end
+(`python -m results score`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from benchmark.settings import ROOT, Settings
 from benchmark.submission import PARAMS_FILE, RECORD_FILE, UNFINISHED
 from benchmark.trainer_contract import checkpoints
 from common.errors import EXIT_ERROR, UserError
+from common.files import write_atomically
 from common.formats import SERIES
 from common.locks import FileLock
-from datasets.manifest import write_atomically
 
 FOLDER, FILE_NAME = "series", "series.json"
 MOST_RUNS = 1000
@@ -39,7 +39,7 @@ POLL_S = 0.2
 
 
 def wanted_runs(environ: Mapping[str, str]) -> int:
-    """The number of runs that RUNS asks for, 1 where it is unset; UserError where it is no such number."""
+    """The number of runs that RUNS asks for, 1 where it is unset; UserError if it is not a valid number."""
     text = environ.get("RUNS") or "1"
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MOST_RUNS or len(text) > 9:
         raise UserError(f"must be a whole number from 1 to {MOST_RUNS}, not {text!r}", where="RUNS")
@@ -47,28 +47,30 @@ def wanted_runs(environ: Mapping[str, str]) -> int:
 
 
 def run_series(settings: Settings, runs: int) -> int:
-    """Do what is left of a series of `runs` runs and print its score on stderr; returns the exit status.
+    """Do the remaining runs of a series of `runs` runs and print its score on stderr; returns the exit status.
 
-    0: there is a score; 1: there is none, for too many runs missed the target; 2: the series could not be finished.
+    0: there is a score; 1: there is none, because too many runs missed the target; 2: the series could not be finished.
     """
     _refuse_contradictions(settings)
     display = Display()
-    params = choose_params(settings, display.say)
-    folder = _find_or_begin(settings, params, runs, display)
-    # Whoever else would go on with this series finds it held.
-    busy = UserError("this series is still going on", where=folder, remedy="let it end, or end it")
+    params = choose_params(settings, display.message)
+    folder = _find_or_start(settings, params, runs, display)
+    # Only one process at a time may continue a series.
+    busy = UserError("this series is still in progress", where=folder, remedy="wait for it, or stop it")
     with FileLock(folder / FILE_NAME, busy), launch.stop_on_signals() as stop:
-        stop.heeded = True
+        stop.deferred = True
         seeds = read_plan(folder).seeds
         for number, seed in enumerate(seeds, 1):
             found = _state(folder, seed)
             if found is not None and _is_over(found[1]):
                 continue
-            display.say(f"run {number} of {runs}: seed {seed}" + (f", going on with {found[0]}" if found else ""))
+            display.message(f"run {number} of {runs}: seed {seed}" + (f", resuming {found[0]}" if found else ""))
             status = _one_run(settings, folder, seed, found, stop)
             if status == EXIT_ERROR:
-                why = stop.reason or f"run {number} could not be done"
-                display.say(f"error: the series stopped: {why} - start it again with RUNS={runs} to go on: {folder}")
+                why = stop.reason or f"run {number} failed"
+                display.message(
+                    f"error: the series stopped: {why} - start it again with RUNS={runs} to continue: {folder}"
+                )
                 return EXIT_ERROR
     return _score(folder)
 
@@ -77,14 +79,14 @@ def _refuse_contradictions(settings: Settings) -> None:
     if settings.seed is not None:
         raise UserError("a series draws its own seeds", where="SEED", remedy="unset SEED, or unset RUNS")
     if settings.resume is not None:
-        raise UserError("one run is resumed, not a series", where="--resume", remedy="unset RUNS")
+        raise UserError("a series cannot be resumed by one run's folder", where="--resume", remedy="unset RUNS")
     if settings.nodes > 1:
         remedy = "start each run on every machine with one SEED, then `python -m results score` the runs"
         raise UserError("a series runs on one machine", where="NNODES", remedy=remedy)
 
 
-def _find_or_begin(settings: Settings, params: Params, runs: int, display: Display) -> Path:
-    """The newest unfinished series of these very parameters, device, processes and code, or a new one."""
+def _find_or_start(settings: Settings, params: Params, runs: int, display: Display) -> Path:
+    """The newest unfinished series with the same parameters, device, processes and code, or a new one."""
     seeds: dict[int, None] = {}
     while len(seeds) < runs:
         seeds[int.from_bytes(os.urandom(4), "big")] = None
@@ -96,28 +98,28 @@ def _find_or_begin(settings: Settings, params: Params, runs: int, display: Displ
         try:
             plan = read_plan(folder)
         except UserError as error:
-            display.say(f"an earlier series is passed over: {error}")
+            display.message(f"an earlier series is skipped: {error}")
             continue
         states = [_state(folder, seed) for seed in plan.seeds]
         over = sum(found is not None and _is_over(found[1]) for found in states)
         other = [name for name in _SAME if getattr(plan, name) != getattr(new, name)]
         if over < len(states) and not other:
-            display.say(f"going on with the series in {folder}: {over} of {runs} runs are done")
+            display.message(f"resuming the series in {folder}: {over} of {runs} runs are done")
             return folder
         if over < len(states):
-            display.say(f"the unfinished series in {folder} is another one (other {', '.join(other)})")
+            display.message(f"the unfinished series in {folder} is another one (other {', '.join(other)})")
     folder = parent / f"{params.variant}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
     folder.mkdir(parents=True)
     write_atomically(folder / PARAMS_FILE, params.dump().encode())
-    data = orjson.dumps(SERIES.stamped(asdict(new)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    data = orjson.dumps(SERIES.with_version(asdict(new)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     write_atomically(folder / FILE_NAME, data)
-    display.say(f"series folder: {folder}")
+    display.message(f"series folder: {folder}")
     return folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What series.json holds: the seeds, and all that must be equal for a run to be of the same series."""
+    """The contents of series.json: the seeds, and everything that must be equal for a run to belong to the series."""
 
     started_at: str
     seeds: tuple[int, ...]
@@ -152,7 +154,7 @@ def _plan_of(settings: Settings, params: Params, seeds: Sequence[int]) -> Plan:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of the series in `folder`, of this or an older version; UserError where it cannot be read."""
+    """The plan of the series in `folder`, of this or an older version; UserError if it cannot be read."""
     path = folder / FILE_NAME
     try:
         tree = orjson.loads(path.read_bytes())
@@ -162,10 +164,10 @@ def read_plan(folder: Path) -> Plan:
 
 
 def _state(folder: Path, seed: int) -> tuple[Path, RunRecord] | None:
-    """The newest run of a seed whose clock matters: its folder and record; None where no run of it began.
+    """The newest run of a seed that counts: its folder and record; None if there is none.
 
-    Runs that ended before their clock started were no runs. One that cannot be resumed, because no epoch of it was
-    kept, is made again with its seed; its folder stays and says what it was.
+    A run that ended before its clock started does not count. One that cannot be resumed, because it has no checkpoint,
+    is started again with its seed; its folder stays.
     """
     for path in sorted(folder.glob(f"*/*-s{seed}*/{RECORD_FILE}"), reverse=True):
         found = read_record(path)
@@ -183,7 +185,7 @@ def _is_over(found: RunRecord) -> bool:
 def _one_run(
     settings: Settings, folder: Path, seed: int, found: tuple[Path, RunRecord] | None, stop: launch.Stop
 ) -> int:
-    """Do one run, or go on with it, in a process of its own that is told when to end; returns its exit status."""
+    """Do or resume one run in a separate process, and pass a stop request on to it; returns its exit status."""
     if stop.reason is not None:
         return EXIT_ERROR
     command = [sys.executable, "-m", "benchmark", "run", "--trainer-module", settings.trainer]
@@ -192,15 +194,15 @@ def _one_run(
     for name in ("RUNS", "VARIANT"):
         environment.pop(name, None)
     process = launch.start(command, environment)
-    told = False
+    signalled = False
     while True:
         try:
             status = process.wait(POLL_S)
             return status if status >= 0 else EXIT_ERROR
         except subprocess.TimeoutExpired:
-            if stop.reason is not None and not told:
+            if stop.reason is not None and not signalled:
                 process.send_signal(stop.signal_number or signal.SIGTERM)
-                told = True
+                signalled = True
 
 
 def _score(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The closing summary of a run on stderr, from its record alone."""
+"""The summary on stderr at the end of a run, from its record alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from benchmark.record import EpochFacts, RunRecord
 from benchmark.settings import ROOT, TRAINER_MODULE
 from benchmark.submission import ERRORS_FILE
-from common.progress import clock
+from common.progress import format_duration
 
 WIDTH = 80
 SCORE_NOTE = "MLPerf-style, unverified"
 
 
 def print_summary(record: RunRecord, run_dir: Path) -> None:
-    """Print result, epochs, time, throughput, telemetry, where the files lie and what to do next."""
+    """Print result, epochs, time, throughput, telemetry, the run's folder and the next step."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -38,28 +38,28 @@ def print_summary(record: RunRecord, run_dir: Path) -> None:
     table.add_column(no_wrap=True, min_width=names)
     table.add_column(overflow="fold")
     for name, value in rows[:-2]:
-        # Text, not a string: square brackets in a path are no markup.
+        # Text, not a string: square brackets in a path are not markup.
         table.add_row(name, Text(value))
     console.print(table)
     for name, value in rows[-2:]:
-        # The path and the command, as they can be copied: a line break is the terminal's own business.
+        # Path and command on one line each, so that they can be copied.
         console.print(Text(f"  {name:<{names}}   {value}"), soft_wrap=True)
 
 
 def summary_rows(record: RunRecord, run_dir: Path) -> list[tuple[str, str]]:
-    """The summary as (name, value) pairs; what could not be measured is left out."""
+    """The summary as (name, value) pairs, without what could not be measured."""
     run = record.run
     rows = [("result", _result(record))]
     if run.minutes is not None:
-        # The time of a run that ended without its target is no score.
+        # The time of a run that missed its target is not a score.
         note = f", {SCORE_NOTE}" if record.status == "success" else ""
-        rows.append(("time", f"{run.minutes:.2f} minutes ({clock(run.minutes * 60)}){note}"))
+        rows.append(("time", f"{run.minutes:.2f} minutes ({format_duration(run.minutes * 60)}){note}"))
     rows.append(("variant", f"{record.variant}, {record.division} division, seed {record.seed}"))
     checked = f"verified {record.dataset.verified_at}" if record.dataset.verified else "not verified"
     data = record.dataset
     known = data.train_hours is not None and data.eval_hours is not None
     hours = f"{data.train_hours:.2f} h training, {data.eval_hours:.2f} h evaluation; " if known else ""
-    rows.append(("data set", f"{data.name}: {hours}{checked}"))
+    rows.append(("dataset", f"{data.name}: {hours}{checked}"))
     if run.cache_cleared is not None:
         rows.append(("caches", "cleared" if run.cache_cleared else "not cleared"))
     rows += _telemetry_rows(record.telemetry)
@@ -74,8 +74,8 @@ def summary_rows(record: RunRecord, run_dir: Path) -> list[tuple[str, str]]:
 def _result(record: RunRecord) -> str:
     run = record.run
     wer = f"WER {run.final_wer:.2f} % after epoch {run.epochs}" if run.final_wer is not None else "no epoch finished"
-    if _is_followers(record):
-        return "this machine's part is done; the result is in the run folder of machine 0"
+    if _is_follower(record):
+        return "done on this machine; the result is in the run folder of machine 0"
     if record.status == "success":
         return f"target reached: {wer} (target {run.target_wer:g} %)"
     if record.status == "aborted":
@@ -89,12 +89,12 @@ def _epoch_cells(epoch: EpochFacts) -> list[str]:
     return [
         str(epoch.epoch_num),
         f"{epoch.wer:.2f}",
-        _shown(epoch.cer, ".2f"),
-        _shown(epoch.train_loss, ".4g"),
-        "-" if epoch.train_s is None else clock(epoch.train_s),
-        "-" if epoch.eval_s is None else clock(epoch.eval_s),
-        _shown(epoch.utterances_per_s, ",.1f"),
-        _shown(epoch.audio_s_per_s, ",.1f"),
+        _formatted(epoch.cer, ".2f"),
+        _formatted(epoch.train_loss, ".4g"),
+        "-" if epoch.train_s is None else format_duration(epoch.train_s),
+        "-" if epoch.eval_s is None else format_duration(epoch.eval_s),
+        _formatted(epoch.utterances_per_s, ",.1f"),
+        _formatted(epoch.audio_s_per_s, ",.1f"),
     ]
 
 
@@ -115,7 +115,7 @@ def _telemetry_rows(telemetry: dict[str, Any] | None) -> list[tuple[str, str]]:
             rows.append((f"GPU {gpu.get('index')}", ", ".join([str(gpu.get("name")), *filter(None, parts)])))
             if others := gpu.get("other_processes"):
                 shared = "1 other process" if others == 1 else f"{others} other processes"
-                text = f"{shared} used it when the clock started; the time may not be this machine's best"
+                text = f"{shared} used it when the clock started, which may have slowed the run down"
                 rows.append(("warning", f"GPU {gpu.get('index')}: {text}"))
     host, trainer = telemetry.get("host") or {}, telemetry.get("trainer") or {}
     cpu = [
@@ -141,33 +141,33 @@ def _gib(value: float) -> str:
     return f"{value / 2**30:.2f} GiB"
 
 
-def _is_followers(record: RunRecord) -> bool:
-    """Whether the run's log, and so its error rates, are kept by another machine."""
+def _is_follower(record: RunRecord) -> bool:
+    """Whether another machine has the run's log, and so its error rates."""
     return record.status == "success" and record.run.final_wer is None
 
 
 def _next_step(record: RunRecord, run_dir: Path) -> str:
-    compare = f"{_typed(Path(sys.executable))} -m results compare {_typed(run_dir)}"
-    if _is_followers(record):
+    compare = f"{_shell_path(Path(sys.executable))} -m results compare {_shell_path(run_dir)}"
+    if _is_follower(record):
         return "see machine 0"
     if record.status == "success" and record.trainer not in (None, TRAINER_MODULE):
-        # Whoever wrote the trainer wants to know whether it logs all that a result needs.
+        # The author of another trainer wants to know whether it logs everything that a result needs.
         return compare.replace("results compare", "compliance")
     if record.status == "success":
         return compare
     if record.status == "aborted":
-        return f"{compare} (a run that ends at its last epoch is a valid outcome)"
+        return f"{compare} (missing the target at the last epoch is a valid outcome)"
     if record.epochs:
-        return f"sh run_and_time.sh --resume {_typed(run_dir)} goes on after the last whole epoch"
+        return f"sh run_and_time.sh --resume {_shell_path(run_dir)} resumes after the last complete epoch"
     if record.status == "interrupted":
-        return "start again: no epoch was finished that the run could go on from"
+        return "start again: no epoch was finished to resume from"
     return f"fix the cause (see {run_dir / ERRORS_FILE}) and start again"
 
 
-def _typed(path: Path) -> str:
-    """`path` as one types it in the checkout."""
+def _shell_path(path: Path) -> str:
+    """`path` as typed in the checkout."""
     return shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
 
 
-def _shown(value: float | None, form: str) -> str:
+def _formatted(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

@@ -1,8 +1,9 @@
-"""What other programs take of this machine's processor, measured now: the doctor and a run judge it alike.
+"""CPU load of other programs, measured now; the doctor and a run use the same measurement.
 
-The mean of the last minutes would still hold the synthesis that a run has just ended, so shares of time are taken: the time in
-which the processors of this process's affinity mask were busy, less its own and its ended children's. Where a control group
-has a quota, what others in the group used of it is taken too, and the scarcer of both counts.
+A load average of the last minutes would still include the synthesis that a run has just finished. So CPU time is
+measured: the time for which the processors of this process's affinity mask were busy, minus the time of this process
+and its ended children. Under a control-group quota, the share that others in the group used counts too, and the
+scarcer of both decides.
 """
 
 from __future__ import annotations
@@ -14,50 +15,57 @@ from dataclasses import dataclass
 from benchmark.machine import hardware
 from common import limits
 
-GLANCE_S, LOOK_S = 0.2, 1.0
-"""Seconds measured at least (the kernel counts in hundredths), and where the first look finds much: a moment's burst is no load."""
+SHORT_S, LONG_S = 0.2, 1.0
+"""Minimum seconds of a measurement (the kernel counts in hundredths), and of the second one after a high first one,
+which may have been a short burst."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """`taken_cores` of this process's `usable_cores` that are not there for it; None where the system does not tell."""
+    """`taken_cores` of this process's `usable_cores` are used by other programs.
+
+    None if the system does not report it.
+    """
 
     taken_cores: float | None
     usable_cores: float
 
     @property
     def disturbs(self) -> bool:
-        """Whether a run would take noticeably longer: more than a quarter of the cores, and more than half a core, is gone."""
+        """Whether a run would be noticeably slower.
+
+        That is when more than a quarter of the cores, and more than half a core, are taken.
+        """
         return self.taken_cores is not None and self.taken_cores > max(0.5, self.usable_cores / 4)
 
     def __str__(self) -> str:
         if self.taken_cores is None:
-            return "how busy the processors are cannot be read here"
+            return "CPU load cannot be read here"
         return f"other programs take {self.taken_cores:.1f} of {self.usable_cores:g} usable cores"
 
 
 class Measurement:
-    """Measures from its making to `end`, over whatever this process does in between, but children that still run."""
+    """Measures from its creation to `end`; excludes this process, but not its children that are still running."""
 
     def __init__(self) -> None:
-        self._began_s = time.monotonic()
+        self._start_s = time.monotonic()
         self._before = _Times.now()
 
     def end(self) -> Load:
-        """The load since the beginning; waits where that is but a moment ago."""
-        load = self._since(GLANCE_S)
-        return self._since(LOOK_S) if load.disturbs else load
+        """The load since the start; waits if that was less than SHORT_S ago."""
+        load = self._since(SHORT_S)
+        return self._since(LONG_S) if load.disturbs else load
 
     def _since(self, least_s: float) -> Load:
-        time.sleep(max(0.0, self._began_s + least_s - time.monotonic()))
+        time.sleep(max(0.0, self._start_s + least_s - time.monotonic()))
         before, after = self._before, _Times.now()
         usable = limits.usable_cores()
-        elapsed_s = time.monotonic() - self._began_s
+        elapsed_s = time.monotonic() - self._start_s
         own_s = after.own_s - before.own_s
         passed_s = after.passed_s - before.passed_s
         if not after.processors or passed_s <= 0:
             return Load(None, usable)
-        # On machines of many processors what is free beside a quota or a mask is not ours anyway.
+        # On a machine with many processors, those outside a quota or mask are not available anyway.
         busy = (after.busy_s - before.busy_s) / (passed_s / after.processors) - own_s / elapsed_s
         free = [after.processors - max(0.0, busy)]
         for old, new in zip(before.quotas, after.quotas, strict=False):
@@ -68,7 +76,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class _Times:
-    """Seconds that count up: of `processors` busy and in all, and of this process with the children that it waited for."""
+    """Counters in seconds: busy and total time of `processors`, and CPU time of this process and its ended children."""
 
     processors: int
     busy_s: float
@@ -81,7 +89,7 @@ class _Times:
         wanted = {f"cpu{number}" for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
         lines = [line.split() for line in (limits.read_text(hardware.PROC / "stat") or "").splitlines()]
         single = [fields for fields in lines if fields and fields[0].startswith("cpu") and fields[0] != "cpu"]
-        # A container may number its processors anew.
+        # A container may have its own processor numbers.
         counted = [fields for fields in single if fields[0] in wanted] or single
         busy = passed = 0
         for _, *fields in counted:

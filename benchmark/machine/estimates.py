@@ -1,4 +1,4 @@
-"""What a run of `synthetic` will take of a card, time and memory: estimates, for a line on stderr and the doctor."""
+"""Estimates of the time and GPU memory of a run of `synthetic`, for a line on stderr and the doctor."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from benchmark.params import Params
 from datasets.synthesis.plans import SYNTHETIC_HOURS
 
 REFERENCE_WORK = Work(flops=32.8e9, recurrent_weights=3 * 3 * 2560 * 2560, frames=50.0)
-"""The reference network's, as `reference_model.model.flops` works it out from its shapes (a test holds the two together)."""
+"""The reference network's, as `reference_model.model.flops` computes it from its shapes (a test compares the two)."""
 
 FRACTION = 0.3
-"""Of the roofline that a step is taken to reach: the rough figure of first trials of cuDNN's GRUs at this width and batch, in fp16,
-on an H100. No run of this variant has confirmed it.
+"""Assumed roofline fraction of a step: a rough figure from first trials of cuDNN's GRUs at this width and batch, in
+fp16, on an H100. No run of this variant has confirmed it.
 """
 
 FIXED_GPU_BYTES = 3.1e9
-"""Of each process: weights, gradients and AdamW's state 2.1 GB, and one for CUDA."""
+"""Per process: 2.1 GB for weights, gradients and AdamW's state, and 1 GB for CUDA."""
 BYTES_PER_AUDIO_S = 7.2e6
-"""Kept of the forward pass for each second of a batch (`python -m benches.memory` counts it on a CPU; no GPU has shown it yet)."""
+"""Activations kept from the forward pass per second of audio in a batch (`python -m benches.memory` counts them on a
+CPU; not yet measured on a GPU)."""
 LONGEST_S = 34
 SYNTHESIS_CORE_MIN = 18
-"""Minutes of one core that the corpus takes to synthesise."""
+"""Minutes to synthesise the corpus on one core."""
 
 EPOCHS = (2, 4)
-"""To the target, extrapolated from narrower networks (docs/synthetic.md)."""
+"""Epochs to the target, extrapolated from narrower networks (docs/synthetic.md)."""
 
 
 def expected_minutes(params: Params, card: str | None, processes: int) -> tuple[float, float] | None:
-    """From how many to how many minutes a run of `params` (the variant `synthetic`) should take; None for an unknown card.
+    """The range of minutes that a run of `params` (the variant `synthetic`) should take; None for an unknown GPU.
 
-    `card` is the name that CUDA gives it, `processes` the number of such cards that share the batch. Training alone is counted.
+    `card` is the GPU's name in CUDA, `processes` the number of such GPUs that split the batch. Only training is
+    counted.
     """
     ceilings = MEASURED.get(card or "")
     if ceilings is None:
@@ -43,5 +45,5 @@ def expected_minutes(params: Params, card: str | None, processes: int) -> tuple[
 
 
 def gpu_bytes(batch_size: int, processes: int) -> float:
-    """GPU memory that each of `processes` needs for the longest batch of `synthetic`, in bytes."""
+    """GPU memory in bytes that each of `processes` needs for the longest batch of `synthetic`."""
     return FIXED_GPU_BYTES + -(-batch_size // processes) * LONGEST_S * BYTES_PER_AUDIO_S

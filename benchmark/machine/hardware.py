@@ -1,6 +1,6 @@
-"""What this machine is made of, read from /proc and /sys without root: processor, memory, disks, network, container.
+"""This machine's hardware, read from /proc and /sys without root: processor, memory, disks, network, container.
 
-Every function returns None (or nothing) where the machine does not say; none guesses.
+Every function returns None (or nothing) for what the machine does not report; none guesses.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def counted(names: Iterable[str]) -> str:
 class Processor:
     """The host's processors. `cores` and `threads` count the whole machine, over all `sockets`.
 
-    `frequency_mhz` is the highest one, or this moment's where the kernel tells no other.
+    `frequency_mhz` is the maximum, or the current one if the kernel does not report a maximum.
     """
 
     model: str | None
@@ -48,7 +48,7 @@ class Processor:
 
 
 def processor() -> Processor:
-    """Read the processors' facts; `governor` is the kernel's frequency policy where it has one."""
+    """Read the facts about the processors; `governor` is the kernel's frequency policy, if any."""
     cpu = SYS / "devices/system/cpu"
     packages = {read_text(path) for path in cpu.glob("cpu[0-9]*/topology/physical_package_id")} - {None}
     khz = _number(cpu / "cpu0/cpufreq/cpuinfo_max_freq")
@@ -67,7 +67,7 @@ def processor() -> Processor:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo, keys in lower case."""
+    """The entries of the first processor in /proc/cpuinfo, keys in lower case."""
     text = (read_text(PROC / "cpuinfo") or "").split("\n\n")[0]
     pairs = (line.partition(":") for line in text.splitlines())
     return {key.strip().lower(): value.strip() for key, _, value in pairs if value.strip()}
@@ -88,7 +88,7 @@ def _caches(folder: Path) -> str | None:
 
 
 def memory_modules() -> str | None:
-    """The memory's modules (`8x 64 GB DDR5`), where the kernel's error checking (EDAC) lists them: it needs no root."""
+    """The memory modules (`8x 64 GB DDR5`), if the kernel's error checking (EDAC) lists them: that needs no root."""
     modules = []
     for dimm in sorted((SYS / "devices/system/edac/mc").glob("mc*/dimm*")):
         size_mib, kind = _number(dimm / "size"), read_text(dimm / "dimm_mem_type")
@@ -107,7 +107,7 @@ class Disk:
 
 
 def disks() -> list[Disk]:
-    """The disks with hardware behind them; no partitions, loops or mapped devices."""
+    """The physical disks; no partitions, loop or mapped devices."""
     found = []
     for block in sorted((SYS / "block").glob("*")):
         sectors = _number(block / "size")
@@ -116,12 +116,12 @@ def disks() -> list[Disk]:
         rotates = _number(block / "queue/rotational")
         kind = "NVMe SSD" if block.name.startswith("nvme") else {0: "SSD", 1: "HDD"}.get(rotates or 0, "disk")
         kind = "virtual disk" if block.name.startswith(("vd", "xvd")) else kind
-        found.append(Disk(block.name, kind, sectors * 512))  # the kernel counts 512-byte sectors, whatever the disk has
+        found.append(Disk(block.name, kind, sectors * 512))  # the kernel counts in 512-byte sectors on any disk
     return found
 
 
 def network() -> list[str]:
-    """The network adapters that have hardware, with their speed where the link says it: `100 Gb/s mlx5_core`."""
+    """The physical network adapters, with their speed if the link reports it: `100 Gb/s mlx5_core`."""
     found = []
     for net in sorted((SYS / "class/net").glob("*")):
         if not (net / "device").exists():
@@ -137,7 +137,7 @@ def network() -> list[str]:
 
 
 def product() -> str | None:
-    """The machine's maker and model as its firmware gives them."""
+    """The machine's vendor and model from its firmware."""
     dmi = SYS / "class/dmi/id"
     words = [read_text(dmi / "sys_vendor"), read_text(dmi / "product_name")]
     return " ".join(word for word in words if word) or None
@@ -153,16 +153,16 @@ def operating_system() -> str:
 
 
 def container() -> str | None:
-    """The kind of container this process runs in (docker, podman, kubernetes ...); None for none that can be seen.
+    """The kind of container this process runs in (docker, podman, kubernetes ...); None if none is detected.
 
-    What says least of other kinds is looked at last: images carry /.dockerenv along when they are converted.
+    The least specific signs are checked last: converted images may still contain /.dockerenv.
     """
     for variable in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"):
         if variable in os.environ:
             return variable.split("_")[0].lower()
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         return "kubernetes"
-    if named := os.environ.get("container"):  # noqa: SIM112 - systemd and podman write it so
+    if named := os.environ.get("container"):  # noqa: SIM112 - the spelling of systemd and podman
         return named
     if Path("/run/.containerenv").exists():
         return "podman"
@@ -173,12 +173,12 @@ def container() -> str | None:
 
 
 def virtual_machine() -> bool:
-    """Whether the processor says that it runs under a hypervisor."""
+    """Whether the processor reports a hypervisor."""
     return " hypervisor" in f" {_cpuinfo().get('flags', '')}"
 
 
 def nvidia_devices_on_bus() -> int:
-    """How many NVIDIA display or compute devices sit on the PCI bus, whether a driver serves them or not."""
+    """The number of NVIDIA display or compute devices on the PCI bus, with or without a driver."""
     count = 0
     for device in (SYS / "bus/pci/devices").glob("*"):
         kind = read_text(device / "class") or ""

@@ -1,9 +1,10 @@
-"""The only gate to NVML, NVIDIA's management library: which GPUs are here, and what each of them reads now.
+"""NVML, NVIDIA's management library: the GPUs of this machine and their current readings. The only module that
+imports pynvml.
 
-What is read stands in `readings`; how, here. Any call can fail alone (not supported on this chip, hidden by a container or by MIG):
-its value is None, and the rest goes on.
-Call names and units: the NVML API reference, as bound by nvidia-ml-py (pynvml), whose versions have different names: one that
-lacks a name is no worse than a chip that lacks the value. Devices are told apart by UUID: CUDA's order and NVML's differ.
+`readings` lists what is read. Any call can fail alone (not supported on this GPU, hidden by a container or by MIG):
+its value is None, and the others are not affected. Call names and units: the NVML API reference, as bound by
+nvidia-ml-py (pynvml). Versions of pynvml differ in their names: a missing name is treated like a value that the GPU
+does not support. GPUs are identified by UUID: CUDA's order and NVML's differ.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pynvml
 from benchmark.telemetry.readings import GPU_READINGS, Reading
 
 GPM_MIN_INTERVAL_S = 0.1
-"""Two samples of the GPU's performance monitors must lie further apart than this (NVML's own rule)."""
+"""Two samples of the GPU performance monitors must be further apart than this (NVML's rule)."""
 
 
 class _MissingName(Exception):
@@ -26,7 +27,7 @@ class _MissingName(Exception):
 
 
 class _Names:
-    """pynvml's names, looked up when they are used. One that this version lacks raises _MissingName: a call that failed."""
+    """pynvml's names, looked up on use. A name that this version lacks raises _MissingName, like a call that failed."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -39,7 +40,7 @@ _nv = _Names()
 
 
 def _known(*names: str) -> list[Any]:
-    """What the names stand for, without those that this version of pynvml lacks."""
+    """The values of the names that this version of pynvml has."""
     return [getattr(pynvml, name) for name in names if hasattr(pynvml, name)]
 
 
@@ -48,7 +49,7 @@ _FAILURES: tuple[type[Exception], ...] = (
     *(_known("NVMLError") or [Exception]),
     *_known("NVMLLibraryMismatchError"),
 )
-"""What a call raises whose value cannot be had; the last where the driver lacks the version of it that pynvml calls."""
+"""The exceptions of a failed call; the last one if the driver lacks the version of a function that pynvml calls."""
 _NEVER = _known(
     "NVML_ERROR_NOT_SUPPORTED",
     "NVML_ERROR_FUNCTION_NOT_FOUND",
@@ -56,13 +57,16 @@ _NEVER = _known(
     "NVML_ERROR_INVALID_ARGUMENT",
     "NVML_ERROR_NO_PERMISSION",
 )
-"""Errors that asking again will not mend: the call is not made again."""
+"""Errors that a retry will not change: the call is not made again."""
 _LOST = _known("NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_RESET_REQUIRED", "NVML_ERROR_GPU_NOT_FOUND")
-"""Errors after which a GPU answers nothing until the machine, or the GPU, is reset."""
+"""Errors after which a GPU does not respond until it, or the machine, is reset."""
 
 
 class NvmlUnavailable(Exception):
-    """NVML, or a GPU, cannot be used; the message says why, `code` is the number of NVML's error (None: it was another)."""
+    """NVML, or a GPU, cannot be used.
+
+    The message has the reason, `code` is NVML's error code (None for another error).
+    """
 
     def __init__(self, what: str, error: Exception) -> None:
         super().__init__(f"{what} ({error})")
@@ -75,7 +79,7 @@ class GpuLost(Exception):
 
 @dataclass(frozen=True)
 class GpuInfo:
-    """What does not change about a GPU (or one MIG slice of it); None where NVML could not tell.
+    """The static facts about a GPU (or one MIG slice of it); None for what NVML does not report.
 
     `index` counts from 0 in NVML's order. `mig_parent_uuid` is the whole GPU's UUID where this is a slice of one.
     """
@@ -98,20 +102,20 @@ class GpuInfo:
 
 
 class Gpu:
-    """One GPU, or one MIG slice: its fixed facts in `info`, its figures by `read`.
+    """One GPU, or one MIG slice: its static facts in `info`, its current readings from `read`.
 
-    `lost` becomes True, once and for good, when the GPU falls off the bus; from then on every reading is None.
+    `lost` becomes True for good when the GPU falls off the bus; from then on every reading is None.
     """
 
     def __init__(self, handle: Any, index: int, parent: Any = None, parent_uuid: str | None = None) -> None:
         self._handle = handle
-        self._dead_calls: set[tuple[str, int]] = set()
+        self._unsupported_calls: set[tuple[str, int]] = set()
         self.lost = False
         self._gpm = _Gpm.open(handle, parent)
         self.info = _gpu_info(handle, index, parent_uuid, self._gpm is not None)
 
     def read(self, now_s: float) -> dict[str, float | None]:
-        """Every reading of GPU_READINGS by name; None where it could not be had. `now_s` is a monotonic clock's time."""
+        """Every reading of GPU_READINGS by name; None if it could not be read. `now_s` is monotonic time."""
         nothing: dict[str, float | None] = dict.fromkeys(reading.name for reading in GPU_READINGS)
         if self.lost:
             return nothing
@@ -121,42 +125,42 @@ class Gpu:
             if self._gpm is not None:
                 values |= self._gpm.read(now_s)
         except GpuLost:
-            # What was read a moment before the loss is dropped too: a row is measured whole, or marked as lost.
+            # Readings just before the loss are dropped too: a row is either complete or marked as lost.
             self.lost = True
             return nothing
         return values
 
     def _read_one(self, reading: Reading) -> float | None:
         for place, call in enumerate(reading.calls):
-            if (reading.name, place) in self._dead_calls:
+            if (reading.name, place) in self._unsupported_calls:
                 continue
             try:
                 return call(_nv, self._handle) / reading.divisor
             except _FAILURES as error:
                 _raise_if_lost(error)
                 if getattr(error, "value", None) in _NEVER:
-                    self._dead_calls.add((reading.name, place))
+                    self._unsupported_calls.add((reading.name, place))
         return None
 
     def process_ids(self) -> list[int] | None:
-        """The processes that compute on this GPU, as the driver numbers them; None where it does not tell.
+        """The ids of the processes that compute on this GPU, from the driver; None if it does not report them.
 
-        To a container with process numbers of its own a driver lists others, or none at all.
+        In a container with its own process ids, a driver may list other ids, or none.
         """
         listed = _ask(lambda: _nv.nvmlDeviceGetComputeRunningProcesses(self._handle))
         if listed is None:
-            # The plain name stands for the newest call that this pynvml knows, which an older driver lacks.
+            # The plain name is the newest version of the call in this pynvml, which an older driver lacks.
             listed = _ask(lambda: _nv.nvmlDeviceGetComputeRunningProcesses_v2(self._handle))
         return None if listed is None else [process.pid for process in listed]
 
     def close(self) -> None:
-        """Give back what the GPU's monitors hold."""
+        """Release the GPU performance monitors."""
         if self._gpm is not None:
             self._gpm.close()
 
 
 class _Gpm:
-    """The GPU performance monitors of Hopper and newer: means over the time since the sample before."""
+    """The GPU performance monitors (GPM) of Hopper and newer: means over the time since the previous sample."""
 
     def __init__(self, take_sample: Callable[[Any], object]) -> None:
         self._take_sample = take_sample
@@ -168,7 +172,7 @@ class _Gpm:
 
     @classmethod
     def open(cls, handle: Any, parent: Any) -> _Gpm | None:
-        """The monitors of a GPU, or of the slice `handle` of the GPU `parent`; None where the chip has none."""
+        """The monitors of a GPU, or of the slice `handle` of the GPU `parent`; None if the GPU has none."""
         try:
             if not _nv.nvmlGpmQueryDeviceSupport(parent or handle).isSupportedDevice:
                 return None
@@ -180,7 +184,7 @@ class _Gpm:
             return None
 
     def read(self, now_s: float) -> dict[str, float]:
-        """The metrics since the sample before; empty at first, and where the samples lie too close together."""
+        """The metrics since the previous sample; empty at first, and if the samples are too close together."""
         if self._before_s is not None and now_s - self._before_s <= GPM_MIN_INTERVAL_S:
             return {}
         try:
@@ -203,7 +207,7 @@ class _Gpm:
         values = {}
         for place, (_, reading) in enumerate(self._readings):
             metric = query.metrics[place]
-            # A chip without a metric answers with an error, or with a value that is not a number.
+            # A GPU without a metric returns an error, or NaN.
             if metric.nvmlReturn == _nv.NVML_SUCCESS and metric.value == metric.value:
                 values[reading.name] = metric.value / reading.gpm_divisor
         return values
@@ -216,7 +220,7 @@ class _Gpm:
 class Nvml:
     """NVML, opened: `gpus` in NVML's order (whole GPUs, each followed by its MIG slices), and the versions.
 
-    Use as a context manager, or call `close`. Raises NvmlUnavailable where there is no driver or no library.
+    Use as a context manager, or call `close`. Raises NvmlUnavailable without a driver or its library.
     """
 
     def __init__(self) -> None:
@@ -247,12 +251,12 @@ class Nvml:
         self.close()
 
     def gpu(self, uuid: str) -> Gpu | None:
-        """The GPU with this UUID, written with or without its `GPU-` or `MIG-`; None where there is none."""
+        """The GPU with this UUID, with or without the prefix `GPU-` or `MIG-`; None if there is none."""
         wanted = plain_uuid(uuid)
         return next((gpu for gpu in self.gpus if gpu.info.uuid and plain_uuid(gpu.info.uuid) == wanted), None)
 
     def close(self) -> None:
-        """Leave NVML; a second call does nothing."""
+        """Shut NVML down; a second call does nothing."""
         with self._lock:
             if not self._open:
                 return
@@ -263,17 +267,17 @@ class Nvml:
 
 
 def plain_uuid(uuid: str) -> str:
-    """A UUID without NVML's prefix and in lower case: torch writes it so, NVML writes `GPU-...`."""
+    """A UUID without NVML's prefix and in lower case, as torch writes it; NVML writes `GPU-...`."""
     return uuid.lower().removeprefix("gpu-").removeprefix("mig-")
 
 
 def _ask(call: Callable[..., Any], *arguments: object) -> Any:
-    """What the call returns, or None where it fails. It is the call that looks pynvml's names up: they may be missing."""
+    """The result of the call, or None if it fails. The call itself looks up pynvml's names, which may be missing."""
     try:
         answer = call(*arguments)
     except _FAILURES:
         return None
-    # Older versions of pynvml (11.495, say) return bytes for text.
+    # Older versions of pynvml (such as 11.495) return bytes for text.
     return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
 
 

@@ -1,7 +1,7 @@
-"""The system description that MLPerf asks for, as far as the machine can tell, and the versions that made a result.
+"""The system description that MLPerf requires, as far as the machine reports it, and the software versions of a result.
 
-The 33 fields are those of mlperf_logging.system_desc_checker (training). A field that only a person knows stays empty;
-`missing` lists those.
+The 33 fields are those of mlperf_logging.system_desc_checker (training). A field that only a person can fill stays
+empty; `missing` lists those.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmark.machine import hardware
 from benchmark.machine.nvml import Gpu, Nvml, NvmlUnavailable
 from benchmark.submission import LOCK_FILE
 from common import limits
-from common.sha256 import sha256_of
+from common.files import sha256_of
 
 FIELDS = (
     "submitter",
@@ -79,14 +79,15 @@ PACKAGES = {
     "espeakng_loader": ("espeakng-loader",),
     "wonderwords": ("wonderwords",),
 }
-"""Our name of a piece of software, and the distributions that may bring it; asked by metadata, so nothing is imported."""
+"""Our name of a piece of software, and the distributions that may provide it; looked up in their metadata without
+imports."""
 
 
 def describe(number_of_nodes: int = 1, gpus: Sequence[str] | None = None) -> dict[str, Any]:
-    """The system description: each of FIELDS as text (`other_software_stack` as a dict), "" where a person must say.
+    """The system description: each of FIELDS as text (`other_software_stack` as a dict), "" if a person must fill it.
 
-    `gpus` names those that can be used (none: what is described ran on the CPU, and a note names the GPUs that it left
-    alone); None takes them to be those that NVML lists.
+    `gpus` names the GPUs that can be used (empty: the run used the CPU, and a note lists the unused GPUs); None: all
+    that NVML lists.
     """
     with _OpenNvml() as nvml:
         listed, versions = _whole_gpus(nvml), _versions(nvml)
@@ -99,20 +100,20 @@ def describe(number_of_nodes: int = 1, gpus: Sequence[str] | None = None) -> dic
 
 
 def missing(description: dict[str, Any]) -> list[str]:
-    """The fields that a person has yet to fill: those that are absent or empty, notes aside."""
+    """The fields that a person still has to fill: absent or empty ones, except notes."""
     return [field for field in FIELDS if field not in _MAY_BE_EMPTY and not description.get(field)]
 
 
 def software() -> dict[str, str | None]:
-    """The version of everything that can change a result; None where it is not installed or not found."""
+    """The version of everything that can change a result; None if it is not installed or not found."""
     with _OpenNvml() as nvml:
         return _versions(nvml)
 
 
 def code_version(root: Path) -> dict[str, Any]:
-    """`{"commit", "clean"}` of the checkout at `root`; both None where git or a repository of its own is missing.
+    """`{"commit", "clean"}` of the checkout at `root`; both None without git or if `root` is not a repository.
 
-    Clean means that no tracked file was changed and no code or parameter file was added; a log left there is no change.
+    Clean means that no tracked file was changed and no code or parameter file was added; other new files do not count.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
     commit = _git(root, "rev-parse", "HEAD")
@@ -124,9 +125,9 @@ def code_version(root: Path) -> dict[str, Any]:
 
 
 def lock_sha256(root: Path, commit: str | None = None) -> str | None:
-    """The SHA-256 of `root`/requirements.lock, which names every installed file's hash; None where there is none.
+    """The SHA-256 of `root`/requirements.lock, which has every installed file's hash; None without that file.
 
-    `commit`: of the file as it was then; None where git does not know the commit.
+    `commit`: the file at that commit; None if git does not know the commit.
     """
     if commit is not None:
         return _lock_at(Path(root), commit)
@@ -138,14 +139,17 @@ def lock_sha256(root: Path, commit: str | None = None) -> str | None:
 
 @functools.cache
 def _lock_at(root: Path, commit: str) -> str | None:
-    # A record is somebody's file: what stands there is no option of git's.
+    # The commit comes from a record, which anyone may have edited: it must not be taken for an option of git.
     known = re.fullmatch("[0-9a-f]{40}", commit)
     text = _git(root, "show", f"{commit}:./{LOCK_FILE}") if known else None
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
 def gpu_label(gpus: Sequence[str] | None = None) -> str:
-    """A short name of the first of `gpus` for folder names (`h200`, `rtx-4090`); `cpu` for none. None: those that NVML lists."""
+    """A short name of the first of `gpus` for folder names (`h200`, `rtx-4090`).
+
+    It is `cpu` if there are none. `gpus` None: those that NVML lists.
+    """
     if gpus is None:
         with _OpenNvml() as nvml:
             gpus = _names(_whole_gpus(nvml))
@@ -153,9 +157,9 @@ def gpu_label(gpus: Sequence[str] | None = None) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether a GPU of NVIDIA's is here by any sign, be it one that PyTorch cannot use.
+    """Whether there is any sign of an NVIDIA GPU, even of one that PyTorch cannot use.
 
-    NVML is not the only one: a container may have the driver without it, and Jetson boards have none.
+    NVML is not the only sign: a container may have the driver without it, and Jetson boards have no NVML.
     """
     with _OpenNvml() as nvml:
         if _whole_gpus(nvml):
@@ -164,12 +168,12 @@ def has_gpu() -> bool:
 
 
 def has_gpu_devices() -> bool:
-    """Whether the driver's device files are here; Jetson boards have others than cards."""
+    """Whether the driver's device files exist; Jetson boards have different ones from cards."""
     return any(Path(node).exists() for node in _GPU_NODES)
 
 
 def label(name: str) -> str:
-    """A device's name made fit for a folder's: `NVIDIA A100-SXM4-80GB` becomes `a100-sxm4-80gb`."""
+    """A device's name made fit for a folder name: `NVIDIA A100-SXM4-80GB` becomes `a100-sxm4-80gb`."""
     plain = re.sub(r"\b(nvidia|geforce|tesla|quadro)\b", " ", name.lower())
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "gpu"
 
@@ -209,7 +213,7 @@ def _host(unused: list[Gpu]) -> dict[str, str]:
         "cpu governor": cpu.governor,
         "virtual machine": "yes" if hardware.virtual_machine() else None,
         "usable cores": f"{limits.usable_cores():g}",
-        "GPUs left alone": hardware.counted(_names(unused)) or None,
+        "unused GPUs": hardware.counted(_names(unused)) or None,
     }
     return {
         "host_processors_per_node": str(cpu.sockets or ""),
@@ -229,7 +233,7 @@ def _host(unused: list[Gpu]) -> dict[str, str]:
 
 
 def _accelerators(gpus: list[Gpu], names: Sequence[str]) -> dict[str, str]:
-    """The fields of the GPUs that NVML lists; where it lists none, `names` are all that is known of those in use."""
+    """The fields of the GPUs that NVML lists; if it lists none, `names` is all that is known about the GPUs in use."""
     if not gpus and names:
         return {"accelerators_per_node": str(len(names)), "accelerator_model_name": hardware.counted(names)}
     if not gpus:
@@ -279,6 +283,7 @@ def _versions(nvml: Nvml | None) -> dict[str, str | None]:
     }
 
 
+@functools.cache
 def _installed(distributions: tuple[str, ...]) -> str | None:
     for distribution in distributions:
         try:
@@ -301,8 +306,8 @@ def _is_code(status_line: str) -> bool:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    # A container's checkout belongs to somebody else, which git refuses by default; and the caller's own GIT_DIR (in a
-    # hook, say) must not answer for this folder.
+    # In a container the checkout may belong to another user, which git refuses by default; and the caller's GIT_DIR
+    # (in a hook, for example) must not apply to this folder.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", str(root), "-c", "safe.directory=*", "-c", "core.fsmonitor=false", *arguments]
     try:

@@ -1,6 +1,6 @@
-"""What the installed PyTorch says of itself and of the GPUs that it can use, asked in a process of its own.
+"""The installed PyTorch's version and the GPUs that it can use, queried in a separate process.
 
-benchmark imports no torch, and a broken torch must not take down whoever asks.
+`benchmark` does not import torch, and a broken torch must not crash its caller.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ print(json.dumps({"version": torch.__version__, "built_for": torch.version.cuda,
 
 
 def ask_torch() -> dict[str, Any]:
-    """What torch says of itself: version, built_for (CUDA), gpus (names), memory_bytes (of each), nccl, why (it sees none).
+    """PyTorch's version, built_for (CUDA), gpus (names), memory_bytes (of each), nccl, why (it sees no GPU).
 
-    Where it cannot: `error`, a line that says what failed.
+    If it cannot be imported: `error`, one line with the reason.
     """
     try:
         done = subprocess.run(

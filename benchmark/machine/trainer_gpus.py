@@ -1,4 +1,4 @@
-"""Which GPUs the run's trainer will use, as far as that can be told before it starts."""
+"""The GPUs that the run's trainer will use, as far as that is known before it starts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from common.errors import UserError
 
 @dataclass(frozen=True)
 class Usable:
-    """The GPUs that PyTorch can use here: names in CUDA's order, the first one's memory.
+    """The GPUs that PyTorch can use here: names in CUDA's order, memory of the first one.
 
-    Where there are none, `why_none` says why, and `remedy` how to mend it where a GPU is here all the same (else None).
+    If there are none, `why_none` is the reason, and `remedy` what to do if the machine has a GPU nevertheless (else
+    None).
     """
 
     gpus: tuple[str, ...]
@@ -25,31 +26,35 @@ class Usable:
 
     @property
     def warning(self) -> str | None:
-        """A line for whom the CPU would surprise; None where a GPU is used, or none is here or wanted."""
+        """A warning if a run unexpectedly uses the CPU of a machine with a GPU; else None."""
         if self.remedy is None:
             return None
-        return f"warning: this run is on the CPU: {self.why_none} - {self.remedy}; DEVICE=cpu if it is meant"
+        return f"warning: this run is on the CPU: {self.why_none} - {self.remedy}; DEVICE=cpu if that is intended"
 
 
 def usable_gpus(settings: Settings) -> Usable:
-    """What PyTorch can use of this machine under `settings`; UserError where DEVICE=cuda asks for what is not there."""
+    """The GPUs that PyTorch can use under `settings`; UserError if DEVICE=cuda and there are none."""
     if settings.device == "cpu":
         return Usable((), why_none="DEVICE is cpu")
-    # Asking PyTorch takes seconds, and every run would.
+    # Importing PyTorch takes seconds, and would delay every run.
     if settings.device == "auto" and not system.has_gpu():
-        return Usable((), why_none="no GPU is here")
-    # The driver's word is not enough: this PyTorch may be built without CUDA, or the GPU hidden from it.
-    seen = ask_torch()
-    if seen.get("gpus"):
-        return Usable(tuple(seen["gpus"]), seen["memory_bytes"][0])
-    what = f"PyTorch cannot be asked for GPUs ({seen['error']})" if "error" in seen else "PyTorch sees no GPU here"
+        return Usable((), why_none="there is no GPU here")
+    # The driver's list is not enough: this PyTorch may be built without CUDA, or the GPU hidden from it.
+    torch_report = ask_torch()
+    if torch_report.get("gpus"):
+        return Usable(tuple(torch_report["gpus"]), torch_report["memory_bytes"][0])
+    what = (
+        f"PyTorch cannot be queried for GPUs ({torch_report['error']})"
+        if "error" in torch_report
+        else "PyTorch sees no GPU here"
+    )
     if settings.device == "cuda":
         raise UserError(what, where="DEVICE=cuda", remedy="`python -m benchmark doctor` says why, or use DEVICE=cpu")
-    return Usable((), why_none=f"{what}, although the machine has one", remedy=gpu_remedies.for_torch(seen))
+    return Usable((), why_none=f"{what}, although the machine has one", remedy=gpu_remedies.for_torch(torch_report))
 
 
 def gpus_of_run(settings: Settings) -> Usable | None:
-    """What `usable_gpus` says where it decides the run: the reference trainer asks PyTorch. None for other trainers."""
+    """`usable_gpus` for the reference trainer, which uses PyTorch; None for other trainers on `auto` or `cuda`."""
     if settings.trainer != TRAINER_MODULE and settings.device != "cpu":
         return None
     return usable_gpus(settings)

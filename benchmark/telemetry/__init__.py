@@ -1,1 +1,1 @@
-"""What the machine does while a run goes on: sampling, time integrals, telemetry.csv."""
+"""Telemetry of a run: sampling, time integrals, telemetry.csv."""

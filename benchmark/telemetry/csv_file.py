@@ -1,4 +1,7 @@
-"""telemetry.csv: one row per sample and device, units in the column names, whole lines whatever happens to the run."""
+"""telemetry.csv: one row per sample and device, units in the column names.
+
+Every line is complete, even if the run is killed.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,21 @@ from pathlib import Path
 from benchmark.telemetry.readings import GPU_READINGS, HOST_READINGS, TRAINER_READINGS
 
 PLACE_COLUMNS = ["time_unix_s", "elapsed_s", "device", "uuid", "mark"]
-"""When and where a row was read; `device` is host, trainer, gpu0, gpu1 ... or mark."""
+"""Time and device of a row; `device` is host, trainer, gpu0, gpu1 ... or mark."""
 CSV_COLUMNS = PLACE_COLUMNS + list(
     dict.fromkeys(reading.name for reading in (*HOST_READINGS, *TRAINER_READINGS, *GPU_READINGS))
 )
-"""Flags are written as their names, joined by `|`; a counter counts up from the machine's (the driver's) start. Empty where
-not measured or where the column does not apply."""
+"""Flags are written as their names, joined by `|`; a counter counts up from the start of the machine or driver. Empty
+if not measured or not applicable."""
 HEADER_BYTES = 1 << 16
-"""No file's first line is longer than this."""
+"""Upper bound of the length of a file's first line."""
 
 
 class CsvFile:
-    """Appends whole samples, one system call each, so that a killed run leaves whole lines; gives up on the first error.
+    """Appends complete samples, one system call each, so that a killed run leaves complete lines; stops at the first
+    error.
 
-    A file that is there already keeps the columns that its first line names: another version may have begun it.
+    An existing file keeps the columns of its first line: another version may have started it.
     """
 
     def __init__(self, path: Path, notice: Callable[[str], None]) -> None:
@@ -63,13 +67,13 @@ class CsvFile:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError:
-            # Half a sample is worse than none; on a special file there is nothing to cut.
+            # Remove a partial sample; a special file cannot be truncated.
             with suppress(OSError):
                 os.ftruncate(self._file, size)
             raise
 
     def _give_up(self, error: OSError) -> None:
-        self._notice(f"{self._path}: {error.strerror}; sampling goes on in memory")
+        self._notice(f"{self._path}: {error.strerror}; sampling continues in memory")
         self.close()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the host and the trainer's processes use (see `readings`): CPU, memory and disk, read through psutil and /proc."""
+"""CPU, memory and disk use of the host and of the trainer's processes, read through psutil and /proc."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from benchmark.telemetry.readings import TRAINER_READINGS
 
 
 class Host:
-    """The whole machine. CPU is the share of all cores' time since the call before; disk bytes count up."""
+    """The whole machine. CPU is the utilization of all cores since the previous call; disk bytes are counters."""
 
     def __init__(self) -> None:
         self._busy_total: tuple[float, float] | None = None
 
     def read(self) -> dict[str, float | None]:
-        """`cpu_pct` (0..100 of all cores; None at first), `memory_used_bytes`, `disk_read_bytes`, `disk_write_bytes`."""
+        """The values of HOST_READINGS; `cpu_pct` is 0..100 of all cores, None at first."""
         read_bytes, write_bytes = _disk_bytes()
         return {
             "cpu_pct": self._cpu_pct(),
@@ -44,7 +44,7 @@ def _disk_bytes() -> tuple[int | None, int | None]:
         disks = psutil.disk_io_counters(perdisk=True, nowrap=True)
     except (OSError, RuntimeError, ValueError, NotImplementedError):
         return None, None
-    # Only what has hardware behind it: partitions, RAID and mapped devices would count the same bytes again.
+    # Only physical disks: partitions, RAID and mapped devices would count the same bytes again.
     physical = [counters for name, counters in disks.items() if Path(f"/sys/block/{name}/device").exists()]
     if not physical:
         return None, None
@@ -52,10 +52,10 @@ def _disk_bytes() -> tuple[int | None, int | None]:
 
 
 class ProcessTree:
-    """A process and all its descendants, which come and go.
+    """A process and all its descendants, which may change at any time.
 
-    CPU time is summed from each process's own growth; what a process used between the last look and its end is not
-    seen, at most one interval of each. Memory is the sum of resident sets, so shared pages count once per process.
+    CPU time is the sum of each process's increase; what a process used between the last reading and its end is
+    missing, at most one interval each. Memory is the sum of resident sets, so shared pages count once per process.
     """
 
     def __init__(self, pid: int) -> None:
@@ -76,7 +76,7 @@ class ProcessTree:
             except psutil.Error:
                 self._processes.pop(pid, None)
                 continue
-            if memory.rss == 0:  # a zombie: it has ended, and only waits to be collected
+            if memory.rss == 0:  # a zombie: it has ended and waits to be reaped
                 continue
             self._processes[pid] = process
             seen[pid] = times.user + times.system
@@ -89,7 +89,7 @@ class ProcessTree:
             return dict.fromkeys(reading.name for reading in TRAINER_READINGS)
         cpu_pct = None
         if before_s is not None and now_s > before_s:
-            # A process that is new, or whose number was taken over by another one, brings all its time with it.
+            # A new process, or one that reuses a process id, counts with all its CPU time.
             used_s = sum(
                 cpu_s - before.get(pid, 0.0) if cpu_s >= before.get(pid, 0.0) else cpu_s for pid, cpu_s in seen.items()
             )
@@ -97,7 +97,7 @@ class ProcessTree:
         return {"cpu_pct": cpu_pct, "rss_bytes": rss_bytes, "processes": len(seen)}
 
     def process_ids(self) -> set[int] | None:
-        """The numbers of its processes, some of which may have ended meanwhile; None once the root has ended."""
+        """The ids of its processes, some of which may have ended meanwhile; None once the root has ended."""
         try:
             ended = psutil.Process(self._root).status() == psutil.STATUS_ZOMBIE
         except psutil.Error:
@@ -106,27 +106,28 @@ class ProcessTree:
 
 
 def other_processes(listed: Collection[int] | None, own: Collection[int], ranks: int) -> int | None:
-    """How many of the processes that a driver lists for a GPU are not ours; None where that cannot be told.
+    """The number of processes that a driver lists for a GPU and that are not the run's own; None if unknown.
 
-    `own` are the numbers of our processes, `ranks` is how many of them compute on this GPU. In a container with process
-    numbers of its own the driver lists none of `own`: ours are then among the strangers, unless it hides them all.
+    `own` are the ids of the run's processes, `ranks` is how many of them compute on this GPU. In a container with its
+    own process ids the driver lists none of `own`: the run's processes are then among the others, unless it hides
+    them all.
     """
     if listed is None:
         return None
-    strangers = sum(pid not in own for pid in listed)
-    if strangers < len(listed):
-        return strangers
-    return strangers - ranks if strangers >= ranks else None
+    others = sum(pid not in own for pid in listed)
+    if others < len(listed):
+        return others
+    return others - ranks if others >= ranks else None
 
 
 def _tree(root: int) -> list[int]:
-    """The numbers of a process and its descendants; zombies and processes that end meanwhile may be among them."""
+    """The ids of a process and its descendants; may include zombies and processes that end meanwhile."""
     found = [root]
     try:
-        for pid in found:  # grows while we walk
+        for pid in found:  # the list grows during the loop
             found += _children(pid)
     except FileNotFoundError:
-        # A kernel without CONFIG_PROC_CHILDREN: psutil looks through every process of the machine instead.
+        # A kernel without CONFIG_PROC_CHILDREN: psutil scans every process of the machine instead.
         try:
             return [root, *(child.pid for child in psutil.Process(root).children(recursive=True))]
         except psutil.Error:
@@ -135,7 +136,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """The children of one process, from the kernel's own lists: one small file for each of its threads."""
+    """The children of one process, from the kernel's lists: one small file per thread."""
     children: list[int] = []
     tasks = f"/proc/{pid}/task"
     try:
@@ -143,7 +144,7 @@ def _children(pid: int) -> list[int]:
     except OSError:
         return children
     for thread in threads:
-        # Plain system calls: a trainer may have thousands of threads, and each is asked once a second.
+        # Plain system calls for speed: a trainer may have thousands of threads, each read once a second.
         try:
             file = os.open(f"{tasks}/{thread}/children", os.O_RDONLY)
         except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Time integrals of telemetry in bounded memory, and the summary that is made of them.
+"""Time integrals of telemetry in bounded memory, and the telemetry summary computed from them.
 
-A run may last a week, so samples are not kept: each device keeps running sums in blocks of time, and neighbouring blocks
-are merged when there are too many. Blocks that touch a mark (the run's start, say) are not merged, so the summary of the
-timed region is as sharp as the sampling itself.
+A run may last a week, so samples are not kept: each device keeps running sums in blocks of time, and adjacent blocks
+are merged when there are too many. Blocks that touch a mark (such as the run's start) are not merged, so the summary
+of the timed region has the time resolution of the sampling.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ MAX_MARKS = 256
 
 @dataclass(frozen=True)
 class Totals:
-    """One series over a region: its integral (unit x s; a counter's growth), the seconds it was known, and its peak."""
+    """One series over a region.
+
+    Its integral (unit x s; for a counter its increase), the seconds for which it is known, its peak.
+    """
 
     integral: float
     known_s: float
@@ -33,7 +36,8 @@ class Totals:
 class Integrals:
     """Running time integrals of readings that are sampled together; see Kind. Times are monotonic seconds.
 
-    A reading is one series of its name; one of flags is a series for each flag (see `flag_series`), 1 where it is set.
+    A reading is one series with its name; a reading of flags is one series per flag (see `flag_series`), 1 while it
+    is set.
     """
 
     def __init__(self, readings: Sequence[Reading], max_blocks: int = MAX_BLOCKS) -> None:
@@ -47,7 +51,7 @@ class Integrals:
         self._start_s = np.empty(max_blocks)
         self._end_s = np.empty(max_blocks)
         self._samples = np.empty(max_blocks)
-        # (integral, known seconds, peak) x blocks x series; the peak of nothing is NaN, inside this class only.
+        # (integral, known seconds, peak) x blocks x series; an unknown peak is NaN, inside this class only.
         self._sums = np.empty((3, max_blocks, len(kinds)))
         self._blocks = 0
         self._marks: list[float] = []
@@ -57,7 +61,7 @@ class Integrals:
         self._known_s = np.full(len(kinds), np.nan)
 
     def add(self, time_s: float, values: Mapping[str, float | None]) -> None:
-        """One sample of all readings at `time_s`; one that is None or absent was not measured."""
+        """Add one sample of all readings at `time_s`; a value that is None or absent was not measured."""
         values = dict(values)
         for reading in self._flagged:
             flags = reading.flag_names(values.get(reading.name))
@@ -73,7 +77,7 @@ class Integrals:
         self._known_s = np.where(measured, time_s, self._known_s)
 
     def mark(self, time_s: float) -> None:
-        """Keep the time around `time_s` sharp."""
+        """Keep full time resolution around `time_s`."""
         if len(self._marks) < MAX_MARKS:
             self._marks.append(time_s)
 
@@ -85,11 +89,12 @@ class Integrals:
         before = np.where(self._gauge & ~np.isnan(self._last), self._last, now)
         integral = (now + before) / 2 * seconds
         known_s = np.where(np.isnan(now), 0.0, seconds)
-        # A counter that was unreadable for a while catches up; one that falls was reset, and that stretch is unknown.
-        growth = now - self._known
-        grew = growth >= 0
-        integral = np.where(self._counter, np.where(grew, growth, np.nan), integral)
-        known_s = np.where(self._counter, np.where(grew, time_s - self._known_s, 0.0), known_s)
+        # A counter that could not be read for a while catches up; one that decreases was reset, and that interval is
+        # unknown.
+        increase = now - self._known
+        valid = increase >= 0
+        integral = np.where(self._counter, np.where(valid, increase, np.nan), integral)
+        known_s = np.where(self._counter, np.where(valid, time_s - self._known_s, 0.0), known_s)
         block = self._blocks
         self._start_s[block], self._end_s[block], self._samples[block] = self._last_s, time_s, 1
         self._sums[:, block] = np.nan_to_num(integral), known_s, np.where(self._counter, np.nan, now)
@@ -112,13 +117,13 @@ class Integrals:
         self._blocks = kept
 
     def over(self, from_s: float, to_s: float) -> tuple[dict[str, Totals], int]:
-        """Each series' totals between two times, and how many samples lie there.
+        """Each series' totals between two times, and the number of samples there.
 
-        A block that lies partly in the region counts with that share: a counter is interpolated in a straight line.
+        A block that is partly in the region counts with that share, so a counter is interpolated linearly.
         """
         start_s, end_s = self._start_s[: self._blocks], self._end_s[: self._blocks]
         share = np.clip(np.minimum(end_s, to_s) - np.maximum(start_s, from_s), 0, None) / (end_s - start_s)
-        # A block's peak was read at its end, so a block that ends after the region has its peak outside it.
+        # A block's peak was read at its end, so a block that ends after the region has its peak outside the region.
         inside = (share > 0) & (end_s <= to_s)
         peaks = self._sums[2, : self._blocks][inside if inside.any() else share > 0]
         peak = functools.reduce(np.fmax, peaks) if len(peaks) else np.full(len(self.names), np.nan)
@@ -146,18 +151,18 @@ class Peak:
 
 
 Figure = Stat | Peak | float | dict[str, float] | None
-"""What the summary has of one reading: of a gauge or a mean its Stat (of a count its Peak), of a counter its growth, of flags the
-share of the time (0..1) of each that was ever set; None where not measured."""
+"""The summary of one reading: the Stat of a gauge or a mean (the Peak of a count), the increase of a counter, for
+flags the share of the time (0..1) of each flag that was ever set; None if not measured."""
 
 
 @dataclass(frozen=True)
 class GpuSummary:
-    """One GPU over the region; None where not measured.
+    """One GPU over the region; None for what was not measured.
 
-    `used` says whether the run used this GPU. `other_processes` counts those besides the run's own that computed on it when
-    the clock started. `readings` has the figure of each of GPU_READINGS, by its name in the summary. `energy_source` is
-    `counter` (the GPU's own) or `integrated_power`. `lost_at_s` counts seconds from the region's start to the moment the GPU
-    was found to be lost.
+    `used`: whether the run used this GPU. `other_processes`: the number of other processes that computed on it when
+    the clock started. `readings` has the figure of each of GPU_READINGS by its name in the summary. `energy_source`
+    is `counter` (the GPU's own) or `integrated_power`. `lost_at_s` counts seconds from the region's start to the
+    moment the GPU was found to be lost.
     """
 
     index: int
@@ -172,16 +177,16 @@ class GpuSummary:
     lost_at_s: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary as it stands in the record: readings beside the rest, each followed by what belongs to it."""
+        """The summary as in the record: readings next to the other fields, each followed by its related field."""
         tree = dataclasses.asdict(self)
         lost_at_s = tree.pop("lost_at_s")
-        behind = {name: {own: tree.pop(own)} for name, own in _BELONGS_TO.items()}
+        related = {name: {own: tree.pop(own)} for name, own in _RELATED_FIELDS.items()}
         for name, figure in tree.pop("readings").items():
-            tree |= {name: figure} | behind.get(name, {})
+            tree |= {name: figure} | related.get(name, {})
         return tree | {"lost_at_s": lost_at_s}
 
 
-_BELONGS_TO = {
+_RELATED_FIELDS = {
     "memory_used_bytes": "memory_total_bytes",
     "power_instant_w": "power_limit_w",
     "energy_j": "energy_source",
@@ -191,7 +196,8 @@ _BELONGS_TO = {
 
 @dataclass(frozen=True)
 class Summary:
-    """Telemetry over a region of `region_s` seconds; `skipped` counts the samples that came too late to be taken.
+    """Telemetry over a region of `region_s` seconds; `skipped` counts the samples that were missed because an earlier
+    one took too long.
 
     `host` and `trainer` have the figure of each of HOST_READINGS and TRAINER_READINGS.
     """
@@ -207,27 +213,28 @@ class Summary:
 
     @property
     def trainer_peak_bytes(self) -> float | None:
-        """The most memory that the trainer's processes held together; None where not measured."""
+        """Peak memory of all the trainer's processes together; None if not measured."""
         rss_bytes = self.trainer["rss_bytes"]
         return rss_bytes.max if isinstance(rss_bytes, Stat) else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary as it stands in the record and in the log: plain dicts and lists, null where not measured."""
+        """The summary as in the record and in the log: plain dicts and lists, null for what was not measured."""
         tree = dataclasses.asdict(self)
         return tree | {"gpus": [gpu.as_dict() for gpu in self.gpus], "notices": list(tree["notices"])}
 
 
 def stat(totals: Totals) -> Stat | None:
-    """Mean and peak over the time that the series was known; None where it never was."""
+    """Mean and peak over the time for which the series is known; None if it never is."""
     if totals.known_s <= 0 or totals.peak is None:
         return None
     return Stat(min(totals.integral / totals.known_s, totals.peak), totals.peak)
 
 
 def whole(totals: Totals, region_s: float, interval_s: float) -> float | None:
-    """An amount (energy, bytes) over the region; None unless the series was known all through.
+    """An amount (energy, bytes) over the region; None unless the series is known throughout.
 
-    The edges may lack one interval, or 1 % of a long region: an amount with a hole in it would look like a small one.
+    Up to one interval, or 1 % of a long region, may be missing at the edges: an amount with a gap would look like a
+    smaller one.
     """
     if totals.known_s <= 0 or region_s - totals.known_s > max(interval_s, region_s / 100):
         return None
@@ -235,22 +242,22 @@ def whole(totals: Totals, region_s: float, interval_s: float) -> float | None:
 
 
 def flag_series(reading: Reading) -> dict[str, str]:
-    """For each flag of a reading, the name of its series: two readings may have a flag of the same name."""
+    """For each flag of a reading, the name of its series: two readings may have a flag with the same name."""
     return {flag: f"{reading.name}: {flag}" for flag in reading.flags.values()}
 
 
 def figures(
     readings: Sequence[Reading], totals: Mapping[str, Totals], region_s: float, interval_s: float
 ) -> dict[str, Figure]:
-    """What the summary has of each reading, by its name there, from its series' totals over a region of `region_s` seconds."""
+    """The figure of each reading by its name in the summary, from the totals over a region of `region_s` seconds."""
     found: dict[str, Figure] = {}
     for reading in readings:
         if reading.kind == "flags":
             found[reading.summary_name] = _shares({flag: totals[name] for flag, name in flag_series(reading).items()})
         elif reading.kind == "counter":
-            growth = whole(totals[reading.name], region_s, interval_s)
-            # The fractions of what counts things come from the edges between two samples.
-            found[reading.summary_name] = round(growth) if reading.whole and growth is not None else growth
+            increase = whole(totals[reading.name], region_s, interval_s)
+            # A count gets fractions from the interpolation at the edges of the region.
+            found[reading.summary_name] = round(increase) if reading.whole and increase is not None else increase
         elif reading.whole:
             peak = totals[reading.name].peak
             found[reading.summary_name] = None if peak is None else Peak(int(peak))

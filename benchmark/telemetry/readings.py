@@ -1,7 +1,7 @@
-"""What telemetry reads of a GPU, of the host and of the trainer: one table each, one entry a reading.
+"""The telemetry readings of a GPU, of the host and of the trainer: one table each, one entry per reading.
 
-The columns of telemetry.csv, the running sums and the figures of the summary follow from these tables. Nothing here talks to
-NVML: a reading's calls are given pynvml's names by `nvml`, the only gate to it.
+The columns of telemetry.csv, the running sums and the figures of the summary follow from these tables. This module
+does not import pynvml: `nvml`, the only module that does, passes pynvml's names to the calls.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["gauge", "mean", "counter", "flags"]
-"""How a reading fills the time between two samples, and what the summary has of it.
+"""How a reading is integrated between two samples, and its figure in the summary.
 
-`gauge`: read at an instant (trapezoids); its mean and peak. `mean`: the source's own mean over the time since the sample before
-(rectangles); its mean and peak. `counter`: counts up, and only differences mean anything; its growth. `flags`: bits with names,
-taken to hold since the sample before; for each name its share of the time.
+`gauge`: an instantaneous value (trapezoidal rule); mean and peak. `mean`: the source's own mean since the previous
+sample (rectangle rule); mean and peak. `counter`: counts up, only differences matter; its increase. `flags`: bits
+with names, assumed to be set since the previous sample; each name's share of the time.
 """
 
 Call = Callable[[Any, Any], float]
-"""A question to NVML: takes what pynvml's names are looked up in, and a device handle; returns the value in NVML's unit."""
+"""A call to NVML: takes the namespace of pynvml's names and a device handle; returns the value in NVML's unit."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One value that is sampled. `name` has its unit in it, and is the column in telemetry.csv.
+    """One sampled value. `name` includes its unit and is the column in telemetry.csv.
 
-    `calls` are what NVML is asked, best first; each call's answer over `divisor` is in the name's unit. `gpm` is NVML's name of
-    a metric of the performance monitors, its value over `gpm_divisor` in the name's unit: a GPU with monitors is asked for that
-    and not for `calls`. What the host and the trainer tell has neither: `telemetry_host` reads it.
-    `flags` names the bits of a reading of that kind. `growth` is a counter's name in the summary where that is not `name`.
-    `whole`: it counts things, so that the summary has whole numbers, of a gauge the peak alone.
+    `calls` are the NVML calls, best first; a call's result divided by `divisor` is in the name's unit. `gpm` is
+    NVML's name of a metric of the performance monitors, its value divided by `gpm_divisor` in the name's unit: it
+    replaces `calls` on a GPU with monitors. Readings of the host and the trainer have neither:
+    `benchmark.telemetry.host` reads them. `flags` names the bits of a reading of that kind. `increase` is a counter's
+    name in the summary if it is not `name`. `whole`: a count, so the summary has whole numbers, and only the peak of
+    a gauge.
     """
 
     name: str
@@ -40,21 +41,21 @@ class Reading:
     gpm: str | None = None
     gpm_divisor: float = 1.0
     flags: dict[int, str] = field(default_factory=dict)
-    growth: str | None = None
+    increase: str | None = None
     whole: bool = False
 
     @property
     def summary_name(self) -> str:
-        """What the summary calls it."""
-        return self.growth or self.name
+        """Its name in the summary."""
+        return self.increase or self.name
 
     def flag_names(self, bits: float | None) -> list[str] | None:
-        """The names of the flags that are set in `bits`; None where the bits could not be read."""
+        """The names of the flags that are set in `bits`; None if the bits could not be read."""
         return None if bits is None else [name for bit, name in self.flags.items() if int(bits) & bit]
 
 
 def _field(name: str) -> Call:
-    """One of NVML's numbered fields, which say themselves of what type they are."""
+    """A call for one of NVML's numbered fields, whose values carry their type."""
 
     def read(nv: Any, gpu: Any) -> float:
         value = nv.nvmlDeviceGetFieldValues(gpu, [getattr(nv, name)])[0]
@@ -83,10 +84,10 @@ EVENT_REASONS: dict[int, str] = {
     0x200: "board_limit",
     0x400: "reliability",
 }
-"""Why a GPU's clocks are not higher: NVML's bits and our names for them."""
+"""The reasons that limit a GPU's clocks: NVML's bits and our names for them."""
 
 GPU_READINGS: tuple[Reading, ...] = (
-    # The share of time with at least one kernel running: one busy SM can read 100 %. GPM below tells the truth.
+    # The share of time with at least one kernel running: one busy SM can read 100 %. GPM below measures the SMs.
     Reading("utilization_pct", "mean", (lambda nv, gpu: nv.nvmlDeviceGetUtilizationRates(gpu).gpu,)),
     Reading(
         "memory_used_bytes",
@@ -96,7 +97,7 @@ GPU_READINGS: tuple[Reading, ...] = (
             lambda nv, gpu: nv.nvmlDeviceGetMemoryInfo(gpu).used,
         ),
     ),
-    # Field 185 is the mean of the last second, which suits sampling; field 186 is the power at this instant.
+    # Field 185 is the mean of the last second, which suits sampling; field 186 is the instantaneous power.
     Reading(
         "power_w",
         "gauge",
@@ -109,7 +110,7 @@ GPU_READINGS: tuple[Reading, ...] = (
         "counter",
         (lambda nv, gpu: nv.nvmlDeviceGetTotalEnergyConsumption(gpu),),
         divisor=1e3,
-        growth="energy_j",
+        increase="energy_j",
     ),
     Reading(
         "temperature_c",
@@ -125,7 +126,7 @@ GPU_READINGS: tuple[Reading, ...] = (
     Reading("sm_occupancy_pct", "mean", gpm="NVML_GPM_METRIC_SM_OCCUPANCY"),
     Reading("tensor_active_pct", "mean", gpm="NVML_GPM_METRIC_ANY_TENSOR_UTIL"),
     Reading("dram_active_pct", "mean", gpm="NVML_GPM_METRIC_DRAM_BW_UTIL"),
-    # NVML waits 20 ms in each call for PCIe traffic: good enough for chips without monitors only.
+    # NVML waits 20 ms in each call for PCIe traffic: used only for GPUs without monitors.
     Reading(
         "pcie_tx_bytes_per_s",
         "mean",
@@ -145,7 +146,7 @@ GPU_READINGS: tuple[Reading, ...] = (
     Reading(
         "event_reasons",
         "flags",
-        # The older name is what drivers before 535 export, and what CUDA 14 drops.
+        # Drivers before 535 export the older name, which CUDA 14 drops.
         (
             lambda nv, gpu: nv.nvmlDeviceGetCurrentClocksEventReasons(gpu),
             lambda nv, gpu: nv.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
@@ -153,7 +154,7 @@ GPU_READINGS: tuple[Reading, ...] = (
         flags=EVENT_REASONS,
     ),
 )
-"""What a GPU tells. The order is that of the CSV's columns and of the summary."""
+"""The readings of a GPU, in the order of the CSV's columns and of the summary."""
 
 HOST_READINGS: tuple[Reading, ...] = (
     Reading("cpu_pct", "mean"),
@@ -161,11 +162,13 @@ HOST_READINGS: tuple[Reading, ...] = (
     Reading("disk_read_bytes", "counter", whole=True),
     Reading("disk_write_bytes", "counter", whole=True),
 )
-"""What the whole machine tells: CPU in percent of all cores, memory in use, bytes moved by its disks."""
+"""The readings of the whole machine: CPU in percent of all cores, memory in use, bytes read and written by its
+disks."""
 
 TRAINER_READINGS: tuple[Reading, ...] = (
     Reading("cpu_pct", "mean"),
     Reading("rss_bytes", "gauge"),
     Reading("processes", "gauge", whole=True),
 )
-"""What the trainer's process tree tells: CPU in percent of one core, memory summed over its processes, their number."""
+"""The readings of the trainer's process tree: CPU in percent of one core, memory summed over its processes, their
+number."""

@@ -1,8 +1,8 @@
-"""Telemetry: a thread of the harness that samples GPUs, host and trainer once a second, beside the trainer and not in it.
+"""Telemetry: a thread of the harness that samples GPUs, host and trainer once a second, outside the trainer.
 
-Samples go to telemetry.csv as they are taken (one row per sample and device, so that pandas opens any number of GPUs
-alike) and into running sums, from which `summary` is made. Nothing here ever stops a run: what cannot be read is missing,
-and why is said once.
+Samples go to telemetry.csv as they are taken (one row per sample and device, so that pandas reads any number of GPUs
+the same way) and into running sums, from which `summary` is computed. Nothing here ever stops a run: what cannot be
+read is missing, and the reason is reported once.
 """
 
 from __future__ import annotations
@@ -26,31 +26,32 @@ from benchmark.telemetry.readings import GPU_READINGS, HOST_READINGS, TRAINER_RE
 from common.errors import one_line
 
 STOP_TIMEOUT_S = 10.0
-"""A driver that hangs is waited for no longer than this."""
+"""Maximum wait for a driver that hangs."""
 MARK_AGE_S = 60.0
-"""An event that was logged longer ago than this when it is heard of has a stamp by another clock."""
+"""An event whose timestamp is older than this when it arrives was stamped by another clock."""
 
 
-def _say_on_stderr(text: str) -> None:
+def _print_on_stderr(text: str) -> None:
     print(f"telemetry: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 class Telemetry:
     """Samples from `start` to `stop`, every `interval_s` seconds on fixed deadlines.
 
-    `csv_path` is appended to (None: no file). `say` gets each remark, once; `notices` keeps them. All times that come in
-    are Unix seconds, as the log has them; inside, a monotonic clock counts, so a clock that jumps spoils nothing.
+    Samples are appended to `csv_path` (None: no file). `notify` gets each notice once; `notices` keeps them. Times in
+    arguments are Unix seconds, as in the log; internally a monotonic clock is used, so a clock that is set does no
+    harm.
     """
 
     def __init__(
-        self, csv_path: Path | None, interval_s: float = 1.0, say: Callable[[str], None] = _say_on_stderr
+        self, csv_path: Path | None, interval_s: float = 1.0, notify: Callable[[str], None] = _print_on_stderr
     ) -> None:
         if not interval_s > 0:
             raise ValueError("interval_s must be above 0")
         self.interval_s = interval_s
         self.skipped = 0
         self.notices: list[str] = []
-        self._say = say
+        self._notify = notify
         self._csv = CsvFile(csv_path, self._notice) if csv_path else None
         self._nvml: Nvml | None = None
         self._devices: list[_GpuSeries] = []
@@ -58,7 +59,7 @@ class Telemetry:
         self._tree: ProcessTree | None = None
         self._tree_sums = Integrals(TRAINER_READINGS)
         self._ranks: Counter[str] = Counter()
-        self._others_asked = False
+        self._process_count_requested = False
         self._marks: dict[float, float] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -66,7 +67,7 @@ class Telemetry:
         self._start_s = time.monotonic()
 
     def start(self) -> None:
-        """Open NVML and the file, take the first sample and begin."""
+        """Open NVML, take the first sample and start the thread."""
         try:
             self._nvml = Nvml()
         except NvmlUnavailable as error:
@@ -85,30 +86,30 @@ class Telemetry:
     def watch(self, pid: int) -> None:
         """Sample this process and its descendants as the trainer from now on."""
         tree = ProcessTree(pid)
-        self._try(lambda: tree.read(time.monotonic()))  # CPU figures are differences: this is the first term
+        self._try(lambda: tree.read(time.monotonic()))  # CPU utilization is a difference: this is the first reading
         with self._lock:
             self._tree = tree
 
     def use(self, uuids: Iterable[str | None]) -> None:
-        """Say which GPU each rank of the run uses, by UUID as NVML or as torch writes it; None (a CPU) is passed over."""
+        """Set the GPU of each rank, by UUID as NVML or as torch writes it; None (a CPU) is ignored."""
         with self._lock:
             self._ranks = Counter(plain_uuid(uuid) for uuid in uuids if uuid)
 
-    def count_others(self) -> None:
-        """Have the next sample count the processes besides the watched ones that compute on each GPU.
+    def request_process_count(self) -> None:
+        """Have the next sample count the processes other than the watched ones that compute on each GPU.
 
-        The sampling thread asks the driver: whoever calls this must not wait for an answer that may never come.
+        The sampling thread makes the call to the driver, which may never return: the caller must not wait for it.
         """
         with self._lock:
-            self._others_asked = True
+            self._process_count_requested = True
 
     def mark(self, name: str, time_s: float | None = None) -> None:
-        """Note that `name` happened at `time_s` (Unix seconds; None: now), in the file and as a sharp edge for `summary`."""
+        """Mark `name` at `time_s` (Unix seconds; None: now) in the file, and as an exact edge for `summary`."""
         wall_s = clock.now_s() if time_s is None else time_s
         with self._lock:
             monotonic_s, now_s = self._monotonic(wall_s), time.monotonic()
             if not max(self._start_s, now_s - MARK_AGE_S) <= monotonic_s <= now_s:
-                # A trainer's own clock, set in mid-run: what is left is the moment at which the mark arrived.
+                # The trainer's own clock, set during the run: use the time at which the mark arrived.
                 monotonic_s = now_s
             self._marks[wall_s] = monotonic_s
             for sums in self._all_sums():
@@ -116,13 +117,13 @@ class Telemetry:
             self._write([self._row(wall_s, monotonic_s, "mark", None, mark=name)])
 
     def stop(self) -> None:
-        """Take a last sample and end; a second call does nothing."""
+        """Take a last sample and stop; a second call does nothing."""
         self._stop.set()
         if self._thread is None:
             return
         self._thread.join(STOP_TIMEOUT_S)
         if self._thread.is_alive():
-            self._notice(f"a reading still hangs after {STOP_TIMEOUT_S:g} s and is left behind")
+            self._notice(f"a reading still hangs after {STOP_TIMEOUT_S:g} s and is abandoned")
         else:
             if self._nvml is not None:
                 self._nvml.close()
@@ -138,9 +139,9 @@ class Telemetry:
         self.stop()
 
     def summary(self, from_s: float, to_s: float) -> Summary:
-        """What was measured between two times (Unix seconds), best after `stop`, whose last sample closes the region.
+        """The summary between two times (Unix seconds), best after `stop`, whose last sample closes the region.
 
-        Times that were given to `mark` are found again exactly; others are placed by the clock as it stands now.
+        Times that were passed to `mark` are matched exactly; others are converted by the current clock.
         """
         with self._lock:
             start_s, end_s = (self._marks.get(time_s, self._monotonic(time_s)) for time_s in (from_s, to_s))
@@ -163,7 +164,7 @@ class Telemetry:
         region_s = max(0.0, end_s - start_s)
         readings = figures(GPU_READINGS, totals, region_s, self.interval_s)
         source: Literal["counter", "integrated_power"] = "counter"
-        # The counter misses nothing between samples; a chip without one gets its power integrated instead.
+        # The counter misses nothing between samples; without a counter, power is integrated instead.
         if not totals["energy_counter_j"].known_s > 0:
             source = "integrated_power"
             readings["energy_j"] = whole(totals["power_w"], region_s, self.interval_s)
@@ -186,23 +187,23 @@ class Telemetry:
         try:
             while not self._stop.wait(max(0.0, deadline_s - time.monotonic())):
                 self._sample()
-                # Deadlines lie on a fixed grid, so no error adds up; those that have passed meanwhile are left out.
+                # Deadlines are on a fixed grid, so errors do not add up; those that have passed are skipped.
                 late = int((time.monotonic() - deadline_s) / self.interval_s)
                 self.skipped += late
                 deadline_s += (late + 1) * self.interval_s
             self._sample()
         except Exception as error:
-            # The edge of the thread: a fault of ours must cost the run its figures, not its result, and must be seen.
+            # A bug here must cost the run its telemetry, not its result, and must be visible.
             self._notice(f"sampling ended early by {type(error).__name__}: {error}")
 
     def _sample(self) -> None:
         now_s, wall_s = time.monotonic(), clock.now_s()
         host = self._try(self._host.read)
         with self._lock:
-            tree_of, asked, self._others_asked = self._tree, self._others_asked, False
+            tree_of, requested, self._process_count_requested = self._tree, self._process_count_requested, False
         tree = self._try(lambda: tree_of.read(time.monotonic())) if tree_of else {}
         readings = [(device, time.monotonic(), device.gpu.read(time.monotonic())) for device in self._devices]
-        if asked:
+        if requested:
             self._count_others(tree_of)
         rows = [self._row(wall_s, now_s, "host", None, **host)]
         if tree_of:
@@ -222,7 +223,8 @@ class Telemetry:
 
     def _count_others(self, tree: ProcessTree | None) -> None:
         listed = [device.gpu.process_ids() for device in self._devices]
-        # Ours are looked up after the driver's answer: a run that has ended by then may have been missing in it.
+        # The run's own processes are read after the driver's list: a run that has ended by then may be missing from
+        # the list.
         own = tree.process_ids() if tree else None
         if own is None:
             return
@@ -231,7 +233,7 @@ class Telemetry:
                 (device, other_processes(pids, own, self._ranks_on(device)))
                 for device, pids in zip(self._devices, listed, strict=True)
             ]
-            # A driver that hides the run's own processes may hide all others too: no GPU's list is worth anything then.
+            # A driver that hides the run's own processes may hide all others too: then no GPU's list is valid.
             if any(count is not None and self._ranks_on(device) for device, count in counts):
                 for device, count in counts:
                     device.others = count
@@ -268,11 +270,11 @@ class Telemetry:
     def _notice(self, text: str) -> None:
         if text not in self.notices:
             self.notices.append(text)
-            self._say(text)
+            self._notify(text)
 
 
 class _GpuSeries:
-    """One GPU, its name in the file, its running sums, the moment it was found lost and the number of others that used it."""
+    """One GPU: its name in the file, its running sums, the time of its loss, the number of other processes on it."""
 
     def __init__(self, gpu: Gpu, name: str) -> None:
         self.gpu, self.name = gpu, name
@@ -282,7 +284,7 @@ class _GpuSeries:
 
 
 def _with_flag_names(values: dict[str, float | None]) -> dict[str, object]:
-    """A GPU's readings as the file has them: flags by their names."""
+    """A GPU's readings for the file: flags by their names."""
     names = {each.name: each.flag_names(values[each.name]) for each in GPU_READINGS if each.kind == "flags"}
     return values | {name: None if flags is None else "|".join(flags) for name, flags in names.items()}
 

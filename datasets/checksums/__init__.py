@@ -1,1 +1,1 @@
-"""Checksums of a folder: the normalised tar, its POSIX cksum, and a SHA-256 digest of every file."""
+"""Checksums of a folder: the normalised tar, its POSIX cksum, and the SHA-256 of every file."""

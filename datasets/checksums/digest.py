@@ -1,8 +1,8 @@
-"""Checksums of a folder: POSIX cksum of its normalised tar, never written, and a SHA-256 digest of its files.
+"""Checksums of a folder: the POSIX cksum of its normalised tar (which is never written), and a SHA-256 of its files.
 
-The tar's CRC is linear: crc(A + B) follows from crc(A), crc(B) and the length of B. So the members are read in batches,
-side by side on all cores, and each batch's CRC is combined with those before it. Memory holds the names and the SHA-256
-sums of the files and a few batches, whatever the files' sizes.
+CRCs are linear: crc(A + B) follows from crc(A), crc(B) and the length of B. So the members are read in batches, in
+parallel on all cores, and each batch's CRC is combined with those before it. Memory holds the names and SHA-256 sums of
+all files and a few batches, regardless of the files' sizes.
 """
 
 from __future__ import annotations
@@ -21,21 +21,30 @@ from typing import Protocol
 
 from common import limits
 from common.errors import UserError
-from common.sha256 import sha256_of
+from common.files import sha256_of, write_atomically
 from datasets.checksums.posix_cksum import combine, crc_of, multiply, posix_cksum, power_of_x
-from datasets.checksums.tarball import BLOCK, READ_BYTES, Member, absolute, ending, file_pieces, header, members, padded
-from datasets.dataset import TreeDigest, beside
-from datasets.manifest import write_atomically
+from datasets.checksums.tarball import (
+    BLOCK,
+    READ_BYTES,
+    Member,
+    absolute,
+    file_pieces,
+    header,
+    members,
+    padded,
+    trailing_zeros,
+)
+from datasets.dataset import TreeDigest, sibling_path
 
 BATCH_FILES, BATCH_BYTES = 256, 16 << 20
-"""A batch ends with the member that brings it to either."""
+"""A batch ends with the member that reaches either limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSums:
-    """The sums of one batch of members: its CRC and length as part of the tar, and a `sha256sum` line for each file.
+    """The checksums of a batch of members: its CRC and length as part of the tar, and a `sha256sum` line per file.
 
-    `plain_crc` is the CRC with the folders' set-id bits left out.
+    `plain_crc` is the CRC without the folders' set-id bits.
     """
 
     crc: int
@@ -46,11 +55,11 @@ class BatchSums:
 
 @dataclass(frozen=True)
 class TreeSums:
-    """All that one reading of a folder tells.
+    """The result of reading a folder once.
 
-    `lines` are those of `sha256sum`, in byte order of the paths (none where SHA-256 was not asked for). `plain_cksum` is
-    `digest.tar_cksum` for the same folder without set-id bits: a cluster's shared folders hand those down to all that
-    is made in them, which changes the tar and means nothing.
+    `lines` are those of `sha256sum`, in byte order of the paths (empty if SHA-256 was not requested). `plain_cksum` is
+    `digest.tar_cksum` of the same folder without set-id bits: folders created in a cluster's shared folders inherit
+    these bits, which changes the tar but not the contents.
     """
 
     digest: TreeDigest
@@ -59,13 +68,13 @@ class TreeSums:
 
 
 class Cache(Protocol):
-    """Where the sums of batches are kept, so that an interrupted reading goes on where it was."""
+    """A cache of the checksums of batches, with which an interrupted reading resumes where it stopped."""
 
     def get(self, key: bytes) -> BatchSums | None:
-        """The sums kept under `key`, or None."""
+        """The checksums stored under `key`, or None."""
 
     def put(self, key: bytes, sums: BatchSums) -> None:
-        """Keep `sums` under `key`."""
+        """Store `sums` under `key`."""
 
 
 def digest_tree(
@@ -73,25 +82,25 @@ def digest_tree(
 ) -> TreeDigest:
     """The digest of everything under `folder`.
 
-    `processes` readers work side by side (None: as many as `limits.workers` says). `progress` is called with the
-    bytes of the tar that are done, of `tarball.tar_bytes(folder)` in all. Raises UserError for links, special files,
-    names that no ustar tar can hold, and files that change meanwhile.
+    `processes` is the number of parallel readers (None: `limits.workers`). `progress` is called with the bytes of the
+    tar that are done, out of `tarball.tar_bytes(folder)`. UserError for links, special files, names that a ustar tar
+    cannot hold, and files that change while being read.
     """
     return sum_tree(folder, processes, progress).digest
 
 
-def digest_and_keep_sums(
+def digest_and_write_sums(
     folder: Path, processes: int | None = None, progress: Callable[[int], object] | None = None
 ) -> TreeDigest:
-    """`digest_tree`, and each file's line written to `sums_path(folder)`, so that damage can later be told by file."""
+    """`digest_tree`, and write the files' checksums to `sums_path(folder)`, to identify damaged files later."""
     sums = sum_tree(folder, processes, progress)
     write_atomically(sums_path(folder), b"".join(sums.lines))
     return sums.digest
 
 
 def sums_path(folder: Path) -> Path:
-    """Where the `sha256sum` lines of the folder's files lie: check them with `sha256sum -c` run in the folder."""
-    return beside(folder, ".sha256sums")
+    """The path of the `sha256sum` lines of the folder's files: check them with `sha256sum -c` in the folder."""
+    return sibling_path(folder, ".sha256sums")
 
 
 def sum_tree(
@@ -102,7 +111,7 @@ def sum_tree(
     cache: Cache | None = None,
     sha256: bool = True,
 ) -> TreeSums:
-    """Read everything under `folder` once; see `digest_tree`. Without `sha256` the digest's `tree_sha256` is empty."""
+    """Read everything under `folder` once (see `digest_tree`). Without `sha256` the digest's `tree_sha256` is empty."""
     root = absolute(folder)
     crc = plain_crc = 0xFFFFFFFF
     length = files = 0
@@ -115,25 +124,30 @@ def sum_tree(
         lines += sums.lines
         if progress:
             progress(length)
-    zeros = bytes(ending(length))
-    length += len(zeros)
+    tar_bytes, cksum = _finish_tar(crc, length)
     if progress:
-        progress(length)
+        progress(tar_bytes)
     lines.sort(key=path_of_line)
-    tree = hashlib.sha256()
+    digest = TreeDigest(_hash_lines(lines) if sha256 else "", cksum, tar_bytes, files)
+    return TreeSums(digest, _finish_tar(plain_crc, length)[1], lines)
+
+
+def _finish_tar(crc: int, length: int) -> tuple[int, int]:
+    """The tar's length with its trailing zeros, and its POSIX cksum, from the CRC and length of its members."""
+    zeros = bytes(trailing_zeros(length))
+    length += len(zeros)
+    return length, posix_cksum(crc_of(zeros, crc), length)
+
+
+def _hash_lines(lines: Iterable[bytes]) -> str:
+    sha256 = hashlib.sha256()
     for line in lines:
-        tree.update(line)
-    digest = TreeDigest(
-        tree_sha256=tree.hexdigest() if sha256 else "",
-        tar_cksum=posix_cksum(crc_of(zeros, crc), length),
-        tar_bytes=length,
-        files=files,
-    )
-    return TreeSums(digest, posix_cksum(crc_of(zeros, plain_crc), length), lines)
+        sha256.update(line)
+    return sha256.hexdigest()
 
 
 def sum_line(sha256: str, path: bytes) -> bytes:
-    """The line that `sha256sum` prints for a file; it escapes backslashes and line ends, and marks such lines."""
+    """The line that `sha256sum` prints for a file: backslashes and line breaks are escaped, and such lines marked."""
     escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     return (b"\\" if escaped != path else b"") + sha256.encode() + b"  " + escaped + b"\n"
 
@@ -149,7 +163,7 @@ def path_of_line(line: bytes) -> bytes:
 def _in_order(
     root: Path, processes: int, cache: Cache | None, sha256: bool
 ) -> Iterator[tuple[BatchSums, list[Member]]]:
-    """The sums of all batches in the tar's order; a few more batches than there are readers are on their way."""
+    """The checksums of all batches in the tar's order; a few more batches than readers are in flight."""
     waiting: deque[tuple[Future[BatchSums] | BatchSums, list[Member], bytes]] = deque()
     batches = _batches(members(root))
     first = list(_take_until_large(batches))
@@ -174,7 +188,7 @@ def _next(waiting: deque, cache: Cache | None) -> tuple[BatchSums, list[Member]]
     try:
         sums = pending.result()
     except BrokenExecutor:
-        raise UserError("a reading process was killed", remedy="free some memory, or use fewer processes") from None
+        raise UserError("a worker process was killed", remedy="free some memory, or use fewer processes") from None
     if cache is not None:
         cache.put(key, sums)
     return sums, batch
@@ -186,13 +200,13 @@ def _take_until_large(batches: Iterator[list[Member]]) -> Iterator[list[Member]]
 
 
 def _executor(processes: int, small: bool) -> Executor:
-    """Processes, because much of the work on small files is Python's own; threads where starting them costs more, or cannot be."""
+    """Processes, because small files spend much time in Python; threads for small datasets or without semaphores."""
     if processes == 1 or small or not limits.has_semaphores():
         return ThreadPoolExecutor(processes)
-    from concurrent.futures import ProcessPoolExecutor  # Importing this takes as long as reading a small data set.
+    from concurrent.futures import ProcessPoolExecutor  # Imported here: it takes as long as reading a small dataset.
     from multiprocessing import get_context
 
-    # Forking takes milliseconds, but is safe only while no other thread can hold a lock.
+    # Forking takes milliseconds, but is safe only if no other thread can hold a lock.
     method = "fork" if sys.platform == "linux" and threading.active_count() == 1 else "spawn"
     return ProcessPoolExecutor(processes, mp_context=get_context(method))
 
@@ -211,18 +225,18 @@ def _batches(all_members: Iterable[Member]) -> Iterator[list[Member]]:
 
 
 def _key(batch: list[Member], sha256: bool) -> bytes:
-    """What stays the same while nobody touches the batch's files."""
+    """A cache key that changes when any of the batch's files is modified."""
     facts = [(m.path, m.size, m.mode, m.link, m.mtime_ns, m.ctime_ns, m.inode) for m in batch]
     return hashlib.sha256(repr((sha256, facts)).encode()).digest()
 
 
 def sum_batch(root: str, batch: list[Member], sha256: bool) -> BatchSums:
-    """Read the files of a batch and sum them up."""
+    """Read the files of a batch and compute their checksums."""
     folder = os.fsencode(root)
     name = os.path.basename(folder)
     buffer = bytearray(READ_BYTES)
     crc, length = 0xFFFFFFFF, 0
-    set_id_bits = 0  # what the set-id bits of the folders so far change in the CRC
+    set_id_bits = 0  # the difference that the set-id bits of the folders so far make in the CRC
     lines = []
     for member in batch:
         start = header(name, member)
@@ -232,7 +246,7 @@ def sum_batch(root: str, batch: list[Member], sha256: bool) -> BatchSums:
         elif member.link is not None and sha256:
             file_sum = sha256_of(os.path.join(folder, member.path))
         else:
-            file_sum = _SHA256_OF_NOTHING
+            file_sum = _EMPTY_SHA256
         if sha256 and not member.is_folder:
             lines.append(sum_line(file_sum, member.path))
         member_length = BLOCK + padded(member.size)
@@ -253,14 +267,14 @@ def _sum_contents(folder: bytes, member: Member, buffer: bytearray, crc: int, sh
     return crc_of(bytes(-member.size % BLOCK), crc), file_sum.hexdigest()
 
 
-_SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
+_EMPTY_SHA256 = hashlib.sha256().hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class FileSum:
-    """What a file's contents come to: `path` in its folder, `size` in bytes, SHA-256, and `crc` of it as a tar's member.
+    """A file's checksums: `path` in its folder, `size` in bytes, SHA-256, and its `crc` as a member of the tar.
 
-    `crc` goes over the contents and the zeros that fill their last tar block.
+    `crc` covers the contents and the zeros that pad their last tar block.
     """
 
     path: str
@@ -270,15 +284,15 @@ class FileSum:
 
 
 def sum_of(path: str, data: bytes) -> FileSum:
-    """The sums of a file's contents."""
+    """The checksums of a file's contents."""
     crc = crc_of(bytes(-len(data) % BLOCK), crc_of(data))
     return FileSum(path, len(data), hashlib.sha256(data).hexdigest(), crc)
 
 
 def derive_digest(name: str, files: Iterable[FileSum]) -> tuple[TreeDigest, list[bytes]]:
-    """The digest, and the `sha256sum` lines, that a folder called `name` has if it holds exactly `files`.
+    """The digest and the `sha256sum` lines of a folder called `name` that holds exactly `files`.
 
-    Nothing is read: this is what reading the folder must give while it is undamaged.
+    Reads no file: this is the result that reading the undamaged folder must give.
     """
     by_path = {os.fsencode(file.path): file for file in files}
     folders = {b""}
@@ -287,7 +301,7 @@ def derive_digest(name: str, files: Iterable[FileSum]) -> tuple[TreeDigest, list
             folders.add(path)
     crc, length = 0xFFFFFFFF, 0
     encoded_name = os.fsencode(name)
-    # A tar lists a folder before its contents, and these by name: the order of the paths taken as lists of names.
+    # A tar lists a folder before its contents, and these by name: sort the paths as lists of names.
     for path in sorted(folders | by_path.keys(), key=lambda path: path.split(b"/") if path else []):
         file = by_path.get(path)
         size = file.size if file else 0
@@ -296,11 +310,6 @@ def derive_digest(name: str, files: Iterable[FileSum]) -> tuple[TreeDigest, list
         if file and size:
             crc = combine(crc, file.crc, padded(size))
         length += BLOCK + padded(size)
-    zeros = bytes(ending(length))
-    length += len(zeros)
+    tar_bytes, cksum = _finish_tar(crc, length)
     lines = [sum_line(by_path[path].sha256, path) for path in sorted(by_path)]
-    tree = hashlib.sha256()
-    for line in lines:
-        tree.update(line)
-    digest = TreeDigest(tree.hexdigest(), posix_cksum(crc_of(zeros, crc), length), length, len(lines))
-    return digest, lines
+    return TreeDigest(_hash_lines(lines), cksum, tar_bytes, len(lines)), lines

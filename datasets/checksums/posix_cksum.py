@@ -1,4 +1,4 @@
-"""The CRC of POSIX `cksum` (IEEE Std 1003.1) at memory speed, and its arithmetic: the CRC of A and B from those of A and B."""
+"""The CRC of POSIX `cksum` (IEEE Std 1003.1) at memory speed, and the combination of the CRCs of consecutive pieces."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ POLYNOMIAL = 0x104C11DB7
 
 
 def crc_of(data: bytes | bytearray | memoryview, crc: int = 0xFFFFFFFF) -> int:
-    """CRC-32/CKSUM of `data` appended to what gave `crc`; that of nothing is 0xFFFFFFFF."""
+    """CRC-32/CKSUM of `data` appended to the data whose CRC is `crc`; the CRC of no data is 0xFFFFFFFF."""
     return crc32.cksum(data, crc)
 
 
 def combine(crc_a: int, crc_b: int, length_b: int) -> int:
-    """The CRC of A followed by B, from the CRCs of both and B's length in bytes: A x^(8 length) + B modulo the generator."""
+    """The CRC of A followed by B, from both CRCs and B's length in bytes: A x^(8 length) + B modulo the generator."""
     return multiply(crc_a ^ 0xFFFFFFFF, power_of_x(8 * length_b)) ^ crc_b
 
 
 def posix_cksum(crc: int, length: int) -> int:
-    """What `cksum` prints: the CRC taken on over the length, least significant byte first, without leading zeros."""
+    """The number that `cksum` prints: the CRC extended by the length, little-endian without leading zeros."""
     return crc_of(length.to_bytes((length.bit_length() + 7) // 8, "little"), crc)
 
 
@@ -55,7 +55,7 @@ def power_of_x(exponent: int) -> int:
 
 
 _SQUARES = [2]
-"""x^(2^i) modulo the generator, grown when needed."""
+"""x^(2^i) modulo the generator, extended on demand."""
 
 
 def file_cksum(path: Path | str, progress: Callable[[int], object] | None = None) -> tuple[int, int]:

@@ -1,11 +1,11 @@
-"""A folder as one normalised tar: the same bytes for the same contents, whoever owns them and whenever they were made.
+"""A folder as one normalised tar: the same bytes for the same contents, independent of owners and modification times.
 
-The bytes are those that GNU tar writes, run in the folder that holds the folder NAME, for
+The bytes are those that GNU tar writes in the parent of the folder NAME for
 
     tar --sort=name --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X -cf - NAME
 
-so anyone can check our numbers with two common tools. What such a tar cannot hold (a name too long for ustar, a file
-of 8 GiB) and what a data set should not hold (symbolic links, devices) is an error that names the file.
+so that anyone can check the checksums with tar and cksum. Files that such a tar cannot hold (a name too long for ustar,
+a file of 8 GiB) and files that a dataset must not hold (symbolic links, devices) are errors that name the file.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from common.errors import UserError
 
 BLOCK = 512
 RECORD = 20 * BLOCK
-"""GNU tar pads an archive with zeros to a multiple of this many bytes, after two blocks of zeros that end it."""
+"""GNU tar ends an archive with two blocks of zeros and pads it with zeros to a multiple of this many bytes."""
 
 NAME_LENGTH, PREFIX_LENGTH = 100, 155
 LARGEST_FILE = 8**11 - 1
-"""The most bytes that the size field of a ustar header (11 octal digits) can say."""
+"""The largest size in bytes that the size field of a ustar header (11 octal digits) can hold."""
 
 READ_BYTES = 1 << 18
 
 
 class Member(NamedTuple):
-    """One entry of the tar (a tuple, which is made and sent to another process much faster than a dataclass).
+    """One entry of the tar (a tuple, which is created and sent to another process much faster than a dataclass).
 
     `path` is relative to the folder (empty for the folder itself), `size` in bytes (0 for all but plain files), `mode`
-    what the header says, `link` the path of the earlier member that a hard link repeats, else None. `mtime_ns`,
-    `ctime_ns` and `inode` are not in the tar; they tell whether a file was touched since it was last read.
+    as in the header, `link` the path of the earlier member that this is a hard link to, else None. `mtime_ns`,
+    `ctime_ns` and `inode` are not in the tar; they show whether a file was modified since it was last read.
     """
 
     path: bytes
@@ -49,15 +49,15 @@ class Member(NamedTuple):
 
 
 def absolute(folder: Path | str) -> Path:
-    """`folder` as an absolute path whose last part is its name (also for `.` or `a/..`), links left as they are."""
+    """`folder` as an absolute path whose last part is its name (also for `.` or `a/..`); links are not resolved."""
     return Path(os.path.abspath(folder))
 
 
 def members(folder: Path | str) -> Iterator[Member]:
-    """The members of the folder's tar in the tar's order: each folder before its contents, names sorted by byte.
+    """The members of the folder's tar in the tar's order: each folder before its contents, names in byte order.
 
-    A folder that is itself a symbolic link is entered; one inside it is an error. Memory holds one folder's listing for
-    each level, and the inodes of files that have several names.
+    `folder` itself may be a symbolic link; a link inside it is an error. Memory holds one folder's listing per level,
+    and the inodes of hard-linked files.
     """
     root = os.fsencode(absolute(folder))
     try:
@@ -68,10 +68,10 @@ def members(folder: Path | str) -> Iterator[Member]:
         raise UserError("not a folder", where=folder)
     yield _member(b"", status, None)
     first_names: dict[tuple[int, int], bytes] = {}
-    yield from _below(root, b"", first_names)
+    yield from _members_below(root, b"", first_names)
 
 
-def _below(root: bytes, prefix: bytes, first_names: dict[tuple[int, int], bytes]) -> Iterator[Member]:
+def _members_below(root: bytes, prefix: bytes, first_names: dict[tuple[int, int], bytes]) -> Iterator[Member]:
     with os.scandir(os.path.join(root, prefix) if prefix else root) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
@@ -80,28 +80,28 @@ def _below(root: bytes, prefix: bytes, first_names: dict[tuple[int, int], bytes]
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:
             yield _member(path, status, None)
-            yield from _below(root, path + b"/", first_names)
+            yield from _members_below(root, path + b"/", first_names)
         elif kind == stat.S_IFREG:
             link = None
             if status.st_nlink > 1:
-                # GNU tar stores a file once, and a further name of it inside the tree as a link to the first one.
+                # GNU tar stores a file once, and its other names inside the tree as links to the first one.
                 link = first_names.setdefault((status.st_dev, status.st_ino), path)
             yield _member(path, status, None if link == path else link)
         else:
             what = "a symbolic link" if kind == stat.S_IFLNK else "neither a plain file nor a folder"
-            remedy = "put a copy of the file in its place" if kind == stat.S_IFLNK else "remove it"
-            raise UserError(f"{what}, which a data set may not hold", where=shown(root, path), remedy=remedy)
+            remedy = "replace it by a copy of the file" if kind == stat.S_IFLNK else "remove it"
+            raise UserError(f"{what}, which a dataset may not hold", where=display_path(root, path), remedy=remedy)
 
 
 def _member(path: bytes, status: os.stat_result, link: bytes | None) -> Member:
     is_folder = stat.S_ISDIR(status.st_mode)
-    # `--mode=u=rw,go=r,a+X`: nobody may execute a file; for a folder chmod's `=` leaves the set-id bits alone.
+    # `--mode=u=rw,go=r,a+X`: files are not executable; for a folder chmod's `=` keeps the set-id bits.
     mode = 0o755 | (status.st_mode & 0o6000) if is_folder else 0o644
     size = 0 if is_folder or link is not None else status.st_size
     return Member(path, is_folder, size, mode, link, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-def shown(root: bytes | Path | str, path: bytes) -> str:
+def display_path(root: bytes | Path | str, path: bytes) -> str:
     """The full path of a member, for messages."""
     return os.fsdecode(os.path.join(os.fsencode(root), path))
 
@@ -111,52 +111,52 @@ def padded(size: int) -> int:
     return -size % BLOCK + size
 
 
-def ending(bytes_so_far: int) -> int:
-    """How many zero bytes close a tar whose members take `bytes_so_far` bytes."""
+def trailing_zeros(bytes_so_far: int) -> int:
+    """How many zero bytes end a tar whose members take `bytes_so_far` bytes."""
     return 2 * BLOCK + -(bytes_so_far + 2 * BLOCK) % RECORD
 
 
 def tree_size(folder: Path | str) -> tuple[int, int]:
-    """How many files the folder holds, and how many bytes its tar has, without reading one."""
+    """The number of files in the folder, and the size of its tar in bytes. Reads no file."""
     files = length = 0
     for member in members(folder):
         files += not member.is_folder
         length += BLOCK + padded(member.size)
-    return files, length + ending(length)
+    return files, length + trailing_zeros(length)
 
 
 def tar_bytes(folder: Path | str) -> int:
-    """How long the folder's tar is, without reading a file."""
+    """The size of the folder's tar in bytes. Reads no file."""
     return tree_size(folder)[1]
 
 
 def header(name: bytes, member: Member) -> bytes:
     """The 512-byte ustar header that GNU tar writes for a member of the folder called `name`.
 
-    UserError for what ustar cannot hold: a name or a file that is too long.
+    UserError for a name or a file that is too long for ustar.
     """
     full = name + b"/" + member.path
     if member.is_folder and member.path:
         full += b"/"
-    prefix, last = _split(full)
+    prefix, last = _split_name(full)
     link = b"" if member.link is None else name + b"/" + member.link
     if len(link) > NAME_LENGTH:
         raise UserError(
             f"a hard link to a file whose name is longer than the {NAME_LENGTH} bytes that a ustar tar can hold",
             where=os.fsdecode(full),
-            remedy="put a copy of the file in its place",
+            remedy="replace it by a copy of the file",
         )
     if member.size > LARGEST_FILE:
         raise UserError("larger than the 8 GiB that a ustar tar can hold", where=os.fsdecode(full))
     kind = b"1" if link else b"5" if member.is_folder else b"0"
     mode, size = b"%07o" % member.mode, b"%011o" % member.size
-    # NULs add nothing to the sum, and the fixed fields always the same: only the rest is summed, or it would cost the most.
+    # NULs add nothing to the sum and the fixed fields are constant: summing only the rest saves most of the time.
     checksum = b"%06o\0 " % (_SUM_OF_FIXED_FIELDS + sum(last + mode + size + kind + link + prefix))
     return _packed(last, mode, size, checksum, kind, link, prefix)
 
 
 def _packed(name: bytes, mode: bytes, size: bytes, checksum: bytes, kind: bytes, link: bytes, prefix: bytes) -> bytes:
-    """The fields of a ustar header in their places, filled up with NULs; owner, time and device are zero."""
+    """The fields of a ustar header, padded with NULs; owner, time and device are zero."""
     zero = b"0000000"
     return _HEADER.pack(
         name, mode, zero, zero, size, b"00000000000", checksum, kind, link, b"ustar\00000", b"", zero, zero, prefix
@@ -164,14 +164,14 @@ def _packed(name: bytes, mode: bytes, size: bytes, checksum: bytes, kind: bytes,
 
 
 _HEADER = struct.Struct("100s 8s 8s 8s 12s 12s 8s s 100s 8s 64s 8s 8s 155s 12x")
-"""name, mode, owner, group, size, mtime, checksum, kind, link, magic, names of owner and group, device numbers, prefix"""
+"""name, mode, owner, group, size, mtime, checksum, kind, link, magic, owner and group names, device numbers, prefix"""
 
 _SUM_OF_FIXED_FIELDS = sum(_packed(b"", b"", b"", b" " * 8, b"", b"", b""))
-"""The checksum counts as spaces while it is summed."""
+"""The checksum field counts as spaces in the sum."""
 
 
-def _split(full: bytes) -> tuple[bytes, bytes]:
-    """Prefix and name, parted where GNU tar parts them: at the last slash that leaves a prefix of 155 bytes or less."""
+def _split_name(full: bytes) -> tuple[bytes, bytes]:
+    """Prefix and name, split where GNU tar splits them: at the last slash that leaves a prefix of 155 bytes or less."""
     if len(full) <= NAME_LENGTH:
         return b"", full
     where = os.fsdecode(full)
@@ -189,7 +189,7 @@ def _split(full: bytes) -> tuple[bytes, bytes]:
 
 
 def file_pieces(root: bytes, member: Member, buffer: bytearray) -> Iterator[memoryview]:
-    """Read a plain file's contents through `buffer`; UserError where it is not the file that was listed, or changes."""
+    """Read a plain file's contents through `buffer`; UserError if it is not the file that was listed, or it changes."""
     path = os.path.join(root, member.path)
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
@@ -203,14 +203,14 @@ def file_pieces(root: bytes, member: Member, buffer: bytearray) -> Iterator[memo
             raise UserError(
                 "the file changed while it was read",
                 where=os.fsdecode(path),
-                remedy="start again when nothing writes to the data set any more",
+                remedy="start again when nothing writes to the dataset",
             )
     finally:
         os.close(descriptor)
 
 
 def stream(folder: Path | str) -> Iterator[bytes | memoryview]:
-    """The whole tar in pieces; each piece is valid only until the next one is asked for."""
+    """The tar in pieces; each piece is valid only until the next one is requested."""
     root = absolute(folder)
     name, path = os.fsencode(root.name), os.fsencode(root)
     buffer = bytearray(READ_BYTES)
@@ -221,4 +221,4 @@ def stream(folder: Path | str) -> Iterator[bytes | memoryview]:
         if member.size:
             yield from file_pieces(path, member, buffer)
             yield bytes(-member.size % BLOCK)
-    yield bytes(ending(length))
+    yield bytes(trailing_zeros(length))

@@ -1,1 +1,1 @@
-"""LibriSpeech: its published archives, fetched, unpacked and made into a dataset."""
+"""LibriSpeech: downloading and unpacking its published archives and assembling the dataset."""

@@ -1,7 +1,7 @@
-"""LibriSpeech's published archives (OpenSLR SLR12, CC BY 4.0): what they are, where they lie, which belong together.
+"""LibriSpeech's published archives (OpenSLR SLR12, CC BY 4.0): the table of archives, their mirrors, and named sets.
 
-Sizes are those of the files on the servers, SHA-256 the constants in torchaudio's `datasets/librispeech.py`, utterances,
-hours and speakers those of the corpus's paper (Panayotov et al., ICASSP 2015) and README.
+Sizes are those of the files on the servers. SHA-256 sums are the constants in torchaudio's `datasets/librispeech.py`.
+Utterances, hours and speakers are from the corpus's paper (Panayotov et al., ICASSP 2015) and README.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import orjson
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets.librispeech.fetch import Wanted
+    from datasets.librispeech.fetch import RemoteFile
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One subset of the corpus, published as `NAME.tar.gz` of `bytes` bytes; it goes to `split` of the data set."""
+    """One subset of the corpus, published as `NAME.tar.gz` of `bytes` bytes; part of the dataset's `split`."""
 
     name: str
     split: str
@@ -32,11 +32,11 @@ class Archive:
     sha256: str
 
     @property
-    def wanted(self) -> Wanted:
-        """The archive as a file to fetch."""
-        from datasets.librispeech.fetch import Wanted
+    def remote_file(self) -> RemoteFile:
+        """The archive as a file to download."""
+        from datasets.librispeech.fetch import RemoteFile
 
-        return Wanted(self.name + ".tar.gz", self.bytes, self.sha256)
+        return RemoteFile(self.name + ".tar.gz", self.bytes, self.sha256)
 
 
 # fmt: off
@@ -70,11 +70,11 @@ SETS: dict[str, tuple[str, ...]] = {
     "other": ("train-other-500", "dev-other", "test-other"),
     "clean_test": ("test-clean",),
 }
-"""What can be asked for; the names are the reference's."""
+"""The sets that can be downloaded; the names are the MLPerf reference's."""
 
 
 def load_table(path: Path) -> tuple[Archive, ...]:
-    """A table in place of PUBLISHED: a JSON list of objects with Archive's fields; UserError where it is none."""
+    """A table that replaces PUBLISHED: a JSON list of objects with Archive's fields; UserError if it is invalid."""
     try:
         return tuple(Archive(**row) for row in orjson.loads(path.read_bytes()))
     except (orjson.JSONDecodeError, TypeError) as error:
@@ -82,6 +82,6 @@ def load_table(path: Path) -> tuple[Archive, ...]:
 
 
 def select(table: Iterable[Archive], names: Iterable[str]) -> list[Archive]:
-    """The archives of `names` that the table has, largest last (so that a fault shows early)."""
-    wanted = set(names)
-    return sorted((archive for archive in table if archive.name in wanted), key=lambda archive: archive.bytes)
+    """The archives of `names` that are in the table, largest last (so that errors show early)."""
+    chosen = set(names)
+    return sorted((archive for archive in table if archive.name in chosen), key=lambda archive: archive.bytes)

@@ -1,4 +1,4 @@
-"""`python -m datasets download SET`: LibriSpeech, fetched or brought, made into a data set."""
+"""`python -m datasets download SET`: LibriSpeech as a dataset, from the network or from local archives."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError
+from datasets.command_options import add_data_dir, report_splits
 from datasets.librispeech.archives import MIRRORS, PUBLISHED, SETS, load_table, select
 from datasets.librispeech.assemble import Options, prepare
 from datasets.librispeech.unpack import LAYOUTS
-from datasets.stats import add_data_dir, report_splits
 
 EPILOG = """examples:
   sh script/download_dataset.sh training
@@ -25,16 +25,16 @@ sets:
   other        train-other-500, dev-other, test-other (31 GB)
   clean_test   test-clean (0.3 GB)
 
-What DIR holds already stays: `clean_small` first and `all` later fetches only the rest.
-Interrupted anywhere, the same command goes on where it was."""
+Archives that are already in DIR are kept: `clean_small` first and `all` later fetches only the rest.
+After an interruption, the same command resumes where it stopped."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add `download` to the data sets' commands."""
+    """Add the command `download`."""
     parser = commands.add_parser(
         "download",
         help="fetch LibriSpeech and prepare it",
-        description="Fetch LibriSpeech's archives, check them against their published hashes, and prepare the data set.",
+        description="Fetch LibriSpeech's archives, check them against their published hashes, and prepare the dataset.",
         epilog=EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -42,7 +42,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("set", choices=SETS, metavar="SET", help=", ".join(SETS))
     add_data_dir(parser)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--from-dir", type=Path, metavar="DIR", help="take the archives from DIR; nothing is fetched")
+    source.add_argument(
+        "--from-dir", type=Path, metavar="DIR", help="take the archives from DIR instead of fetching them"
+    )
     source.add_argument(
         "--base-url", metavar="URL", help="fetch from URL/NAME.tar.gz instead of OpenSLR and its mirrors"
     )
@@ -55,11 +57,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--deep", action="store_true", help="decode all audio and compare it with the MD5 in its headers"
     )
-    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="archives in work at once (default: 4)")
+    parser.add_argument(
+        "--parallel", type=int, default=4, metavar="N", help="archives processed in parallel (default: 4)"
+    )
     parser.add_argument(
         "--delete-archives", action="store_true", help="delete each fetched archive once it is unpacked (saves 61 GB)"
     )
-    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)  # for tests: other archives than the published
+    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)  # for tests: replaces the published archives
     parser.set_defaults(run=_run)
 
 

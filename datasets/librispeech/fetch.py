@@ -1,7 +1,8 @@
-"""Fetch a file over HTTP to the last right byte: resumed, retried, from one mirror after another, checked by SHA-256.
+"""Download a file over HTTP with resume, retries and several mirrors, and check its SHA-256.
 
-What has arrived stays in `NAME.part` beside the target, through kills and full disks, and the next call goes on from
-there. Only a file whose size and SHA-256 are right gets its name. `NAME.ok` notes that, so that it need not be read again.
+Received bytes are kept in `NAME.part` next to the target, even if the process is killed or the disk is full, and the
+next call resumes from there. A file is renamed to its final name only if its size and SHA-256 are
+correct. `NAME.ok` records that, so that the file is not read again.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from typing import BinaryIO
 import orjson
 
 from common.errors import UserError
-from datasets.manifest import write_atomically
+from common.files import write_atomically
 
 CHUNK_BYTES = 1 << 20
-STALLED_AFTER_S = 30.0
-"""A connection that brings nothing for so long is given up and made anew."""
+STALL_TIMEOUT_S = 30.0
+"""A connection that delivers nothing for this long is closed and opened again."""
 
-FRUITLESS_ROUNDS = 5
-"""How often all mirrors are tried in a row without one new byte before giving up."""
+MAX_ROUNDS_WITHOUT_PROGRESS = 5
+"""Give up after trying all mirrors this many times in a row without receiving a byte."""
 
-LONGEST_PAUSE_S = 60.0
+MAX_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A file as it was published: `name`, `bytes` and `sha256` (lower-case hex)."""
+class RemoteFile:
+    """A published file: `name`, size in `bytes` and `sha256` (lower-case hex)."""
 
     name: str
     bytes: int
@@ -46,180 +47,180 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Reports:
-    """Who hears how it goes: `arrived(count)` for each piece of `count` bytes, `say(line)` for what a user should know.
+class FetchEvents:
+    """Callbacks of a download: `received(count)` per piece of `count` bytes, `report(line)` for messages to the user.
 
-    `stopped` is set from outside to end the work early.
+    The caller sets `stopped` to cancel the download.
     """
 
-    arrived: Callable[[int], object]
-    say: Callable[[str], object]
+    received: Callable[[int], object]
+    report: Callable[[str], object]
     stopped: threading.Event
 
 
 class Stopped(Exception):
-    """The work was ended from outside; what has arrived is kept."""
+    """The caller cancelled the work; received bytes are kept."""
 
 
-class _MirrorFails(Exception):
-    """This mirror does not give the file now; `lasting` where asking again would not help, `wait_s` where it asks for patience."""
+class _MirrorError(Exception):
+    """This mirror cannot deliver the file now; `permanent`: retrying is useless; `wait_s`: Retry-After."""
 
-    def __init__(self, what: str, lasting: bool, wait_s: float = 0.0) -> None:
+    def __init__(self, what: str, permanent: bool, wait_s: float = 0.0) -> None:
         super().__init__(what)
-        self.lasting, self.wait_s = lasting, wait_s
+        self.permanent, self.wait_s = permanent, wait_s
 
 
-def fetch(wanted: Wanted, mirrors: Sequence[str], folder: Path, reports: Reports, pause_s: float = 1.0) -> Path:
-    """Bring `wanted` into `folder` and return its path; nothing is fetched where it is already there and right.
+def fetch(wanted: RemoteFile, mirrors: Sequence[str], folder: Path, events: FetchEvents, pause_s: float = 1.0) -> Path:
+    """Download `wanted` into `folder` and return its path; nothing is fetched if a valid copy is already there.
 
-    `mirrors` are base addresses ending in a slash, tried in turn; `pause_s` is the first pause between rounds, doubled
-    each time. A wrong file under the right name is moved aside to `NAME.wrong`. Raises UserError when no mirror has the
-    file, and OSError (full disk, read-only folder) with what has arrived kept.
+    `mirrors` are base URLs ending in a slash, tried in turn; `pause_s` is the first pause between rounds, doubled each
+    time. An invalid file under this name is renamed to `NAME.wrong`. UserError if no mirror delivers the file; OSError
+    (full disk, read-only folder) with the received bytes kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / wanted.name
-    if is_right(target, wanted, reports):
+    if is_valid(target, wanted, events):
         return target
-    last_words: dict[str, str] = {}
-    dead: set[str] = set()
-    fruitless = 0
+    last_errors: dict[str, str] = {}
+    excluded: set[str] = set()
+    rounds_without_progress = 0
     while True:
         before = _size(part_path(target))
         wait_s = 0.0
         for mirror in mirrors:
-            if mirror in dead:
+            if mirror in excluded:
                 continue
             try:
-                _download(mirror + wanted.name, target, wanted, reports)
+                _download(mirror + wanted.name, target, wanted, events)
                 return target
-            except _MirrorFails as failure:
-                last_words[mirror] = str(failure)
-                wait_s = max(wait_s, failure.wait_s)
-                if failure.lasting:
-                    dead.add(mirror)
-                reports.say(f"{wanted.name}: {mirror}: {failure}")
-        fruitless = 0 if _size(part_path(target)) > before else fruitless + 1
-        if len(dead) == len(set(mirrors)) or fruitless >= FRUITLESS_ROUNDS:
-            said = "; ".join(f"{mirror} ({words})" for mirror, words in last_words.items())
+            except _MirrorError as error:
+                last_errors[mirror] = str(error)
+                wait_s = max(wait_s, error.wait_s)
+                if error.permanent:
+                    excluded.add(mirror)
+                events.report(f"{wanted.name}: {mirror}: {error}")
+        rounds_without_progress = 0 if _size(part_path(target)) > before else rounds_without_progress + 1
+        if len(excluded) == len(set(mirrors)) or rounds_without_progress >= MAX_ROUNDS_WITHOUT_PROGRESS:
+            errors = "; ".join(f"{mirror} ({error})" for mirror, error in last_errors.items())
             raise UserError(
-                f"no mirror gave the archive: {said}",
+                f"no mirror delivered the archive: {errors}",
                 where=wanted.name,
-                remedy="check the network and start again: what has arrived is kept. Or bring the archives yourself "
-                "(--from-dir DIR), or name another server (--base-url URL)",
+                remedy="check the network and start again: received data is kept. Or provide the archives "
+                "(--from-dir DIR), or use another server (--base-url URL)",
             )
-        if reports.stopped.wait(min(max(wait_s, pause_s * 2**fruitless), LONGEST_PAUSE_S)):
+        if events.stopped.wait(min(max(wait_s, pause_s * 2**rounds_without_progress), MAX_PAUSE_S)):
             raise Stopped
 
 
 def part_path(target: Path) -> Path:
-    """Where the bytes of `target` that have arrived lie until it is whole."""
+    """The path of the received bytes of `target` until it is complete."""
     return target.with_name(target.name + ".part")
 
 
-def missing_bytes(wanted: Wanted, folder: Path) -> int:
-    """How many bytes of `wanted` have still to be fetched into `folder`, judged by sizes alone."""
+def missing_bytes(wanted: RemoteFile, folder: Path) -> int:
+    """How many bytes of `wanted` still have to be fetched into `folder`, according to file sizes."""
     target = folder / wanted.name
     if _size(target) == wanted.bytes:
         return 0
     return max(0, wanted.bytes - _size(part_path(target)))
 
 
-def is_right(target: Path, wanted: Wanted, reports: Reports) -> bool:
-    """Whether `target` is the wanted file; a wrong one is moved aside. It is read only if it was never found right."""
+def is_valid(target: Path, wanted: RemoteFile, events: FetchEvents) -> bool:
+    """Whether `target` is the wanted file; an invalid one is renamed. It is read only if no check is recorded."""
     try:
         status = target.stat()
     except FileNotFoundError:
         return False
     if status.st_size == wanted.bytes:
-        if _mark(target) == [wanted.sha256, status.st_size, status.st_mtime_ns]:
+        if _read_marker(target) == [wanted.sha256, status.st_size, status.st_mtime_ns]:
             return True
-        reports.say(f"{wanted.name}: already there, checking it")
-        if _sha256(target, status.st_size, reports.stopped).hexdigest() == wanted.sha256:
-            _write_mark(target, wanted)
+        events.report(f"{wanted.name}: already downloaded, checking it")
+        if _sha256(target, status.st_size, events.stopped).hexdigest() == wanted.sha256:
+            _write_marker(target, wanted)
             return True
         what = "has the right size but not the published SHA-256"
     else:
         what = f"has {status.st_size:,} bytes, not {wanted.bytes:,}"
-    move_aside(target, what, reports)
+    set_aside(target, what, events)
     return False
 
 
-def move_aside(target: Path, what: str, reports: Reports) -> None:
-    """Rename a wrong `target` to `NAME.wrong` (or `.wrong2`, ...) and say so."""
+def set_aside(target: Path, what: str, events: FetchEvents) -> None:
+    """Rename an invalid `target` to `NAME.wrong` (or `.wrong2`, ...) and report it."""
     number = 1
-    while (aside := target.with_name(f"{target.name}.wrong{number if number > 1 else ''}")).exists():
+    while (renamed := target.with_name(f"{target.name}.wrong{number if number > 1 else ''}")).exists():
         number += 1
-    os.rename(target, aside)
-    _mark_path(target).unlink(missing_ok=True)
-    reports.say(f"{target}: {what}; moved aside to {aside.name}, fetching it anew")
+    os.rename(target, renamed)
+    _marker_path(target).unlink(missing_ok=True)
+    events.report(f"{target}: {what}; renamed to {renamed.name}, fetching it again")
 
 
 def remove(target: Path) -> None:
-    """Delete a fetched file and the note that it was right."""
-    _mark_path(target).unlink(missing_ok=True)
+    """Delete a fetched file and the record that it is valid."""
+    _marker_path(target).unlink(missing_ok=True)
     target.unlink()
 
 
-def _download(url: str, target: Path, wanted: Wanted, reports: Reports) -> None:
-    """One connection: append what comes to the part file; return once the target is whole and right."""
+def _download(url: str, target: Path, wanted: RemoteFile, events: FetchEvents) -> None:
+    """One connection: append the received bytes to the part file; return once the target is complete and valid."""
     part = part_path(target)
     with open(part, "ab") as file:
         have = file.tell()
         if have > wanted.bytes:
             file.truncate(have := 0)
-        digest = _sha256(part, have, reports.stopped)
+        digest = _sha256(part, have, events.stopped)
         if have < wanted.bytes:
             with _open(url, have, wanted) as (response, start):
                 if start != have:
                     file.truncate(0)
-                    reports.say(f"{wanted.name}: the server cannot resume, starting at its first byte")
+                    events.report(f"{wanted.name}: the server cannot resume, starting again from the first byte")
                     digest, have = hashlib.sha256(), 0
-                have = _receive(response, file, have, wanted, digest, reports)
+                have = _receive(response, file, have, wanted, digest, events)
         file.flush()
         os.fsync(file.fileno())
     if have < wanted.bytes:
-        raise _MirrorFails(f"the connection ended after {have:,} of {wanted.bytes:,} bytes", lasting=False)
+        raise _MirrorError(f"the connection ended after {have:,} of {wanted.bytes:,} bytes", permanent=False)
     if digest.hexdigest() != wanted.sha256:
-        # Which byte is wrong cannot be known, so none is kept; the mirror may only have relayed what a resumed part
-        # had wrong, so it may be asked again.
+        # The wrong bytes cannot be identified, so all are discarded. They may be from the resumed part, so this mirror
+        # may be tried again.
         part.unlink()
-        raise _MirrorFails("what arrived does not have the published SHA-256 and was thrown away", lasting=False)
+        raise _MirrorError("the received file does not have the published SHA-256 and was deleted", permanent=False)
     os.replace(part, target)
-    _write_mark(target, wanted)
+    _write_marker(target, wanted)
 
 
 @contextlib.contextmanager
-def _open(url: str, start: int, wanted: Wanted):
-    """Ask for the bytes from `start` on; yields the response and where it really starts."""
+def _open(url: str, start: int, wanted: RemoteFile):
+    """Request the bytes from `start` on; yields the response and the position at which it actually starts."""
     headers = {"User-Agent": "deepspeech2-benchmark", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALLED_AFTER_S)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
             busy = error.code in (408, 416, 425, 429) or error.code >= 500
             wait_s = _retry_after_s(error.headers.get("Retry-After"))
-            raise _MirrorFails(f"HTTP {error.code} {error.reason}", lasting=not busy, wait_s=wait_s) from None
+            raise _MirrorError(f"HTTP {error.code} {error.reason}", permanent=not busy, wait_s=wait_s) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise _MirrorFails(f"cannot be reached ({reason})", lasting=False) from None
+        raise _MirrorError(f"cannot be reached ({reason})", permanent=False) from None
     except ValueError as error:
-        raise _MirrorFails(f"not an address that can be asked ({error})", lasting=True) from None
+        raise _MirrorError(f"invalid URL ({error})", permanent=True) from None
     with response:
-        total, begins = _announced(response)
+        total, first = _size_and_start(response)
         if total is not None and total != wanted.bytes:
-            raise _MirrorFails(f"the file there has {total:,} bytes, not {wanted.bytes:,}", lasting=True)
-        yield response, begins
+            raise _MirrorError(f"the file there has {total:,} bytes, not {wanted.bytes:,}", permanent=True)
+        yield response, first
 
 
-def _announced(response: http.client.HTTPResponse) -> tuple[int | None, int]:
-    """The whole file's size and the first byte's position, as far as the answer's header says."""
+def _size_and_start(response: http.client.HTTPResponse) -> tuple[int | None, int]:
+    """The complete file's size (None: unknown) and the position of the response's first byte, from its headers."""
     if response.status == 206:
-        said = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        if not said:
-            raise _MirrorFails("a partial answer that does not say which part", lasting=False)
-        return None if said[2] == "*" else int(said[2]), int(said[1])
+        content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if not content_range:
+            raise _MirrorError("a partial response without a valid Content-Range", permanent=False)
+        return None if content_range[2] == "*" else int(content_range[2]), int(content_range[1])
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else None, 0
 
@@ -228,29 +229,29 @@ def _receive(
     response: http.client.HTTPResponse,
     file: BinaryIO,
     have: int,
-    wanted: Wanted,
+    wanted: RemoteFile,
     digest: hashlib._Hash,
-    reports: Reports,
+    events: FetchEvents,
 ) -> int:
-    """Append the body to `file`; the number of bytes there are then. A broken connection only ends it early."""
+    """Append the body to `file`; returns the new number of bytes. _MirrorError if the connection breaks."""
     while have < wanted.bytes:
-        if reports.stopped.is_set():
+        if events.stopped.is_set():
             raise Stopped
         try:
             chunk = response.read1(min(CHUNK_BYTES, wanted.bytes - have))
         except (OSError, http.client.HTTPException) as error:
-            raise _MirrorFails(f"the connection broke after {have:,} bytes ({error})", lasting=False) from None
+            raise _MirrorError(f"the connection broke after {have:,} bytes ({error})", permanent=False) from None
         if not chunk:
             break
         file.write(chunk)
         digest.update(chunk)
         have += len(chunk)
-        reports.arrived(len(chunk))
+        events.received(len(chunk))
     return have
 
 
 def _retry_after_s(value: str | None) -> float:
-    """Retry-After in seconds, which a server gives as a number or a date."""
+    """Retry-After in seconds; servers send a number or a date."""
     if not value:
         return 0.0
     if value.isdecimal():
@@ -281,17 +282,17 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _mark_path(target: Path) -> Path:
+def _marker_path(target: Path) -> Path:
     return target.with_name(target.name + ".ok")
 
 
-def _mark(target: Path) -> object:
+def _read_marker(target: Path) -> object:
     try:
-        return orjson.loads(_mark_path(target).read_bytes())
+        return orjson.loads(_marker_path(target).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
 
 
-def _write_mark(target: Path, wanted: Wanted) -> None:
+def _write_marker(target: Path, wanted: RemoteFile) -> None:
     status = target.stat()
-    write_atomically(_mark_path(target), orjson.dumps([wanted.sha256, status.st_size, status.st_mtime_ns]))
+    write_atomically(_marker_path(target), orjson.dumps([wanted.sha256, status.st_size, status.st_mtime_ns]))

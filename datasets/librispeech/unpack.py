@@ -1,8 +1,9 @@
-"""Unpack one LibriSpeech archive in a single reading: hash it, write its files, sum them up, read lengths and words.
+"""Unpack one LibriSpeech archive in one pass: hash it, write its files, and collect their checksums, lengths and texts.
 
-Only names of the corpus's own form are ever written, so nothing in an archive can reach outside; an archive that tries
-is refused whole. The files come to lie in `NAME.unfinished`, which becomes `NAME` when all was right; the mark
-`NAME.jsonl`, written last, says that the part is complete and lists its files with their sums.
+Only files whose names have the corpus's form are written, so an archive cannot write outside the folder; an archive
+that tries is rejected completely. The files are written to `NAME.unfinished`, which is renamed to `NAME` if everything
+is valid. The marker file `NAME.jsonl`, written last, records that the part is complete and lists its files with their
+checksums.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ import orjson
 
 from common import limits
 from common.errors import UserError
+from common.files import write_atomically
 from datasets import flac
 from datasets.checksums.digest import FileSum, sum_of
 from datasets.librispeech.archives import Archive
 from datasets.librispeech.fetch import Stopped
-from datasets.manifest import SAMPLE_RATE_HZ, Utterance, check_text, normalise_text, write_atomically
+from datasets.manifest import SAMPLE_RATE_HZ, Utterance, check_text, normalise_text
 
 READ_BYTES = 1 << 20
 BYTES_IN_FLIGHT = 64 << 20
-"""How much unpacked audio may wait for its turn."""
+"""How much unpacked audio may be queued for writing."""
 
 LAYOUTS = ("flac", "wav")
 
@@ -44,7 +46,7 @@ _MEMBER = re.compile(
 
 
 class DamagedArchive(UserError):
-    """The archive is not the published one: cut short, changed, or another file."""
+    """The archive is not the published one: truncated, changed, or another file."""
 
 
 @dataclass(frozen=True)
@@ -58,37 +60,37 @@ class Part:
     utterances: list[Utterance]
 
 
-def mark_path(work: Path, name: str) -> Path:
-    """Where the mark of a complete part lies."""
+def marker_path(work: Path, name: str) -> Path:
+    """The path of the marker file of a complete part."""
     return work / f"{name}.jsonl"
 
 
 def read_part(work: Path, archive: Archive, layout: str) -> Part | None:
-    """The part if it was unpacked to the end from the archive that the table names, else None."""
+    """The part if it was completely unpacked from the archive in the table, else None."""
     files, utterances = [], []
     try:
-        with open(mark_path(work, archive.name), "rb") as mark:
-            if orjson.loads(next(mark)) != {"archive": archive.name, "sha256": archive.sha256, "layout": layout}:
+        with open(marker_path(work, archive.name), "rb") as marker:
+            if orjson.loads(next(marker)) != {"archive": archive.name, "sha256": archive.sha256, "layout": layout}:
                 return None
-            for line in mark:
+            for line in marker:
                 row = orjson.loads(line)
                 utterance = row.pop("utterance", None)
                 files.append(FileSum(**row))
                 if utterance:
                     utterances.append(Utterance(audio=row["path"], **utterance))
     except (FileNotFoundError, StopIteration, orjson.JSONDecodeError, TypeError):
-        return None  # Never made, or not by a run that ended it properly: the part is made anew.
+        return None  # The marker is missing or incomplete: the part is unpacked again.
     return Part(archive.name, archive.sha256, layout, files, utterances)
 
 
 def unpack(
     path: Path, archive: Archive, work: Path, layout: str, progress: Callable[[int], object], stopped: threading.Event
 ) -> Part:
-    """Unpack the archive at `path` into `work / archive.name` and mark it complete; `progress` hears of bytes read.
+    """Unpack the archive at `path` into `work / archive.name` and mark it complete; `progress` gets the bytes read.
 
-    Raises DamagedArchive where the file is not the published one, and UserError where its contents do not hold together
-    (a member outside the corpus's tree, a link, audio without words or words without audio, a FLAC cut short, another
-    number of utterances than was published). Nothing is left in either case.
+    DamagedArchive if the file is not the published one. UserError if its contents are inconsistent (a member outside
+    the corpus's tree, a link, audio without transcript or transcript without audio, a truncated FLAC, another number of
+    utterances than published). Nothing is left in either case.
     """
     unfinished, folder = work / f"{archive.name}.unfinished", work / archive.name
     for old in (unfinished, folder):
@@ -103,18 +105,18 @@ def unpack(
                 _check_hash(reader, archive, path, error)
                 raise
             _check_hash(reader, archive, path, None)
-        part = _join(contents, archive, unfinished, layout, path)
+        part = _pair_audio_and_text(contents, archive, unfinished, layout, path)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    os.sync()  # The mark must not outlive a power cut that the files do not.
+    os.sync()  # After a power failure the marker must not exist without the files.
     os.rename(unfinished, folder)
-    _write_mark(work, part)
+    _write_marker(work, part)
     return part
 
 
 class _HashedGzip:
-    """The unpacked bytes of a gzip file, and the SHA-256 of the packed ones."""
+    """The unpacked bytes of a gzip file, and the SHA-256 of the compressed ones."""
 
     def __init__(self, file, progress: Callable[[int], object], stopped: threading.Event) -> None:  # noqa: ANN001
         self.file, self.progress, self.stopped = file, progress, stopped
@@ -140,7 +142,7 @@ class _HashedGzip:
                 return data
 
     def hexdigest(self) -> str:
-        """SHA-256 of the whole file, read to its end."""
+        """The SHA-256 of the complete file, which is read to its end."""
         while self._raw():
             pass
         return self.sha256.hexdigest()
@@ -156,7 +158,7 @@ class _HashedGzip:
 
 @dataclass
 class _Contents:
-    """What an archive held: sums by path, seconds by utterance id, and (words, chapter file) by utterance id."""
+    """An archive's contents: checksums by path, seconds by utterance id, and (text, chapter file) by utterance id."""
 
     sums: dict[str, FileSum]
     durations_s: dict[str, float]
@@ -169,7 +171,7 @@ def _check_hash(reader: _HashedGzip, archive: Archive, path: Path, cause: Except
         raise DamagedArchive(
             f"this is not the published archive: its SHA-256 differs{reason}",
             where=path,
-            remedy="fetch it again, or bring a good copy",
+            remedy="fetch it again, or replace it by an intact copy",
         ) from None
     if cause and not isinstance(cause, UserError):
         raise UserError(f"not a tar.gz archive ({cause})", where=path) from None
@@ -197,28 +199,28 @@ def _write_members(reader: _HashedGzip, archive: Archive, folder: Path, layout: 
 
 
 def _members(reader: _HashedGzip, archive: Archive, path: Path) -> Iterator[tuple[re.Match[str], bytes]]:
-    """The corpus's files in the archive; its texts about the corpus are left out, all that is odd is an error."""
+    """The corpus's files in the archive, without its README and speaker lists; any suspicious member is a UserError."""
     with tarfile.open(fileobj=reader, mode="r|", bufsize=READ_BYTES) as tar:  # type: ignore[call-overload]
         for member in tar:
-            tar.members.clear()  # type: ignore[attr-defined]  # or it would remember every one
+            tar.members.clear()  # type: ignore[attr-defined]  # otherwise all members stay in memory
             name = member.name
-            odd = None
+            fault = None
             if name.startswith("/") or ".." in name.split("/"):
-                odd = "leads outside the folder"
+                fault = "is outside the folder"
             elif not (member.isreg() or member.isdir()):
-                odd = "is a link" if member.issym() or member.islnk() else "is a device or pipe"
+                fault = "is a link" if member.issym() or member.islnk() else "is a device or pipe"
             found = _MEMBER.fullmatch(name)
             if found and found["subset"] != archive.name:
-                odd = f"does not belong to {archive.name}"
-            if odd:
+                fault = f"does not belong to {archive.name}"
+            if fault:
                 raise UserError(
-                    f"the archive was refused and nothing of it kept: its member {name!r} {odd}",
+                    f"the archive was rejected and nothing of it kept: its member {name!r} {fault}",
                     where=path,
                     remedy="get the archive from a source that you trust",
                 )
             if found and member.isreg():
                 source = tar.extractfile(member)
-                assert source is not None  # It is a plain file.
+                assert source is not None  # because it is a regular file
                 data = source.read()
                 if len(data) != member.size:
                     raise EOFError("it ends in the middle")
@@ -227,7 +229,7 @@ def _members(reader: _HashedGzip, archive: Archive, path: Path) -> Iterator[tupl
 
 @dataclass(frozen=True)
 class _Written:
-    """One member: the file made of it (None for a chapter's words in the wav layout) and what was read in it."""
+    """One member: the file written from it (None for a chapter's transcripts in the wav layout) and its contents."""
 
     path: str
     sum: FileSum | None
@@ -250,12 +252,12 @@ def _write_member(folder: Path, name: re.Match[str], data: bytes, layout: str, a
     if layout == "wav":
         inside, data = f"wav/{utterance_id}.wav", wav_bytes(flac.decode(data, info, where).astype("<i2").tobytes())
     else:
-        flac.check_whole(data, info, where)
+        flac.check_complete(data, info, where)
     return _Written(inside, _write(folder, inside, data), utterance_id, info.duration_s, {})
 
 
 def wav_bytes(samples: bytes) -> bytes:
-    """A WAV file, 44 bytes of header as sox writes them, of 16-bit little-endian mono samples."""
+    """A WAV file of 16-bit little-endian mono samples, with the 44-byte header that sox writes."""
     return (
         struct.pack(
             "<4sI8sIHHIIHH",
@@ -283,7 +285,7 @@ def _write(folder: Path, inside: str, data: bytes) -> FileSum:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "xb", buffering=0)
     except FileExistsError:
-        raise UserError("the archive holds a file twice", where=inside) from None
+        raise UserError("the archive contains a file twice", where=inside) from None
     with file:
         view = memoryview(data)
         while view:
@@ -309,8 +311,8 @@ def _collect(contents: _Contents, written: _Written, path: Path) -> None:
     contents.texts.update({key: (text, written.path) for key, text in written.texts.items()})
 
 
-def _join(contents: _Contents, archive: Archive, folder: Path, layout: str, path: Path) -> Part:
-    """Give each audio file its words; both sides and the published number must agree."""
+def _pair_audio_and_text(contents: _Contents, archive: Archive, folder: Path, layout: str, path: Path) -> Part:
+    """Pair each audio file with its text; UserError unless both are complete and as many as published."""
     _check_complete(set(contents.durations_s) - set(contents.texts), "audio without a transcript", path)
     _check_complete(set(contents.texts) - set(contents.durations_s), "transcripts without their audio", path)
     if len(contents.texts) != archive.utterances:
@@ -334,15 +336,17 @@ def _join(contents: _Contents, archive: Archive, folder: Path, layout: str, path
 def _check_complete(ids: set[str], what: str, path: Path) -> None:
     if ids:
         shown = ", ".join(sorted(ids)[:5]) + (", ..." if len(ids) > 5 else "")
-        raise UserError(f"the archive holds {what}: {len(ids)} ({shown})", where=path, remedy="get the archive again")
+        raise UserError(
+            f"the archive contains {what}: {len(ids)} ({shown})", where=path, remedy="get the archive again"
+        )
 
 
-def _write_mark(work: Path, part: Part) -> None:
-    spoken = {u.audio: {"id": u.id, "duration_s": u.duration_s, "text": u.text} for u in part.utterances}
+def _write_marker(work: Path, part: Part) -> None:
+    utterances = {u.audio: {"id": u.id, "duration_s": u.duration_s, "text": u.text} for u in part.utterances}
     lines = [orjson.dumps({"archive": part.archive, "sha256": part.sha256, "layout": part.layout})]
     for file in part.files:
         row: dict[str, object] = asdict(file)
-        if file.path in spoken:
-            row["utterance"] = spoken[file.path]
+        if file.path in utterances:
+            row["utterance"] = utterances[file.path]
         lines.append(orjson.dumps(row))
-    write_atomically(mark_path(work, part.archive), b"\n".join(lines) + b"\n")
+    write_atomically(marker_path(work, part.archive), b"\n".join(lines) + b"\n")

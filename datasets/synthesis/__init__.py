@@ -1,1 +1,1 @@
-"""The synthesised corpora, `mini` and `synthetic`: who says what, the voices, the noise."""
+"""The synthesised corpora `mini` and `synthetic`: sentences, voices, background noise and the synthesis itself."""

@@ -1,11 +1,10 @@
-"""Our own words and sentences for the synthesised corpora.
+"""The words and sentences of the synthesised corpora.
 
-A Grammar is a set of word classes and sentence patterns. `Sentences` draws from it evenly: each class is a pack of cards,
-shuffled, dealt to the end and shuffled again, so that every word occurs about as often as its classmates. Which split a
-sentence belongs to is a property of the sentence itself (a hash of its words), so that no sentence can ever be drawn for
-both, whatever the amounts.
+A Grammar is a set of word classes and sentence patterns. `Sentences` draws from it evenly: each class is shuffled, used
+up and shuffled again, so that all words of a class occur about equally often. The split of a sentence is determined by
+a hash of its words, so that no sentence can occur in both splits, regardless of how many are drawn.
 
-Drawing uses nothing but `Random.random()`, the one method whose sequence Python promises to keep.
+Drawing uses only `Random.random()`, the one method whose sequence Python guarantees not to change.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from common.errors import UserError
 
 TRAIN, VAL = "train", "val"
 LISTED_SHA256 = "3debbd2bbb9f4f1972520d30f6c29d91b6a202144ced1c07ecbc9f57bfc013fa"
-"""Of the words that `wonderwords` 3.0.1 gives."""
+"""SHA-256 of the words taken from `wonderwords` 3.0.1."""
 Item = TypeVar("Item")
 
 MINI_CLASSES = """
@@ -72,8 +71,8 @@ do the thing to the animal
 place number
 """
 
-# Words of a pattern that name no class are spoken as they stand; classes are marked here rather than in each pattern,
-# since no fixed word shares a class's name.
+# Words in a pattern that are not class names are spoken literally. Class names need no markup, because no literal word
+# is also a class name.
 
 FULL_EXTRA = """
 name: adam agnes albert amelia andrew charlotte clara david eleanor ernest florence gilbert grace harold helen isabel
@@ -152,20 +151,20 @@ do thing
 
 @dataclass(frozen=True)
 class Grammar:
-    """Word classes and sentence patterns; a pattern's item is a class's name or a word spoken as it stands."""
+    """Word classes and sentence patterns; each item of a pattern is a class name or a literal word."""
 
     classes: dict[str, tuple[str, ...]]
     patterns: tuple[tuple[str, ...], ...]
 
     def words(self) -> frozenset[str]:
-        """Every word that a sentence may hold, in upper case."""
+        """Every word that may occur in a sentence, in upper case."""
         spoken = {item.upper() for pattern in self.patterns for item in pattern if item not in self.classes}
         used = {item for pattern in self.patterns for item in pattern if item in self.classes}
         return frozenset(spoken | {word for name in used for word in self.classes[name]})
 
 
 class Sentences:
-    """An endless, even and repeatable stream of sentences; the same `seed` gives the same stream."""
+    """An endless stream of sentences with evenly distributed words; the same `seed` gives the same stream."""
 
     def __init__(self, grammar: Grammar, seed: str) -> None:
         self._grammar = grammar
@@ -174,7 +173,7 @@ class Sentences:
         self._patterns: list[tuple[str, ...]] = []
 
     def draw(self, split: str) -> str:
-        """The next sentence of `split` (TRAIN or VAL), upper case, words parted by single spaces."""
+        """The next sentence of `split` (TRAIN or VAL), upper case, words separated by single spaces."""
         while True:
             if not self._patterns:
                 self._patterns = shuffled(self._grammar.patterns, self._random)
@@ -191,7 +190,7 @@ class Sentences:
 
 
 def split_of(sentence: str) -> str:
-    """The split that a sentence belongs to: one sentence in six is for validation, by the SHA-256 of its words."""
+    """The split of a sentence, from the SHA-256 of its words: one sentence in six is for validation."""
     return VAL if hashlib.sha256(sentence.encode()).digest()[0] % 6 == 0 else TRAIN
 
 
@@ -211,22 +210,22 @@ def mini() -> Grammar:
 
 @cache
 def full(share: float = 1.0) -> Grammar:
-    """The large grammar: the words of the small one, several hundred more, and a `share` of the word list of `wonderwords`.
+    """The large grammar: the words of the small one, several hundred more, and a `share` of those of `wonderwords`.
 
-    A smaller corpus takes a smaller share, so that its words occur as often in it as the whole list's do in the large one.
+    A smaller corpus uses a smaller share, so that each word occurs as often in it as in the full-size corpus.
     """
     own = _parse(MINI_CLASSES + FULL_EXTRA, FULL_PATTERNS)
     classes = dict(own.classes)
-    for name, words in _listed().items():
+    for name, words in _wonderwords().items():
         chosen = shuffled(words, Random(f"wonderwords/{name}"))[: round(share * len(words))]
         classes[name] = tuple(dict.fromkeys([*classes[name], *chosen]))
     return Grammar(classes, own.patterns)
 
 
-def _listed() -> dict[str, list[str]]:
-    """The nouns, adjectives and verbs of the package `wonderwords` (MIT), in upper case, under the classes that they join.
+def _wonderwords() -> dict[str, list[str]]:
+    """The nouns, adjectives and verbs of the package `wonderwords` (MIT), in upper case, by the class that they extend.
 
-    UserError where the package holds other words than the corpus is made of.
+    UserError if the package's words are not those that the corpus is made from.
     """
     profane = set(_word_list("profanitylist"))
     lists = {"thing": "nounlist", "adjective": "adjectivelist", "do": "verblist"}
@@ -238,20 +237,20 @@ def _listed() -> dict[str, list[str]]:
     }
     if hashlib.sha256(repr(listed).encode()).hexdigest() != LISTED_SHA256:
         raise UserError(
-            f"the word lists of wonderwords {version('wonderwords')} are not those that the corpus is made of",
-            remedy="install the version that requirements.lock names",
+            f"the word lists of wonderwords {version('wonderwords')} are not those that the corpus is made from",
+            remedy="install the version in requirements.lock",
         )
     return listed
 
 
 def _word_list(name: str) -> list[str]:
-    # Its files are read where they lie: importing the package reads every list, in each of hundreds of processes.
+    # The files are read directly: importing the package would read every list, in each of hundreds of processes.
     path = distribution("wonderwords").locate_file(f"wonderwords/assets/{name}.txt")
     return Path(str(path)).read_text(encoding="utf-8").split("\n")
 
 
 def _parse(classes: str, patterns: str) -> Grammar:
-    """Read `class: word word` lines (a line that begins with a space goes on) and one pattern a line."""
+    """Parse `class: word word` lines (an indented line continues the class) and one pattern per line."""
     words: dict[str, list[str]] = {}
     name = ""
     for line in classes.strip().splitlines():

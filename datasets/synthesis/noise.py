@@ -1,4 +1,4 @@
-"""Background noise for synthesised speech, the same samples on every machine: integers throughout, and one rounding."""
+"""Background noise for synthesised speech, the same samples on every machine: integer arithmetic and one rounding."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import numpy as np
 from datasets.audio import to_int16
 
 WIDTHS = (1, 4, 16, 64)
-"""Samples that each part of the noise is summed over. Each reaches up a fourth as far as the one before, with four times its
-amplitude, so that the noise falls by some 6 dB an octave above 125 Hz, as the speech of people in the background does.
+"""Moving-sum widths of the noise's components, in samples. Each has a quarter of the previous one's bandwidth and four
+times its amplitude, so that the spectrum falls by about 6 dB per octave above 125 Hz, like that of background speech.
 """
 
 
 def background(samples: int, seed: int) -> np.ndarray:
-    """Noise as int64 (samples,), of mean near zero; its level is arbitrary. The same `seed` gives the same noise.
+    """Noise as int64 (samples,) with a mean near zero and arbitrary level; the same `seed` gives the same noise.
 
-    Uses PCG64's raw output alone, the one stream of numpy's that never changes (NEP 19).
+    Uses only PCG64's raw output, the one random stream that numpy guarantees not to change (NEP 19).
     """
     longest = WIDTHS[-1]
     raw = np.random.PCG64(seed).random_raw(-(-(samples + longest) // 4))
@@ -25,13 +25,13 @@ def background(samples: int, seed: int) -> np.ndarray:
 
 
 def add_background(speech: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
-    """int16 `speech` (samples,) with noise whose power lies `snr_db` decibels below the speech's; clipped at full scale."""
+    """int16 `speech` (samples,) with noise at a signal-to-noise ratio of `snr_db` decibels, clipped at full scale."""
     noise = background(len(speech), seed)
     gain = (_power(speech) / _power(noise) / 10 ** (snr_db / 10)) ** 0.5
     return to_int16(speech.astype(np.float64) + noise.astype(np.float64) * gain)
 
 
 def _power(samples: np.ndarray) -> float:
-    """The mean square, summed in whole numbers: the order of a sum of floats depends on the machine."""
+    """The mean square, summed in integers because the summation order of floats depends on the machine."""
     whole = samples.astype(np.int64)
     return int(np.sum(whole * whole)) / len(whole)

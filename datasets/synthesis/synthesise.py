@@ -1,8 +1,9 @@
-"""The synthesised corpora, `mini` and `synthetic`, in LibriSpeech's layout, the same bytes on every run.
+"""`python -m datasets synthesise`: the corpora `mini` and `synthetic` in LibriSpeech's layout, reproducible.
 
-A corpus is a plan of chapters (plans.py). Each chapter is spoken in a fresh process (voices.py says why), so that neither
-the number of processes nor an interruption shows in the result. The corpus grows in `.NAME.part` beside its place; when it
-is whole it is moved there, and its description is written last. A start after an interruption keeps what is done.
+A corpus is a plan of chapters (plans.py). Each chapter is spoken in a fresh process (voices.py explains why), so that
+neither the number of processes nor an interruption changes the result. The corpus is made in `.NAME.part` next to its
+final place, moved there when complete, and its description is written last. After an interruption, finished chapters
+are kept.
 """
 
 from __future__ import annotations
@@ -21,39 +22,48 @@ import orjson
 from common import limits
 from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError
+from common.files import write_atomically
 from common.progress import Progress
 from datasets import audio
-from datasets.checksums.digest import digest_and_keep_sums
-from datasets.dataset import Dataset, Split, is_prepared, looks_whole, read_dataset, removal, write_description
-from datasets.manifest import SAMPLE_RATE_HZ, Manifest, Utterance, write_atomically, write_csv, write_jsonl
-from datasets.staging import staging
-from datasets.stats import add_data_dir, report_splits
+from datasets.checksums.digest import digest_and_write_sums
+from datasets.command_options import add_data_dir, add_processes, report_splits
+from datasets.dataset import (
+    Dataset,
+    Split,
+    is_prepared,
+    looks_complete,
+    read_dataset,
+    removal_command,
+    write_description,
+)
+from datasets.manifest import SAMPLE_RATE_HZ, Manifest, Utterance, write_csv, write_jsonl
+from datasets.staging import check_disk_space, staging
 from datasets.synthesis import plans
 from datasets.synthesis.noise import add_background
 from datasets.synthesis.plans import Chapter, Corpus
 from datasets.synthesis.voices import Synthesiser
-from datasets.synthesis.workers import each_in_fresh_process
+from datasets.synthesis.workers import map_in_fresh_processes
 
-# The network sees nothing within 0.15 s of an utterance's ends as an output of its own, and recordings begin and end with
-# silence too.
+# The network gives no output for the first and last 0.15 s of an utterance, and recordings also start and end with
+# silence.
 SILENCE_S = 0.08
 PAUSE_S = 0.15
 BYTES_PER_S = 26_000
-"""Disk space for a second of speech, on the safe side."""
+"""Upper estimate of the disk space for a second of speech."""
 
 
 def synthesise(corpus: Corpus, data_dir: Path, processes: int | None = None) -> Dataset:
-    """Make `corpus` in `data_dir` and return its description; if it is there already, say so and do nothing.
+    """Make `corpus` in `data_dir` and return its description; if it is already there, report that and do nothing.
 
-    `processes` is the number of chapters in work at a time (default: `limits.workers`); it never changes the outcome.
+    `processes` is the number of chapters made in parallel (default: `limits.workers`); it does not change the result.
     """
     folder = Path(data_dir) / corpus.name
     if is_prepared(folder):
-        return _already_there(corpus, folder)
+        return _existing_dataset(corpus, folder)
     with staging(folder) as part:
-        _take_up(corpus, folder, part)
+        _prepare_staging(corpus, folder, part)
         _check_space(corpus, part)
-        _speak(corpus, part, processes or limits.workers())
+        _make_chapters(corpus, part, processes or limits.workers())
         _write_manifests(corpus, part)
         os.replace(part / "tree", folder)
         dataset = _describe(corpus, folder)
@@ -61,34 +71,34 @@ def synthesise(corpus: Corpus, data_dir: Path, processes: int | None = None) -> 
     return dataset
 
 
-def _already_there(corpus: Corpus, folder: Path) -> Dataset:
+def _existing_dataset(corpus: Corpus, folder: Path) -> Dataset:
     dataset = read_dataset(folder)
     made_from = dataset.provenance.get("fingerprint")
-    if made_from != corpus.fingerprint() and not (corpus.name == "mini" and made_from in plans.SAME_BYTES):
+    if made_from != corpus.fingerprint() and not (corpus.name == "mini" and made_from in plans.EQUIVALENT_FINGERPRINTS):
         raise UserError(
-            "a corpus that was made by another version of the benchmark lies here",
+            "this corpus was made by another version of the benchmark",
             where=folder,
-            remedy=f"keep it, or remove it ({removal(folder)}) and start again",
+            remedy=f"keep it, or remove it ({removal_command(folder)}) and start again",
         )
-    if not looks_whole(dataset):
+    if not looks_complete(dataset):
         raise UserError(
-            "the corpus that lies here is damaged: files of it are missing, changed or not its own",
+            "this corpus is damaged: files are missing, changed or do not belong to it",
             where=folder,
-            remedy=f"remove it ({removal(folder)}) and start again",
+            remedy=f"remove it ({removal_command(folder)}) and start again",
         )
     print(f"{corpus.name}: already prepared in {folder}", file=sys.stderr)
     return dataset
 
 
-def _take_up(corpus: Corpus, folder: Path, part: Path) -> None:
-    """Bring `part` to a state to go on from: what an interrupted start left, if it was of the same plan."""
-    mark = part / "fingerprint"
-    same = mark.is_file() and mark.read_text() == corpus.fingerprint()
+def _prepare_staging(corpus: Corpus, folder: Path, part: Path) -> None:
+    """Prepare the staging folder `part`: keep chapters of an interrupted run of the same plan, delete others."""
+    marker = part / "fingerprint"
+    same = marker.is_file() and marker.read_text() == corpus.fingerprint()
     if folder.exists() or folder.is_symlink():
-        # Ours only if an interruption fell between the last move and the description.
+        # It is ours only if a run was interrupted between the final move and writing the description.
         if not same or (part / "tree").exists():
             raise UserError(
-                "a folder is there that is not a whole data set",
+                "this folder exists but is not a complete dataset",
                 where=folder,
                 remedy="move it away or remove it, or choose another --data-dir",
             )
@@ -96,28 +106,22 @@ def _take_up(corpus: Corpus, folder: Path, part: Path) -> None:
     if not same:
         for name in ("tree", "done"):
             shutil.rmtree(part / name, ignore_errors=True)
-        write_atomically(mark, corpus.fingerprint().encode())
+        write_atomically(marker, corpus.fingerprint().encode())
     (part / "done").mkdir(exist_ok=True)
     (part / "tree").mkdir(exist_ok=True)
 
 
 def _check_space(corpus: Corpus, part: Path) -> None:
-    seconds = ((corpus.hours or 1.0) * 1.05 + plans.LEAST_VAL_HOURS) * 3600
-    free = shutil.disk_usage(part).free
-    if free < seconds * BYTES_PER_S:
-        raise UserError(
-            f"too little disk space: {free / 1e9:.1f} GB free, {seconds * BYTES_PER_S / 1e9:.1f} GB needed",
-            where=part.parent,
-            remedy="free some disk space, or choose another --data-dir",
-        )
+    seconds = ((corpus.hours or 1.0) * 1.05 + plans.MIN_VAL_HOURS) * 3600
+    check_disk_space(part, seconds * BYTES_PER_S, "choose another --data-dir")
 
 
-def _speak(corpus: Corpus, part: Path, processes: int) -> None:
+def _make_chapters(corpus: Corpus, part: Path, processes: int) -> None:
     left = [chapter for chapter in corpus.chapters if not _is_done(chapter, part)]
     done = corpus.utterances - sum(_size(chapter) for chapter in left)
     with Progress(f"synthesising {corpus.name}", corpus.utterances, "utterances") as progress:
         progress.update(done)
-        for size in each_in_fresh_process(partial(_record, part), left, processes, preload=__name__):
+        for size in map_in_fresh_processes(partial(_make_chapter, part), left, processes, preload=__name__):
             done += size
             progress.update(done)
 
@@ -135,7 +139,7 @@ def _folder_of(chapter: Chapter) -> Path:
 
 
 def _is_done(chapter: Chapter, part: Path) -> bool:
-    """Whether the chapter's files are all there and whole (a power cut may have emptied some)."""
+    """Whether all files of the chapter exist and are complete (a power failure may have emptied some)."""
     if not _done_path(chapter, part).is_file():
         return False
     folder = part / "tree" / _folder_of(chapter)
@@ -150,8 +154,8 @@ def _is_done(chapter: Chapter, part: Path) -> bool:
         return False
 
 
-def _record(part: Path, chapter: Chapter) -> int:
-    """Speak a chapter and write its files; the number of its utterances. Runs in a process of its own."""
+def _make_chapter(part: Path, chapter: Chapter) -> int:
+    """Synthesise a chapter and write its files; the number of its utterances. Runs in a worker process."""
     folder = part / "tree" / _folder_of(chapter)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, int, str]] = []
@@ -185,7 +189,7 @@ def _utterances(chapter: Chapter, say: Callable[[str], np.ndarray]) -> Iterator[
     kept: tuple[str, np.ndarray] | None = None
     for length_s in chapter.lengths_s:
         wanted = round((length_s - 2 * SILENCE_S) * SAMPLE_RATE_HZ)
-        longest = round((plans.LONGEST_S - 2 * SILENCE_S) * SAMPLE_RATE_HZ)
+        longest = round((plans.MAX_UTTERANCE_S - 2 * SILENCE_S) * SAMPLE_RATE_HZ)
         texts: list[str] = []
         pieces: list[np.ndarray] = []
         held = 0
@@ -194,7 +198,7 @@ def _utterances(chapter: Chapter, say: Callable[[str], np.ndarray]) -> Iterator[
             spoken = say(text) if kept is None else kept[1]
             kept = None
             longer = held + len(spoken) + (len(pause) if pieces else 0)
-            # A sentence that would take the utterance further from its length is kept for the next one.
+            # A sentence that would move the utterance further from its planned length is kept for the next one.
             if pieces and (longer > longest or longer - wanted > wanted - held):
                 kept = (text, spoken)
                 break
@@ -205,7 +209,7 @@ def _utterances(chapter: Chapter, say: Callable[[str], np.ndarray]) -> Iterator[
 
 
 def _write_manifests(corpus: Corpus, part: Path) -> None:
-    """Both forms of each split's manifest, from what the chapters' processes noted."""
+    """Write each split's manifest in both formats, from the records of the finished chapters."""
     tree = part / "tree"
     for split in _splits(corpus):
         utterances, chapter_of = [], {}
@@ -237,7 +241,7 @@ def _describe(corpus: Corpus, folder: Path) -> Dataset:
         name=corpus.name,
         layout="LibriSpeech",
         splits=splits,
-        digest=digest_and_keep_sums(folder),
+        digest=digest_and_write_sums(folder),
         provenance={
             "source": "speech synthesis (espeak-ng)",
             "version": corpus.version,
@@ -250,7 +254,7 @@ def _describe(corpus: Corpus, folder: Path) -> Dataset:
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add `synthesise` to the data sets' commands."""
+    """Add the command `synthesise`."""
     parser = commands.add_parser(
         "synthesise",
         help="make the corpus `mini` or `synthetic` by speech synthesis",
@@ -268,10 +272,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--hours",
         type=float,
         metavar="H",
-        help="hours of training speech other than 80; the corpus is then called synthetic-Hh",
+        help="hours of training speech, if not 80; the corpus is then named synthetic-Hh",
     )
     add_data_dir(parser)
-    parser.add_argument("--processes", type=int, metavar="N", help="chapters in work at a time (default: one a core)")
+    add_processes(parser, "chapters")
     parser.set_defaults(run=_run)
 
 
@@ -288,9 +292,8 @@ def _corpus(options: argparse.Namespace) -> Corpus:
             raise UserError("mini has a fixed size", where="--hours", remedy="leave it out, or choose synthetic")
         return plans.mini()
     hours = plans.SYNTHETIC_HOURS if options.hours is None else options.hours
-    if not plans.LEAST_HOURS <= hours <= plans.MOST_HOURS:
-        raise UserError(f"must be between {plans.LEAST_HOURS:g} and {plans.MOST_HOURS:g} hours", where="--hours")
-    corpus = plans.synthetic(hours)
-    if hours != plans.SYNTHETIC_HOURS and plans.hours_of(corpus.name) != hours:
+    if not plans.MIN_HOURS <= hours <= plans.MAX_HOURS:
+        raise UserError(f"must be between {plans.MIN_HOURS:g} and {plans.MAX_HOURS:g} hours", where="--hours")
+    if hours != plans.SYNTHETIC_HOURS and plans.hours_of(plans.synthetic_name(hours)) != hours:
         raise UserError("must have at most three decimals and six digits", where="--hours")
-    return corpus
+    return plans.synthetic(hours)

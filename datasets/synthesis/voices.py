@@ -1,8 +1,8 @@
-"""Generated speakers, and the synthesiser that lends them a voice: espeak-ng, by ctypes on the `espeakng-loader` wheel.
+"""Generated speakers, and the speech synthesiser: espeak-ng, through ctypes on the `espeakng-loader` wheel.
 
-A speaker is a variant file of espeak-ng (its formants, pitch, flutter, roughness, voicing, consonants, breath) and a rate.
-espeak-ng keeps one voice and one random generator per process, and what it says depends on what it said before: so one
-`Synthesiser` per process, and a fresh process for whatever must come out the same each time.
+A speaker is a variant file of espeak-ng (its formants, pitch, flutter, roughness, voicing, consonants, breath) and a
+rate. espeak-ng has one voice and one random generator per process, and its output depends on what it said before. So
+use one `Synthesiser` per process, and a fresh process for output that must be reproducible.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from common.errors import UserError
 
 ACCENT = "en-us"
 
-# What espeak-ng reads for this accent; the rest of its 15 MB (other languages) would only slow its start.
+# The files that espeak-ng reads for this accent; the rest of its 15 MB (other languages) would only slow its start.
 _DATA_FILES = ("phondata", "phonindex", "phontab", "intonations", "en_dict", "lang/gmw/en-US")
 
 # From speak_lib.h of espeak-ng 1.52.
@@ -29,15 +29,15 @@ _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8 = 2, 0x8000, 1
 _RATE, _VOLUME = 1, 2
 VOLUME = 70  # per cent: at 100 some voices reach full scale
 _RATE_RANGE = range(80, 451)
-_LONGEST_PATH = 120
+_MAX_PATH_BYTES = 120
 
 
 @dataclass(frozen=True)
 class Speaker:
     """One generated speaker.
 
-    `formants` are percentages of espeak-ng's formant frequencies F0 to F8, `pitch_hz` the lowest and highest pitch of its
-    intonation, `words_per_minute` the rate; the others are in espeak-ng's own units (docs/voices.md of espeak-ng).
+    `formants` are percentages of espeak-ng's formant frequencies F0 to F8, `pitch_hz` the lowest and highest pitch of
+    its intonation, `words_per_minute` the rate; the others are in espeak-ng's own units (docs/voices.md of espeak-ng).
     """
 
     id: str
@@ -66,7 +66,7 @@ class Speaker:
 def draw_speaker(id: str, seed: str, rates: tuple[int, int] = (178, 212)) -> Speaker:
     """The speaker of number `id` (odd: female, even: male); the same arguments give the same speaker.
 
-    `rates` are the slowest and the fastest that they may speak, in words per minute.
+    `rates` is the range of the speaking rate, in words per minute.
     """
     random = Random(f"{seed}/speaker/{id}")
 
@@ -94,7 +94,7 @@ def draw_speaker(id: str, seed: str, rates: tuple[int, int] = (178, 212)) -> Spe
 class Synthesiser:
     """espeak-ng with the voice of one speaker; a context manager, once per process. `rate_hz` is its sample rate.
 
-    `random_seed` starts espeak-ng's random generator, which must happen right after its start to have its full effect.
+    `random_seed` seeds espeak-ng's random generator, which takes full effect only right after its start.
     """
 
     def __init__(self, speaker: Speaker, random_seed: int) -> None:
@@ -103,9 +103,9 @@ class Synthesiser:
         self._samples: list[np.ndarray] = []
         self._failure: Exception | None = None
         self._library = _load_library()
-        # espeak-ng has read all it needs once the voice is chosen, so that nothing is left behind however this ends.
+        # espeak-ng has read all its files once the voice is chosen, so the temporary folder can be deleted here.
         with tempfile.TemporaryDirectory(prefix="voice-") as folder:
-            _lay_out_data(Path(folder), speaker)
+            _link_data(Path(folder), speaker)
             self.rate_hz = self._start(folder, random_seed)
             self._check("choose the voice", self._library.espeak_SetVoiceByName(f"{ACCENT}+speaker".encode()))
         self._check("set the rate", self._library.espeak_SetParameter(_RATE, speaker.words_per_minute, 0))
@@ -132,8 +132,8 @@ class Synthesiser:
         return np.concatenate(self._samples)
 
     def _start(self, folder: str, random_seed: int) -> int:
-        # espeak-ng keeps its data's path in 160 characters and cuts a longer one off without a word.
-        if len(os.fsencode(folder)) > _LONGEST_PATH:
+        # espeak-ng stores its data path in 160 characters and silently truncates a longer one.
+        if len(os.fsencode(folder)) > _MAX_PATH_BYTES:
             raise UserError(
                 "the temporary folder's path is too long", where=folder, remedy="set TMPDIR to a shorter one"
             )
@@ -141,13 +141,13 @@ class Synthesiser:
         if rate_hz <= 0:
             raise UserError("espeak-ng does not start", where=folder, remedy="reinstall espeakng-loader")
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(random_seed))
-        # ctypes keeps no reference to a callback: this object must outlive the library's use of it.
+        # ctypes keeps no reference to a callback, so this object must keep it alive.
         self._callback = _CALLBACK(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
         return rate_hz
 
     def _receive(self, samples: object, count: int, _events: object) -> int:
-        # An exception cannot pass through espeak-ng: it is kept for `say` to raise, and 1 tells espeak-ng to stop.
+        # An exception cannot pass through espeak-ng: `say` raises it, and returning 1 stops espeak-ng.
         try:
             if samples and count > 0:
                 self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
@@ -188,8 +188,8 @@ def _load_library() -> ctypes.CDLL:
     return library
 
 
-def _lay_out_data(folder: Path, speaker: Speaker) -> None:
-    """Lay out in `folder` the data that espeak-ng looks for, with `speaker` as its one variant."""
+def _link_data(folder: Path, speaker: Speaker) -> None:
+    """Make a data folder for espeak-ng in `folder`: links to its files, and `speaker` as the only variant."""
     import espeakng_loader
 
     source, target = Path(espeakng_loader.get_data_path()), folder / "espeak-ng-data"

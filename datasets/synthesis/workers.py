@@ -1,4 +1,4 @@
-"""Each task in a fresh process of its own, several at a time: for work whose outcome must not depend on what ran before."""
+"""A parallel map that runs each task in a fresh process, for work whose result must not depend on earlier tasks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def each_in_fresh_process(
+def map_in_fresh_processes(
     function: Callable[[Task], Result], tasks: Iterable[Task], processes: int, preload: str
 ) -> Iterator[Result]:
     """Yield `function(task)` for each task, in the order in which they finish.
 
-    `function` must be importable; `preload` names the module to import before the processes are forked, which makes a
-    fresh process a matter of milliseconds. An exception in a process is raised here; a process that dies (killed, out of
-    memory) is a UserError. Whatever is still running when this ends early is terminated.
+    `function` must be importable. `preload` is the module to import before the processes are forked, so that a fresh
+    process starts in milliseconds. An exception in a process is raised here; a process that dies (killed, out of
+    memory) is a UserError. If this ends early, running processes are terminated.
     """
     # A fork server, not a plain fork: the caller may have threads or libraries with state.
     context = multiprocessing.get_context("forkserver")
@@ -41,7 +41,7 @@ def each_in_fresh_process(
                     break
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_serve, args=(sender, function, task), daemon=True)
-                with signals_held():
+                with deferred_signals():
                     process.start()
                 sender.close()
                 running[receiver] = process
@@ -63,24 +63,24 @@ def each_in_fresh_process(
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of this block, where Python answers them.
+def deferred_signals() -> Iterator[None]:
+    """Defer Ctrl-C and SIGTERM to the end of this block, if Python handles them.
 
-    A start that is broken off leaves the fork server in the midst of a request, and it prints a traceback.
+    Interrupting the start of a process interrupts the fork server's request, and it prints a traceback.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught: list[int] = []
-    answered = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
-    before = [signal.signal(number, lambda number, _frame: caught.append(number)) for number in answered]
+    received: list[int] = []
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    before = [signal.signal(number, lambda number, _frame: received.append(number)) for number in handled]
     try:
         yield
     finally:
-        for number, handler in zip(answered, before, strict=True):
+        for number, handler in zip(handled, before, strict=True):
             signal.signal(number, handler)
-        for received in caught:
-            signal.raise_signal(received)
+        for caught in received:
+            signal.raise_signal(caught)
 
 
 def _receive(receiver: Connection) -> Any:
@@ -96,7 +96,7 @@ def _receive(receiver: Connection) -> Any:
 
 
 def _serve(sender: Connection, function: Callable, task: object) -> None:
-    # Ctrl-C reaches the whole group: the parent alone answers it, and ends its workers.
+    # Ctrl-C reaches the whole process group: only the parent handles it, and terminates its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     result: object
     try:
@@ -106,5 +106,4 @@ def _serve(sender: Connection, function: Callable, task: object) -> None:
     try:
         sender.send(result)
     except BrokenPipeError:
-        # The parent is gone; there is nobody left to tell.
-        return
+        return  # The parent has ended.

@@ -1,1 +1,1 @@
-"""Checkpoints: those that the trainer writes, and those of the MLPerf speech reference and TBD."""
+"""Checkpoints: those of this trainer, and those of the MLPerf speech reference and TBD."""

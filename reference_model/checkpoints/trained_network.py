@@ -1,6 +1,6 @@
-"""A trained network as inference needs it, and the flat texts that say of a file of ours what network it holds.
+"""A trained network as inference needs it, and the metadata that our files carry about the network in them.
 
-`checkpoint.load_trained` makes it from a file of any format that we know.
+`checkpoints.loading.load_trained` makes one from a file of any known format.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from reference_model.model.network import DeepSpeech2
 
 @dataclass(frozen=True)
 class Trained:
-    """A network's shape, features and weights, and where it came from.
+    """A network's shape, features and weights, and the file that they came from.
 
-    `precision` is the one that training evaluated with; `wer` (percent) what it measured; `source` says in words which kind
-    of file this was, and `source_sha256` which file. What a file does not say is None.
+    `precision` is the one that training evaluated with; `wer` (percent) is the result of that evaluation. `source`
+    describes the file and its kind, `source_sha256` is its hash. What a file does not state is None.
     """
 
     model: ModelParams
@@ -41,10 +41,10 @@ class Trained:
     wer: float | None = None
 
     def network(self) -> DeepSpeech2:
-        """The network in evaluation mode, which never lets padding into an utterance's result.
+        """The network in evaluation mode. Padding never changes an utterance's result.
 
-        Of a bidirectional network that was trained without masks (`librispeech_5bi`) the padding is masked here; in all
-        others it follows the utterance and cannot reach back.
+        In a bidirectional network that was trained without masks (`librispeech_5bi`) the padding is masked here; in all
+        others it follows the utterance and cannot affect it.
         """
         network = self._network()
         load_weights(network, self.weights, self.source)
@@ -61,7 +61,7 @@ class Trained:
             return DeepSpeech2(shape, bins)
 
     def metadata(self) -> dict[str, str]:
-        """All but the weights, as the flat texts that safetensors and ONNX files carry."""
+        """Everything but the weights, as the flat strings that safetensors and ONNX files carry."""
         about = {
             "labels": LABELS,
             "model": plain(self.model),
@@ -75,30 +75,30 @@ class Trained:
         }
         return {
             key: value if isinstance(value, str) else json.dumps(value)
-            for key, value in EXPORTED.stamped(about).items()
+            for key, value in EXPORTED.with_version(about).items()
         }
 
 
 def load_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: object) -> None:
-    """Put `weights` into `network`; UserError as check_weights."""
+    """Load `weights` into `network`; UserError as check_weights."""
     check_weights(network, weights, where)
     network.load_state_dict(weights)
 
 
 def check_weights(network: DeepSpeech2, weights: Mapping[str, Tensor], where: object) -> None:
-    """UserError naming the weights that are missing or unknown, or the first one of another shape or without finite numbers."""
+    """UserError naming missing or unknown weights, or the first of another shape or with non-finite values."""
     expected = network.state_dict()
     faults = []
     if missing := [name for name in expected if name not in weights]:
         faults.append(f"the weight {missing[0]} is missing{_and_others(missing)}")
     if unknown := sorted(set(weights) - set(expected)):
-        faults.append(f"the weight {unknown[0]} has no place in this network{_and_others(unknown)}")
+        faults.append(f"the weight {unknown[0]} is not part of this network{_and_others(unknown)}")
     if faults:
         raise UserError("; ".join(faults), where=where)
     for name, tensor in expected.items():
         found_tensor = weights[name]
         if not isinstance(found_tensor, Tensor) or found_tensor.layout != torch.strided or found_tensor.is_complex():
-            raise UserError(f"the weight {name} is no plain tensor of numbers", where=where)
+            raise UserError(f"the weight {name} is not a plain tensor of numbers", where=where)
         if weights[name].shape != tensor.shape:
             found, wanted = tuple(weights[name].shape), tuple(tensor.shape)
             raise UserError(f"the weight {name} has the shape {found}, not {wanted}", where=where)
@@ -112,7 +112,7 @@ def _and_others(names: list[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _About:
-    """The metadata of a file of ours, each text as what it stands for."""
+    """The metadata of a file of ours, decoded."""
 
     labels: str
     model: dict
@@ -129,12 +129,12 @@ _REMEDY = "give a file that `reference_model.checkpoint import` or `reference_mo
 
 
 def from_metadata(texts: Mapping[str, str], weights: dict[str, Tensor], where: object) -> Trained:
-    """The Trained whose `metadata` is `texts`, of this or an older version; UserError naming what is wrong with it."""
+    """The Trained whose `metadata` is `texts`, of this or an older version; UserError naming the fault."""
     about = EXPORTED.read(_About, {key: value_of(key, text) for key, text in texts.items()}, where, _REMEDY)
     if about.labels != LABELS:
         raise UserError("its labels are not ours", where=where)
     try:
-        # A parameter that is not known here would change the network: those that change nothing are left out.
+        # An unknown parameter would change the network: parameters at their neutral default are left out of files.
         model = decode(ModelParams, about.model, strict=True, name="model")
         features = decode(FeatureParams, about.features, strict=True, name="features")
     except UserError as error:
@@ -153,7 +153,7 @@ def from_metadata(texts: Mapping[str, str], weights: dict[str, Tensor], where: o
 
 
 def value_of(key: str, text: str) -> Any:
-    """What the text under `key` in `Trained.metadata` stands for."""
+    """The value of the text under `key` in `Trained.metadata`."""
     if key in ("labels", "precision", "source", "source_sha256"):
         return text
     if key == "variant":

@@ -1,8 +1,8 @@
-"""Checkpoints: written atomically after each epoch's evaluation, read without executing anything from the file.
+"""Checkpoints of this trainer: written atomically after each epoch's evaluation, read without executing any code.
 
-A checkpoint holds all that an exact resume needs: weights, BatchNorm statistics, the optimiser's state, the epoch, and the
-seed from which every later draw follows (orders and alterations are functions of seed, epoch and utterance; no generator's
-state outlives a step).
+A checkpoint holds all that an exact resume needs: weights, BatchNorm statistics, optimizer state, the epoch, and the
+seed, which determines all later randomness (batch order and augmentation are functions of seed, epoch and utterance; no
+generator state outlives a step).
 """
 
 from __future__ import annotations
@@ -17,16 +17,13 @@ from typing import Any
 
 import torch
 
-from benchmark import trainer_contract
 from common.errors import UserError
 from common.formats import CHECKPOINT, VERSION_KEY
-
-SUFFIX = ".pt"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `epoch` (from 1). `params` are the variant's nested values; `wer` is that epoch's score in percent.
+    """The training state after `epoch` (from 1). `params` are the variant's nested values, `wer` is in percent.
 
     `model` and `optimizer` are state dictionaries on the CPU.
     """
@@ -42,32 +39,19 @@ class Checkpoint:
     optimizer: dict
 
 
-def checkpoint_path(run_dir: Path, epoch: int) -> Path:
-    """Where this trainer's checkpoint of `epoch` lies in a run's folder."""
-    return trainer_contract.checkpoint_path(run_dir, epoch, SUFFIX)
-
-
-def kept_epochs(*run_dirs: Path) -> str:
-    """The epochs of which these folders hold checkpoints of this trainer, as `01, 02`."""
-    kept = {epoch for run_dir in run_dirs for epoch in trainer_contract.checkpoints(run_dir, SUFFIX)}
-    return ", ".join(f"{epoch:02d}" for epoch in sorted(kept))
-
-
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write `checkpoint` so that a reader, or a crash, finds either nothing under `path` or the whole.
-
-    UserError, or an OSError, where the disk is full.
-    """
+    """Write `checkpoint` atomically: `path` never holds a partial file. UserError or OSError where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     tree = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
     try:
         with open(part, "wb") as file:
             try:
-                # Readers of version 1 look for "format": they would take the file for another trainer's weights.
-                torch.save(CHECKPOINT.stamped(tree) | {"format": CHECKPOINT.version}, file)
+                # Readers of version 1 look for "format"; without it they would take the file for another trainer's
+                # weights.
+                torch.save(CHECKPOINT.with_version(tree) | {"format": CHECKPOINT.version}, file)
             except RuntimeError as error:
-                # PyTorch's writer reports a full disk as a RuntimeError about its own position in the file.
+                # PyTorch's writer reports a full disk as a RuntimeError about its position in the file.
                 raise UserError(
                     f"cannot write the checkpoint ({error})",
                     where=path,
@@ -81,7 +65,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; UserError where it is missing, cut short, of another kind, or holds more than data."""
+    """Read a checkpoint; UserError where it is missing, truncated, of another kind, or holds more than data."""
     tree = read_tree(path)
     if not is_ours(tree):
         raise UserError(
@@ -91,19 +75,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def as_checkpoint(tree: dict, path: Path) -> Checkpoint:
-    """The checkpoint that a tree of ours (`is_ours`) holds, of this or an older version; UserError naming what is wrong."""
-    return CHECKPOINT.read(Checkpoint, tree, path, "use the one of an earlier epoch")
+    """The checkpoint in a tree of ours (`is_ours`), of this or an older version; UserError naming the fault."""
+    return CHECKPOINT.read(Checkpoint, tree, path, "use the checkpoint of an earlier epoch")
 
 
 def is_ours(tree: object) -> bool:
-    """Whether what a file holds is a checkpoint of this trainer, whole or not, of whatever version."""
+    """Whether a file's content is a checkpoint of this trainer, of any version, complete or not."""
     return isinstance(tree, dict) and not tree.keys().isdisjoint({VERSION_KEY, "format"}) and "params" in tree
 
 
 def read_tree(path: Path, plain_types: Sequence[Any] = ()) -> Any:
-    """What torch.save wrote to `path`, as data: nothing from the file is executed, and a file that asks for it is refused.
+    """What torch.save wrote to `path`, as data: nothing is executed, and a file that contains code is refused.
 
-    `plain_types` are harmless types that may occur besides PyTorch's own. UserError where the file is missing or not whole.
+    `plain_types` are harmless types that are allowed besides PyTorch's own. UserError where the file is missing or
+    damaged.
     """
     path = Path(path)
     try:
@@ -117,9 +102,9 @@ def read_tree(path: Path, plain_types: Sequence[Any] = ()) -> Any:
     except PermissionError:
         raise
     except Exception as error:
-        # PyTorch's reader answers a damaged file with whatever its bytes lead it into: errors of every kind were seen, an
-        # AssertionError, a struct.error and an OSError of "Invalid argument" among them.
+        # PyTorch's reader raises errors of many types for a damaged file, among them AssertionError, struct.error and
+        # an OSError of "Invalid argument".
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"not a whole checkpoint ({reason})", where=path, remedy="use the one of an earlier epoch"
+            f"not a complete checkpoint ({reason})", where=path, remedy="use the checkpoint of an earlier epoch"
         ) from None

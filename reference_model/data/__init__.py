@@ -1,1 +1,1 @@
-"""From the manifest to batches: order, decoding of audio, augmentation, loader processes."""
+"""From the manifest to batches: order, audio decoding, augmentation, data loader workers."""

@@ -1,7 +1,7 @@
-"""What training does to audio: tempo, gain and noise on the waveform, masks on the features.
+"""Augmentation: tempo, gain and noise on the waveform, SpecAugment masks on the features.
 
-Every draw comes from a generator that is seeded by the run's seed, the epoch and the utterance's number, so that an
-utterance is altered the same way whichever process or worker reads it, and again after a resume.
+All randomness comes from generators seeded by the run's seed, the epoch and the utterance's position, so that an
+utterance is augmented the same way whichever rank or worker reads it, and again after a resume.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reference_model.data.tempo import change_tempos
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What one utterance undergoes in one epoch: `tempo` (1.1 is a tenth faster), `gain_db`, and the noise's level or None."""
+    """The augmentation of an utterance in an epoch: `tempo` (1.1 is 10 % faster), `gain_db`, noise level or None."""
 
     tempo: float
     gain_db: float
@@ -31,7 +31,7 @@ class Draw:
 
 
 def draw(params: AugmentParams, seed: int, epoch: int, index: int) -> Draw:
-    """The alteration of utterance `index` in `epoch`."""
+    """The augmentation of utterance `index` in `epoch`."""
     rng = np.random.default_rng((seed, epoch, index))
     tempo, gain_db, chance, level = rng.random(4)
     noisy = params.noise_dir is not None and chance < params.noise_probability
@@ -45,16 +45,16 @@ def draw(params: AugmentParams, seed: int, epoch: int, index: int) -> Draw:
     )
 
 
-def alter(
+def augment_waveforms(
     waveforms: Iterable[np.ndarray],
     samples: Sequence[int],
     draws: Sequence[Draw],
     rows: Sequence[np.ndarray],
     noise_files: tuple[Path, ...] = (),
 ) -> None:
-    """Write each float32 waveform in [-1, 1], with its draw's tempo, gain and noise, into its row, clipped to the same range.
+    """Apply each draw's tempo, gain and noise to its float32 waveform, clip to [-1, 1], and write it to its row.
 
-    Waveforms have `samples` samples, and each row is exactly as long as its waveform will be (`samples_after`).
+    Waveforms have `samples` samples, and each row has exactly the length of the result (`samples_after`).
     """
     changed = change_tempos(waveforms, samples, [drawn.tempo for drawn in draws])
     for row, waveform, drawn in zip(rows, changed, draws, strict=True):
@@ -65,7 +65,7 @@ def alter(
 
 
 def find_noise(params: AugmentParams) -> tuple[Path, ...]:
-    """The noise recordings (FLAC, WAV at 16 kHz) in `noise_dir`, sorted; none when noise is off; UserError for an empty folder."""
+    """The noise recordings (FLAC, WAV at 16 kHz) in `noise_dir`; () if noise is off; UserError if there are none."""
     if params.noise_dir is None:
         return ()
     files = tuple(
@@ -73,13 +73,15 @@ def find_noise(params: AugmentParams) -> tuple[Path, ...]:
     )
     if not files:
         raise UserError(
-            "no noise recordings (.wav, .flac) lie here", where=params.noise_dir, remedy="mend augment.noise_dir"
+            "no noise recordings (.wav, .flac) in this folder",
+            where=params.noise_dir,
+            remedy="correct augment.noise_dir",
         )
     return files
 
 
 def add_noise(waveform: np.ndarray, level: float, noise_files: tuple[Path, ...], seed: int) -> np.ndarray:
-    """Add a random piece of a random noise file, at `level` times the speech's own RMS (the reference's NoiseInjection).
+    """Add a random part of a random noise file, at `level` times the speech's RMS (the reference's NoiseInjection).
 
     UserError for a noise file that cannot be read, is not mono at 16 kHz, or is shorter than the speech.
     """
@@ -95,7 +97,7 @@ def add_noise(waveform: np.ndarray, level: float, noise_files: tuple[Path, ...],
                     f"a noise recording must be mono, at 16 kHz and at least as long as the speech "
                     f"({len(waveform) / 16_000:.1f} s); this one has {channels} channels, {rate_hz} Hz, {frames / rate_hz:.1f} s",
                     where=path,
-                    remedy="convert it, or take it out of augment.noise_dir",
+                    remedy="convert it, or remove it from augment.noise_dir",
                 )
             file.seek(int(rng.integers(frames - len(waveform) + 1)))
             noise = file.read(len(waveform), dtype="float32")
@@ -109,7 +111,7 @@ def add_noise(waveform: np.ndarray, level: float, noise_files: tuple[Path, ...],
 
 
 def mask_uniforms(params: AugmentParams, seed: int, epoch: int, index: int) -> np.ndarray:
-    """Uniform draws (2, masks) in [0, 1) for `spec_augment`: a width and a start for each stripe, frequency stripes first."""
+    """Uniform draws (2, masks) in [0, 1) for `spec_augment`: width and start per stripe, frequency stripes first."""
     masks = params.spec_freq_masks + params.spec_time_masks
     return np.random.default_rng((seed, epoch, index, 1)).random((2, masks), np.float32)
 
@@ -117,8 +119,9 @@ def mask_uniforms(params: AugmentParams, seed: int, epoch: int, index: int) -> n
 def spec_augment(features: Tensor, frames: Tensor, params: AugmentParams, hop_s: float, uniforms: Tensor) -> Tensor:
     """Set random stripes of `features` (batch, bins, frames) to zero, their mean (SpecAugment, Park et al. 2019).
 
-    Each utterance gets `spec_freq_masks` stripes of up to `spec_freq_width_max` bins and `spec_time_masks` stripes of up to
-    `spec_time_width_max_s` seconds, but never of more than a fifth of its length. `uniforms` (batch, 2, masks) decide them.
+    Each utterance gets `spec_freq_masks` stripes of up to `spec_freq_width_max` bins and `spec_time_masks` stripes of
+    up to `spec_time_width_max_s` seconds, but at most a fifth of its length. `uniforms` (batch, 2, masks) are the
+    random numbers.
     """
     bins, longest = features.shape[1:]
     widths, starts = uniforms.unbind(1)

@@ -1,7 +1,7 @@
-"""From the manifest to batches of waveforms: order, reading, alteration and padding, in worker processes.
+"""The data loader: from the manifest to batches of augmented and padded waveforms, in worker processes.
 
-Every process sees the same global batches and takes its own share of each; what an utterance undergoes depends on the
-seed, the epoch and its number alone. Batches hold waveforms; features are computed on the training device.
+Every rank sees the same global batches and takes its own share of each. The augmentation of an utterance depends only
+on the seed, the epoch and its position. Batches hold waveforms; features are computed on the training device.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from common.errors import UserError
 from datasets.audio import reason
 from datasets.manifest import SAMPLE_RATE_HZ, Manifest
 from datasets.pack import PackedAudio
-from reference_model.data.augment import Draw, alter, draw, find_noise, mask_uniforms
+from reference_model.data.augment import Draw, augment_waveforms, draw, find_noise, mask_uniforms
 from reference_model.data.shared_memory import Batch, SharedBatch, Slots, keep_freed_memory
 from reference_model.data.tempo import samples_after
 from reference_model.model.alphabet import encode
 
 UTTERANCES_PER_CHUNK = 32
-"""Utterances that a loader process reads and alters at a time, in as many whole batches as that takes: see `tempo`."""
+"""Utterances that a worker reads and augments together, rounded up to whole batches: see `tempo`."""
 PREFETCHED = 2
-"""What each loader process may have ready or in work, in such pieces."""
+"""Chunks that each worker may prefetch."""
 
 
 def training_order(params: Params, lengths: np.ndarray, seed: int, epoch: int) -> list[np.ndarray]:
     """The global batches of an epoch, as arrays of positions in the manifest, which is sorted by length.
 
-    `sorted` takes consecutive batches. Buckets shuffle utterances among neighbours of like length (`lengths`, in any unit, are
-    jittered by up to 2 %), cut batches from that order and draw the order of the batches.
+    `sorted` takes consecutive batches. Bucketing shuffles utterances of similar length (`lengths`, in any unit, are
+    jittered by up to 2 %), cuts batches from that order and shuffles the batches.
     """
     batch_size = params.train.batch_size
     positions = np.arange(len(lengths))
@@ -51,36 +51,36 @@ def training_order(params: Params, lengths: np.ndarray, seed: int, epoch: int) -
 
 
 def evaluation_order(utterances: int, batch_size: int, rank: int, size: int) -> list[np.ndarray]:
-    """This process's evaluation batches: consecutive in length, dealt out in turn, so that each utterance occurs once."""
+    """This rank's evaluation batches: consecutive in length, distributed round-robin, each utterance exactly once."""
     batches = [np.arange(start, min(start + batch_size, utterances)) for start in range(0, utterances, batch_size)]
     return batches[rank::size]
 
 
 Item = tuple[int, np.ndarray, np.ndarray]
-"""What decides a batch: the epoch, the global batch and this process's share of it, as positions in the manifest."""
+"""What determines a batch: the epoch, the global batch and this rank's share of it, as positions in the manifest."""
 
 
 class Order:
-    """The batches of an epoch, and this process's share of each."""
+    """The batches of an epoch, and this rank's share of each."""
 
     def __init__(self) -> None:
         self._items: list[Item] = []
 
     def set(self, epoch: int, batches: Sequence[np.ndarray], rank: int = 0, size: int = 1) -> None:
-        """What the next pass over the loader yields.
+        """Set the batches of the next pass over the loader.
 
-        A global batch is dealt out in turn, so that all shares of a length-sorted batch are about equally long. Of one with
-        fewer utterances than there are processes (the last to be cut, at most) some shares are empty.
+        A global batch is distributed round-robin, so that all shares of a length-sorted batch have about the same
+        length. If it has fewer utterances than there are ranks (the last batch, at most), some shares are empty.
         """
         self._items = [(epoch, batch, batch[rank::size]) for batch in batches]
 
     @property
     def largest_share(self) -> int:
-        """Utterances of the largest share."""
+        """The number of utterances of the largest share."""
         return max((len(share) for _, _, share in self._items), default=0) or 1
 
-    def pieces(self, batches: int) -> Iterator[list[Item]]:
-        """So many consecutive batches at a time."""
+    def chunks(self, batches: int) -> Iterator[list[Item]]:
+        """The batches in chunks of `batches` consecutive ones."""
         for start in range(0, len(self._items), batches):
             yield self._items[start : start + batches]
 
@@ -89,9 +89,9 @@ class Order:
 
 
 class Recordings:
-    """Reads shares of batches from disk and alters them; runs in the loader's processes.
+    """Reads shares of batches from disk and augments them; runs in the data loader's workers.
 
-    The audio comes from the manifest's files, or from `packed` where the data set was packed: the same samples either way.
+    The audio comes from the manifest's files, or from `packed` if the dataset was packed: the same samples either way.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class Recordings:
         self._packed = packed
 
     @property
-    def longest_altered(self) -> int:
-        """The most samples that an utterance can have, whatever is drawn."""
+    def max_augmented_samples(self) -> int:
+        """The largest number of samples that an utterance can have after augmentation."""
         slowest = min(1.0, self._augment.tempo_min) if self._augment else 1.0
         return samples_after(int(self.samples.max()), slowest)
 
-    def altered_samples(self, epoch: int) -> np.ndarray:
-        """Every utterance's length in samples after its change of tempo in `epoch`: what buckets should be cut by."""
+    def augmented_samples(self, epoch: int) -> np.ndarray:
+        """Every utterance's length in samples after the tempo change of `epoch`: the lengths to bucket by."""
         if self._augment is None or self._augment.tempo_min == self._augment.tempo_max == 1.0:
             return self.samples
         tempos = (draw(self._augment, self._seed, epoch, index).tempo for index in range(len(self.samples)))
@@ -123,13 +123,14 @@ class Recordings:
         """The Batch of (epoch, global batch, share)."""
         return self.batches([item], lambda rows, columns: np.empty((rows, columns), np.float32))[0]
 
-    def batches(self, items: Sequence[Item], room: Callable[[int, int], np.ndarray]) -> list[Batch]:
-        """The batches of several items, whose utterances are altered together; `room` gives their waveforms (rows, columns).
+    def batches(self, items: Sequence[Item], allocate: Callable[[int, int], np.ndarray]) -> list[Batch]:
+        """The batches of several items, whose utterances are augmented together.
 
-        Waveforms are padded to the longest of the global batch. UserError where audio cannot be read or altered.
+        `allocate` returns the array (rows, columns) for a batch's waveforms. They are padded to the longest of the
+        global batch. UserError where audio cannot be read or augmented.
         """
         shares = [self._share(*item) for item in items]
-        waveforms = [room(len(share.indices), share.longest) for share in shares]
+        waveforms = [allocate(len(share.indices), share.longest) for share in shares]
         rows = []
         for share, matrix in zip(shares, waveforms, strict=True):
             for row, length in zip(matrix, share.lengths, strict=True):
@@ -139,7 +140,7 @@ class Recordings:
         read = map(self._read, indices)
         if self._augment:
             draws = [drawn for share in shares for drawn in share.draws]
-            alter(read, self.samples[indices].tolist(), draws, rows, self._noise_files)
+            augment_waveforms(read, self.samples[indices].tolist(), draws, rows, self._noise_files)
         else:
             for row, waveform in zip(rows, read, strict=True):
                 row[:] = waveform
@@ -151,12 +152,12 @@ class Recordings:
             i: samples_after(self.samples[i], drawn[i].tempo) if drawn else int(self.samples[i])
             for i in map(int, batch)
         }
-        mine = sorted(map(int, share if len(share) else batch[:1]), key=lambda i: -samples[i])
+        indices = sorted(map(int, share if len(share) else batch[:1]), key=lambda i: -samples[i])
         return _Share(
             epoch=epoch,
-            indices=mine,
-            lengths=[samples[index] for index in mine],
-            draws=[drawn[index] for index in mine] if drawn else [],
+            indices=indices,
+            lengths=[samples[index] for index in indices],
+            draws=[drawn[index] for index in indices] if drawn else [],
             longest=max(samples.values()),
             global_utterances=len(batch),
             present=len(share) > 0,
@@ -185,7 +186,7 @@ class Recordings:
         if self._packed:
             return self._packed.read(index)
         path = Path(self._root, self._audio[index])
-        remedy = "verify the data set (`sh verify_dataset.sh`), and prepare it again if it is damaged"
+        remedy = "verify the dataset (`sh verify_dataset.sh`), and prepare it again if it is damaged"
         try:
             waveform, rate_hz = soundfile.read(os.fsencode(path), dtype="float32")
         except (soundfile.LibsndfileError, OSError) as error:
@@ -202,7 +203,7 @@ class Recordings:
 
 @dataclass(frozen=True)
 class _Share:
-    """What this process takes of one global batch: positions, lengths and draws, longest utterance first."""
+    """This rank's share of one global batch: positions, lengths and draws, longest utterance first."""
 
     epoch: int
     indices: list[int]
@@ -213,27 +214,27 @@ class _Share:
     present: bool
 
 
-class _Pieces(Sampler):
-    """Deals out an order to the loader's processes, so many batches at a time."""
+class _ChunkSampler(Sampler):
+    """Distributes an order to the data loader's workers, in chunks of several batches."""
 
     def __init__(self, order: Order, batches: int) -> None:
         self._order, self._batches = order, batches
 
     def __iter__(self) -> Iterator[list[Item]]:
-        return self._order.pieces(self._batches)
+        return self._order.chunks(self._batches)
 
 
-class _Work(Dataset):
-    """What the loader's processes do: pieces of an order in, lists of batches out, their waveforms in `slots` where they fit."""
+class _BatchDataset(Dataset):
+    """Runs in the workers: turns chunks of an order into lists of batches, with waveforms in `slots` where they fit."""
 
     def __init__(self, recordings: Recordings, slots: Slots | None) -> None:
         self._recordings, self._slots = recordings, slots
 
     def __getitems__(self, items: list[Item]) -> list[Batch | SharedBatch | UserError]:
-        """What the user can mend is returned in place of all of them: raised, the loader would wrap it in a traceback."""
+        """The batches of a chunk, or a UserError in their place: raised, DataLoader would wrap it in a traceback."""
         taken: list[int | None] = []
 
-        def room(rows: int, columns: int) -> np.ndarray:
+        def allocate(rows: int, columns: int) -> np.ndarray:
             fits = self._slots is not None and 4 * rows * columns <= self._slots.slot_bytes
             slot = self._slots.take() if self._slots and fits else None
             taken.append(slot)
@@ -242,11 +243,11 @@ class _Work(Dataset):
             return self._slots.matrix(slot, rows, columns)
 
         try:
-            batches = self._recordings.batches(items, room)
+            batches = self._recordings.batches(items, allocate)
         except UserError as error:
             for slot in taken:
                 if self._slots and slot is not None:
-                    self._slots.give_back(slot)
+                    self._slots.release(slot)
             return [error]
         return [
             batch if self._slots is None or slot is None else SharedBatch.of(batch, self._slots, slot)
@@ -262,21 +263,22 @@ class Batches:
         self._loader: DataLoader | None = None
 
     def __iter__(self) -> Iterator[Batch | UserError]:
-        # Processes are forked at the first pass, when the order is known and with it how much room a batch needs.
+        # Workers are forked at the first pass, when the order is known, and with it the memory that a batch needs.
         if self._loader is None:
-            self._loader = self._made()
-        for piece in self._loader:
-            yield from piece
+            self._loader = self._create_loader()
+        for chunk in self._loader:
+            yield from chunk
 
-    def _made(self) -> DataLoader:
-        workers, slots, at_once = self._workers, None, 1
+    def _create_loader(self) -> DataLoader:
+        workers, slots, batches_per_chunk = self._workers, None, 1
         if workers:
             rows = self._order.largest_share
-            at_once = max(1, UTTERANCES_PER_CHUNK // rows)
-            slots = Slots((PREFETCHED + 1) * workers * at_once, 4 * rows * self._recordings.longest_altered)
+            batches_per_chunk = max(1, UTTERANCES_PER_CHUNK // rows)
+            slot_bytes = 4 * rows * self._recordings.max_augmented_samples
+            slots = Slots((PREFETCHED + 1) * workers * batches_per_chunk, slot_bytes)
         return DataLoader(
-            _Work(self._recordings, slots),
-            batch_sampler=_Pieces(self._order, at_once),
+            _BatchDataset(self._recordings, slots),
+            batch_sampler=_ChunkSampler(self._order, batches_per_chunk),
             collate_fn=list,
             num_workers=workers,
             pin_memory=self._pin,
@@ -288,21 +290,21 @@ class Batches:
 
 
 def worker_bytes(recordings: Recordings, *shares: int) -> int:
-    """Memory that a loader process of each of several loaders comes to take in all, where batches have such shares of utterances.
+    """Total memory of one worker of each of several loaders, whose batches have `shares` utterances per rank.
 
-    Its slots and as much again as one of them for its work: 332 MiB were measured where this says 345.
+    It counts a worker's slots and as much as one slot for its work: 332 MiB were measured where this gives 345.
     """
-    pieces = sum(max(rows, UTTERANCES_PER_CHUNK) for rows in shares)
-    return len(shares) * limits.WORKER_BYTES + (PREFETCHED + 2) * pieces * 4 * recordings.longest_altered
+    rows = sum(max(share, UTTERANCES_PER_CHUNK) for share in shares)
+    return len(shares) * limits.WORKER_BYTES + (PREFETCHED + 2) * rows * 4 * recordings.max_augmented_samples
 
 
 def default_workers(device: torch.device, each_bytes: int = limits.WORKER_BYTES) -> int:
-    """Loader processes, of `each_bytes` of memory, per trainer process: on a CPU the training itself needs the cores."""
+    """Workers, of `each_bytes` of memory, per trainer process; 0 on a CPU, where training needs the cores."""
     if device.type == "cpu":
         return 0
     if not limits.has_semaphores():
         print(
-            "warning: no loader processes: /dev/shm cannot be written - see `python -m benchmark doctor`",
+            "warning: no data loader workers: /dev/shm cannot be written - see `python -m benchmark doctor`",
             file=sys.stderr,
         )
         return 0
@@ -310,8 +312,8 @@ def default_workers(device: torch.device, each_bytes: int = limits.WORKER_BYTES)
 
 
 def loader(recordings: Recordings, order: Order, workers: int, pin: bool) -> Batches:
-    """Batches of `order`, made in `workers` processes (0: in this one), which stay alive from epoch to epoch.
+    """Batches of `order`, built in `workers` processes (0: in this one), which stay alive from epoch to epoch.
 
-    `pin` puts them into page-locked memory, for a GPU.
+    `pin` copies them into page-locked memory, for a GPU.
     """
     return Batches(recordings, order, workers, pin)

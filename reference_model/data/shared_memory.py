@@ -1,9 +1,9 @@
-"""A batch, and its way from a loader process to the trainer: through memory that both have had from the start.
+"""A batch, and its transfer from a data loader worker to the trainer through preallocated shared memory.
 
-PyTorch's own way makes new shared memory for every tensor of every batch. The system clears it page by page, which costs as
-much as a third of decoding the audio in it. Here the waveforms lie in slots that are used again and again: a batch's is given
-back when the batch is forgotten, or has been copied into page-locked memory where there is a GPU. Where no slot is free,
-PyTorch's own way is taken.
+PyTorch allocates new shared memory for every tensor of every batch. The kernel zeroes it page by page, which costs as
+much as a third of decoding the audio in it. Here the waveforms are written to slots that are reused: a batch's slot is
+released when the batch is garbage-collected or, with a GPU, has been copied into page-locked memory. If no slot is
+free, PyTorch's own transfer is used.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reference_model import process
+from reference_model import runtime
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a global batch, longest utterance first.
+    """One rank's share of a global batch, longest utterance first.
 
     `waveforms` (share, longest) float32 in [-1, 1], zero past an utterance's end; `samples` (share,) their lengths;
-    `labels` all label numbers in a row and `label_lengths` (share,) how many are whose; `mask_uniforms` (share, 2, masks) what
-    decides SpecAugment's stripes; `indices` positions in the manifest; `global_utterances` the size of the global batch;
-    `audio_s` this share's seconds of audio. A process without a share holds another's utterance in its place, of `weight` 0,
-    and no `indices`, so that it takes part in the step and adds nothing to it.
+    `labels` the concatenated label numbers, of which each utterance has `label_lengths` (share,); `mask_uniforms`
+    (share, 2, masks) the random numbers for SpecAugment; `indices` positions in the manifest; `global_utterances` the
+    size of the global batch; `audio_s` this share's seconds of audio. A rank without a share holds an utterance of
+    another rank with `weight` 0 and no `indices`, so that it takes part in the step without contributing to it.
     """
 
     waveforms: Tensor
@@ -47,7 +47,7 @@ class Batch:
     weight: float = 1.0
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory (called by the loader), from which copies to a GPU need not wait."""
+        """A copy in page-locked memory (called by the DataLoader), from which copies to a GPU are asynchronous."""
         return dataclasses.replace(self, **{name: value.pin_memory() for name, value in _tensors(self).items()})
 
 
@@ -56,9 +56,10 @@ def _tensors(batch: Batch) -> dict[str, Any]:
 
 
 class Slots:
-    """Pieces of `slot_bytes` of memory, shared with the processes that are forked later, and which of them are free.
+    """Slots of `slot_bytes` of memory, shared with the processes that are forked later, and which of them are free.
 
-    Memory is taken from the system when it is first written to; it is no file, so that the size of /dev/shm does not limit it.
+    The kernel allocates the memory when it is first written. It is not a file, so the size of /dev/shm does not limit
+    it.
     """
 
     _by_number: ClassVar[weakref.WeakValueDictionary[int, Slots]] = weakref.WeakValueDictionary()
@@ -73,19 +74,19 @@ class Slots:
         Slots._by_number[self._number] = self
 
     def __reduce__(self) -> tuple:
-        # Whoever receives a batch had the same slots before the fork.
+        # The receiver of a batch created the same slots before the fork.
         return _slots, (self._number,)
 
     def take(self) -> int | None:
-        """A free slot's number, which is then no longer free; None where all are in use."""
+        """Reserve a free slot and return its number; None where all are in use."""
         return next((number for number, free in enumerate(self._free) if free.acquire(block=False)), None)
 
-    def give_back(self, number: int) -> None:
-        """Slot `number` is free again; any process may say so."""
+    def release(self, number: int) -> None:
+        """Mark slot `number` as free; any process may do so."""
         self._free[number].release()
 
     def matrix(self, number: int, rows: int, columns: int) -> np.ndarray:
-        """The beginning of slot `number` as (rows, columns) float32, with whatever was left in it."""
+        """The start of slot `number` as (rows, columns) float32, uninitialized."""
         return self._values[number][: rows * columns].reshape(rows, columns)
 
 
@@ -95,9 +96,9 @@ def _slots(number: int) -> Slots:
 
 @dataclass(frozen=True)
 class SharedBatch:
-    """A batch that is sent to the process that made the slots: its waveforms (rows, columns) stay in one, all else travels.
+    """A batch on its way to the process that created the slots: waveforms stay in a slot, the rest is pickled.
 
-    Unpickled there, it is a Batch; the slot is given back when nothing refers to its waveforms any more.
+    Unpickling gives a Batch; the slot is released when its waveforms are garbage-collected.
     """
 
     slots: Slots
@@ -108,7 +109,7 @@ class SharedBatch:
 
     @classmethod
     def of(cls, batch: Batch, slots: Slots, slot: int) -> SharedBatch:
-        """`batch`, whose waveforms were written to `slot`."""
+        """`batch`, whose waveforms are in `slot`."""
         small = {name: value.numpy() for name, value in _tensors(batch).items() if name != "waveforms"}
         rest = {name: value for name, value in vars(batch).items() if not isinstance(value, Tensor)}
         rows, columns = batch.waveforms.shape
@@ -122,18 +123,18 @@ def _received(
     slots: Slots, slot: int, shape: tuple[int, int], arrays: dict[str, np.ndarray], rest: dict[str, Any]
 ) -> Batch:
     waveforms = slots.matrix(slot, *shape)
-    weakref.finalize(waveforms, _give_back, slots, slot, os.getpid())
+    weakref.finalize(waveforms, _release, slots, slot, os.getpid())
     small = {name: torch.from_numpy(value) for name, value in arrays.items()}
     fields: dict[str, Any] = {"waveforms": torch.from_numpy(waveforms), **small, **rest}
     return Batch(**fields)
 
 
-def _give_back(slots: Slots, slot: int, receiver: int) -> None:
-    # A process that was forked while the batch was in use forgets its own copy, not the batch.
+def _release(slots: Slots, slot: int, receiver: int) -> None:
+    # A process that was forked while the batch was in use frees its own copy only.
     if os.getpid() == receiver:
-        slots.give_back(slot)
+        slots.release(slot)
 
 
 def keep_freed_memory(worker: int) -> None:
-    """Let a loader process keep what it frees for the next batch."""
-    process.keep_freed_memory()
+    """Make a data loader worker reuse freed memory for the next batch."""
+    runtime.keep_freed_memory()

@@ -1,10 +1,10 @@
-"""Change of tempo at the same pitch, for the utterances of a batch together.
+"""Tempo change at constant pitch, vectorized over the utterances of a batch.
 
-WSOLA (Verhelst and Roelands 1993) as sox's `tempo` effect does it, which the reference calls: segments are taken from the input
-at `tempo` times the pace at which they are laid down, each shifted to where it best continues the one before, and
-cross-faded. A segment's place depends on the place of the one before, so that one utterance is a long chain of small
-searches. The chains of a batch are walked side by side, one search of each at a time: numpy is called as often for
-thirty-two utterances as for one. No utterance sees another's samples, and what becomes of it does not depend on them.
+WSOLA (Verhelst and Roelands 1993), as in sox's `tempo` effect, which the reference calls: segments are read from the
+input at `tempo` times the rate at which they are written, each shifted to the position that best continues the previous
+one, and cross-faded. A segment's position depends on that of the previous one, so one utterance is a long chain of
+small searches. The chains of a batch advance in lockstep, one search each per iteration: numpy is called as often for
+thirty-two utterances as for one. The result of an utterance does not depend on the other utterances.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-# The defaults of sox's `tempo` effect: segments of 82 ms, searched for within 14.68 ms, cross-faded over 12 ms (sox(1)); in
-# samples at 16 kHz.
+# The defaults of sox's `tempo` effect (sox(1)) in samples at 16 kHz: segments of 82 ms, a search range of 14.68 ms, and
+# cross-fades over 12 ms.
 SEGMENT, SEARCH, OVERLAP = 1312, 235, 192
 STEP = SEGMENT - OVERLAP
 FRONT = SEARCH // 2
 
-# The search goes over sums of COARSE neighbouring samples first, then over the samples within MARGIN of the place found.
+# The search first uses sums of COARSE neighbouring samples, then single samples within MARGIN of the position found.
 COARSE = 4
 MARGIN = COARSE - 1
 COARSE_PLACES = (SEARCH - 2 * MARGIN - COARSE) // COARSE + 1
@@ -41,24 +41,24 @@ def change_tempo(waveform: np.ndarray, tempo: float) -> np.ndarray:
 def change_tempos(
     waveforms: Iterable[np.ndarray], samples: Sequence[int], tempos: Sequence[float]
 ) -> Iterator[np.ndarray]:
-    """The same for each of several waveforms of `samples` samples, in their order, each as it would be alone.
+    """`change_tempo` for several waveforms of `samples` samples, in their order.
 
-    A tempo of 1 leaves a waveform as it is.
+    A tempo of 1 leaves a waveform unchanged.
     """
     if all(tempo == 1.0 for tempo in tempos):
         yield from waveforms
         return
-    laid_out = _laid_out(waveforms, samples)
+    padded = _pad(waveforms, samples)
     lengths = [samples_after(count, tempo) for count, tempo in zip(samples, tempos, strict=True)]
     segments = np.array([-(-length // STEP) for length in lengths])
-    places = _places(laid_out, segments, np.array(tempos))
-    bodies, overlaps = sliding_window_view(laid_out.audio, STEP), sliding_window_view(laid_out.audio, OVERLAP)
+    places = _find_places(padded, segments, np.array(tempos))
+    bodies, overlaps = sliding_window_view(padded.audio, STEP), sliding_window_view(padded.audio, OVERLAP)
     fade_in = np.linspace(0, 1, OVERLAP, endpoint=False, dtype=np.float32)
     fade_out = 1 - fade_in
     for number, (tempo, length) in enumerate(zip(tempos, lengths, strict=True)):
         if tempo == 1.0:
-            begin = laid_out.begins[number]
-            yield laid_out.audio[begin : begin + length]
+            start = padded.starts[number]
+            yield padded.audio[start : start + length]
             continue
         chosen = places[number, : segments[number]]
         joined = bodies[chosen]
@@ -67,39 +67,40 @@ def change_tempos(
         yield joined.reshape(-1)[:length]
 
 
-class _LaidOut(NamedTuple):
-    """All waveforms in one array, `audio`, from `begins` on, with room around each for the search.
+class _PaddedAudio(NamedTuple):
+    """All waveforms in one array, `audio`, starting at `starts`, with padding around each for the search.
 
-    `coarse` are sums of COARSE neighbouring samples, `energy` half the energy of the COARSE_OVERLAP sums from each on.
+    `coarse` are sums of COARSE neighbouring samples; `energy` is half the energy of the COARSE_OVERLAP sums from each
+    one on.
     """
 
     audio: np.ndarray
-    begins: np.ndarray
+    starts: np.ndarray
     coarse: np.ndarray
     energy: np.ndarray
 
 
-def _laid_out(waveforms: Iterable[np.ndarray], samples: Sequence[int]) -> _LaidOut:
-    rooms = [-(-(FRONT + count + SEARCH + SEGMENT + STEP) // COARSE) * COARSE for count in samples]
-    ends = np.cumsum(rooms)
+def _pad(waveforms: Iterable[np.ndarray], samples: Sequence[int]) -> _PaddedAudio:
+    widths = [-(-(FRONT + count + SEARCH + SEGMENT + STEP) // COARSE) * COARSE for count in samples]
+    ends = np.cumsum(widths)
     audio = np.empty(ends[-1], np.float32)
     coarse, energy = np.empty((2, len(audio) // COARSE), np.float32)
-    for waveform, room, end in zip(waveforms, rooms, ends.tolist(), strict=True):
-        own = audio[end - room : end]
+    for waveform, width, end in zip(waveforms, widths, ends.tolist(), strict=True):
+        own = audio[end - width : end]
         own[:FRONT] = 0
         own[FRONT : FRONT + len(waveform)] = waveform
         own[FRONT + len(waveform) :] = 0
-        own_coarse = slice((end - room) // COARSE, end // COARSE)
+        own_coarse = slice((end - width) // COARSE, end // COARSE)
         _sum_up(own, coarse[own_coarse], energy[own_coarse])
-    return _LaidOut(audio, ends - rooms + FRONT, coarse, energy)
+    return _PaddedAudio(audio, ends - widths + FRONT, coarse, energy)
 
 
 def _sum_up(audio: np.ndarray, coarse: np.ndarray, energy: np.ndarray) -> None:
-    """Fill one waveform's `coarse` and `energy`, at once after it was written, while the processor's cache holds it."""
+    """Fill one waveform's `coarse` and `energy` right after it was written, while it is in the CPU cache."""
     pairs = audio[0::2] + audio[1::2]
     np.add(pairs[0::2], pairs[1::2], out=coarse)
-    # Sums over 2, 4, ... 32 values by doubling, and 48 of 16 and 32: unlike in a running sum, additions need not wait for
-    # each other, and a loud passage leaves nothing behind in the quiet one after it.
+    # Sums over 2, 4, ... 32 values by doubling, and 48 from 16 and 32: unlike in a running sum, additions are
+    # independent of each other, and a loud passage leaves no rounding error in the quiet one after it.
     of_16 = coarse * coarse / 2
     for width in (1, 2, 4, 8):
         of_16 = of_16[:-width] + of_16[width:]
@@ -108,33 +109,33 @@ def _sum_up(audio: np.ndarray, coarse: np.ndarray, energy: np.ndarray) -> None:
     energy[len(of_48) :] = 0
 
 
-def _places(laid_out: _LaidOut, segments: np.ndarray, tempos: np.ndarray) -> np.ndarray:
-    """Where each segment begins in `audio`: (waveforms, most segments); past a waveform's own number, anything.
+def _find_places(padded: _PaddedAudio, segments: np.ndarray, tempos: np.ndarray) -> np.ndarray:
+    """The start of each segment in `audio`: (waveforms, most segments); undefined past a waveform's last segment.
 
-    The best place is where the difference to what follows the segment before, squared and summed over the overlap, is
-    least, as in sox: half the energy of what is there less its product with what ought to be there.
+    As in sox, the best position minimizes the squared difference, summed over the overlap, to the samples that follow
+    the previous segment: half the energy at the position minus its product with those samples.
     """
-    audio, _, coarse, energy = laid_out
+    audio, _, coarse, energy = padded
     most = max(1, int(segments.max()))
     rows = np.argsort(-segments, kind="stable")
     active = np.searchsorted(-segments[rows], -np.arange(most))
-    begins = laid_out.begins[rows]
-    # Where the search for a segment begins, and the first segment, which is the utterance's beginning.
-    earliest = begins - FRONT + np.rint(np.arange(most)[:, None] * STEP * tempos[rows]).astype(np.int64)
+    starts = padded.starts[rows]
+    # The start of the search for each segment; the first segment is the start of the utterance.
+    earliest = starts - FRONT + np.rint(np.arange(most)[:, None] * STEP * tempos[rows]).astype(np.int64)
     places = np.empty((most, len(rows)), np.int64)
-    places[0] = begins
+    places[0] = starts
     coarse_regions = sliding_window_view(coarse, COARSE_PLACES + COARSE_OVERLAP - 1)
     coarse_overlaps = sliding_window_view(coarse, COARSE_OVERLAP)
     energies = sliding_window_view(energy, COARSE_PLACES)
     regions, overlaps = sliding_window_view(audio, OVERLAP + 2 * MARGIN), sliding_window_view(audio, OVERLAP)
     first_coarse = earliest + (MARGIN + COARSE - 1)
     for number in range(1, most):
-        going = active[number]
-        wanted = places[number - 1, :going] + STEP
-        # Coarse places have the phase of what ought to follow, so that like is compared with like.
+        running = active[number]
+        wanted = places[number - 1, :running] + STEP
+        # Coarse positions have the phase of the samples to match, so that equal sums are compared.
         wanted_coarse = wanted // COARSE
         phase = wanted - wanted_coarse * COARSE
-        first = (first_coarse[number, :going] - phase) // COARSE
+        first = (first_coarse[number, :running] - phase) // COARSE
         windows = _windows(coarse_regions[first], COARSE_PLACES, COARSE_OVERLAP)
         score = np.einsum("upo,uo->up", windows, coarse_overlaps[wanted_coarse])
         score -= energies[first]
@@ -142,7 +143,7 @@ def _places(laid_out: _LaidOut, segments: np.ndarray, tempos: np.ndarray) -> np.
         windows = _windows(regions[near], 2 * MARGIN + 1, OVERLAP)
         score = np.vecdot(windows, overlaps[wanted][:, None])
         score -= 0.5 * np.vecdot(windows, windows)
-        places[number, :going] = near + score.argmax(1)
+        places[number, :running] = near + score.argmax(1)
     by_waveform = np.empty((len(rows), most), np.int64)
     by_waveform[rows] = places.T
     return by_waveform

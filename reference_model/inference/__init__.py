@@ -1,1 +1,1 @@
-"""The trained network in use: engines, ONNX, decoding with a language model, measurement."""
+"""Inference with trained networks: engines, ONNX export, decoding with a language model, measurement."""

@@ -1,4 +1,4 @@
-"""Audio of any sample rate, number of channels and length, from files and pipes, as pieces of mono samples at 16 kHz."""
+"""Reads audio of any sample rate, number of channels and length as pieces of mono samples at 16 kHz."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from datasets.manifest import SAMPLE_RATE_HZ
 
 STDIN = "-"
 PIECE_S = 30.0
-"""LibriSpeech's training clips end at 29.7 s: the network never heard a longer one."""
+"""The longest training clip of LibriSpeech has 29.7 s: the network was never trained on a longer one."""
 QUIET_S = 0.2
-"""How much audio is looked at to tell how quiet a place is."""
+"""Length of the window over which loudness is measured."""
 BLOCK_S = 10.0
-"""How much of a file is read at a time."""
+"""Length of the blocks in which a file is read."""
 
 
 def blocks_16k(name: str) -> Iterator[np.ndarray]:
     """A WAV or FLAC file as blocks of mono float32 (samples,) at 16 kHz: channels averaged, resampled as needed.
 
-    `name` is a file's, a named pipe's, or STDIN; what comes through a pipe is kept in memory. UserError or OSError where it
-    is missing, no audio, empty, cut short, or holds values that are not numbers.
+    `name` is a file, a named pipe or STDIN; piped data is read into memory. UserError or OSError where the audio is
+    missing, not audio, empty, truncated, or holds values that are not numbers.
     """
     where = "stdin" if name == STDIN else name
     read = 0
@@ -55,9 +55,9 @@ def blocks_16k(name: str) -> Iterator[np.ndarray]:
 
 
 def pieces(blocks: Iterable[np.ndarray], longest_s: float = PIECE_S) -> Iterator[np.ndarray]:
-    """The samples of `blocks` at 16 kHz in pieces of at most `longest_s`, each cut at the quietest place of its second half.
+    """The samples of `blocks` at 16 kHz in pieces of at most `longest_s`, cut at their quietest points.
 
-    No more than a piece and a block are held at a time.
+    A piece is cut at the quietest point of its second half. At most one piece and one block are in memory at a time.
     """
     longest = int(longest_s * SAMPLE_RATE_HZ)
     held: list[np.ndarray] = []
@@ -81,12 +81,12 @@ def _quietest(audio: np.ndarray) -> int:
     width = min(int(QUIET_S * SAMPLE_RATE_HZ), len(audio))
     before = np.concatenate([[0.0], np.cumsum(np.square(audio.astype(np.float64)))])
     energy = before[width:] - before[:-width]
-    # Of places that are equally quiet the last, so that digital silence leaves the longest pieces.
+    # Of equally quiet points the last one, so that digital silence gives the longest pieces.
     return len(energy) - 1 - int(np.argmin(energy[::-1])) + width // 2
 
 
 def _source(name: str) -> bytes | io.BytesIO:
-    """What libsndfile is to open: a file's name, or the whole of a pipe, since it moves about in what it reads."""
+    """What libsndfile opens: a file's name, or the whole content of a pipe, because libsndfile seeks."""
     if name == STDIN:
         return _stdin()
     try:
@@ -99,7 +99,7 @@ def _source(name: str) -> bytes | io.BytesIO:
         return io.BytesIO(Path(name).read_bytes())
     if not stat.S_ISREG(kind):
         raise UserError("not an audio file", where=name, remedy="give WAV or FLAC")
-    with open(name, "rb"):  # says why it cannot be opened, which libsndfile does not
+    with open(name, "rb"):  # raises an OSError with the reason, which libsndfile does not report
         return os.fsencode(name)
 
 

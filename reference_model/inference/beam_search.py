@@ -1,8 +1,8 @@
-"""CTC prefix beam search, with a word list or an n-gram language model where one is given. The benchmark's score stays greedy.
+"""CTC prefix beam search, optionally with a word list or an n-gram language model. The score stays greedy.
 
-The search is Hannun et al.'s (2014, arXiv:1408.2873): prefixes compete with the probability of all their alignments, kept apart
-by whether the last frame was a blank. It is our own because no library of it installs on all our Python versions
-(docs/inference.md).
+The algorithm is that of Hannun et al. (2014, arXiv:1408.2873): prefixes are ranked by the total probability of their
+alignments, kept separately for alignments that end in a blank and those that do not. It is implemented here because no
+library of it installs on all supported Python versions (docs/inference.md).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from reference_model.model.alphabet import BLANK, LABELS
 from reference_model.model.greedy import greedy
 
 LEAST_PROBABILITY = 1e-4
-"""Labels less probable than this in a frame start no new prefixes there: it saves nine tenths of the time."""
+"""Labels less probable than this in a frame do not extend prefixes there: this saves nine tenths of the time."""
 _NEVER = -math.inf
 
 
 def read_words(path: Path) -> frozenset[str]:
-    """A word list: one word a line, in any case; UserError where a word cannot be spelt with the labels."""
+    """Read a word list: one word per line, in any case; UserError where a word cannot be spelt with the labels."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -57,9 +57,9 @@ def read_words(path: Path) -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class BeamSearch:
-    """What a search looks for. `weight` multiplies the language model's logarithm, `bonus` is added for each whole word.
+    """Settings of a search. `weight` multiplies the language model's log-probability, `bonus` is added per word.
 
-    A closed language model is a word list as well: what it gives no probability is not searched.
+    A closed language model is a word list as well: words without a probability are not searched.
     """
 
     width: int = 16
@@ -71,7 +71,7 @@ class BeamSearch:
 
     @cached_property
     def allowed(self) -> frozenset[str] | None:
-        """The words that a text may hold; None: any."""
+        """The words that a text may contain; None: any."""
         if self.model is None or not self.model.closed:
             return self.words
         return self.model.words if self.words is None else self.model.words & self.words
@@ -82,53 +82,53 @@ class BeamSearch:
         return [self.search(values[: int(n), row])[0] for row, n in enumerate(frames.tolist())]
 
     def search(self, values: np.ndarray) -> tuple[str, float]:
-        """The best text of one utterance, (frames, labels) log-probabilities, and its total score (natural logarithm)."""
-        may_follow, outside = self._may_follow(), lru_cache(maxsize=100_000)(self._outside)
-        # Of each prefix: the logarithm of its alignments that end in a blank, and of those that do not.
+        """The best text of (frames, labels) log-probabilities, and its total score (natural logarithm)."""
+        may_follow, language_score = self._may_follow(), lru_cache(maxsize=100_000)(self._language_score)
+        # For each prefix: the log-probability of its alignments that end in a blank, and of those that do not.
         beam: dict[str, tuple[float, float]] = {"": (0.0, _NEVER)}
         least = math.log(self.least_probability) if self.least_probability else _NEVER
         for frame in values.tolist():
-            grown: dict[str, tuple[float, float]] = {}
+            extended: dict[str, tuple[float, float]] = {}
             labels = [(LABELS[i], p) for i, p in enumerate(frame) if i != BLANK and p >= least]
             for prefix, (blank, other) in beam.items():
                 total = _add(blank, other)
-                kept = grown.get(prefix, (_NEVER, _NEVER))
+                kept = extended.get(prefix, (_NEVER, _NEVER))
                 repeated = other + frame[LABELS.index(prefix[-1])] if prefix else _NEVER
-                grown[prefix] = _add(kept[0], total + frame[BLANK]), _add(kept[1], repeated)
+                extended[prefix] = _add(kept[0], total + frame[BLANK]), _add(kept[1], repeated)
                 for label, probability in labels:
-                    # The same label twice in a row is one letter unless a blank stands between.
+                    # The same label twice in a row is one letter unless a blank is in between.
                     start = blank if prefix and prefix[-1] == label else total
                     if start == _NEVER or not may_follow(prefix, label):
                         continue
                     longer = prefix + label
-                    before = grown.get(longer, (_NEVER, _NEVER))
-                    grown[longer] = before[0], _add(before[1], start + probability)
-            ranked = sorted(grown.items(), key=lambda item: -(_add(*item[1]) + outside(item[0])))
+                    before = extended.get(longer, (_NEVER, _NEVER))
+                    extended[longer] = before[0], _add(before[1], start + probability)
+            ranked = sorted(extended.items(), key=lambda item: -(_add(*item[1]) + language_score(item[0])))
             beam = dict(ranked[: self.width])
         return self._best(beam)
 
     def _best(self, beam: dict[str, tuple[float, float]]) -> tuple[str, float]:
-        """The best prefix with its last word ended; with a word list, one that ends in a whole word if there is one."""
+        """The best prefix as a finished text; with a word list, one that ends in a complete word if there is one."""
         ended = {
             p: v
             for p, v in beam.items()
             if self.allowed is None or not (w := p.rpartition(" ")[2]) or w in self.allowed
         }
         if not ended:
-            # Cut off in mid-word: what came before stands.
+            # All end in the middle of a word: drop the incomplete word.
             ended = {p.rpartition(" ")[0]: v for p, v in sorted(beam.items(), key=lambda item: _add(*item[1]))}
         scored = [
-            (_add(*values) + self._of_words(prefix.split(), end=True), prefix) for prefix, values in ended.items()
+            (_add(*values) + self._score_words(prefix.split(), end=True), prefix) for prefix, values in ended.items()
         ]
         score, text = max(scored)
-        # Whole words end in their last letter, whatever was heard after it.
+        # A complete word ends with its last letter: drop a space recognized after it.
         return text if self.allowed is None else text.rstrip(), score
 
-    def _outside(self, prefix: str) -> float:
-        """What word list and language model say of the prefix's whole words."""
-        return self._of_words(prefix.split(" ")[:-1], end=False)
+    def _language_score(self, prefix: str) -> float:
+        """The score that the language model gives the prefix's complete words."""
+        return self._score_words(prefix.split(" ")[:-1], end=False)
 
-    def _of_words(self, words: list[str], *, end: bool) -> float:
+    def _score_words(self, words: list[str], *, end: bool) -> float:
         if self.model is None:
             return 0.0
         words = [word for word in words if word]
@@ -165,7 +165,7 @@ def _add(a: float, b: float) -> float:
 
 
 def decoder_of(options: argparse.Namespace) -> Callable[[Tensor, Tensor], list[str]]:
-    """The decoder that reference_model.infer's options name; an option that would be ignored is an error."""
+    """The decoder that the options of reference_model.infer select; an option that would be ignored is an error."""
     if options.decoder == "greedy":
         for name in ("words", "lm"):
             if getattr(options, name) is not None:
@@ -189,16 +189,16 @@ def decoder_of(options: argparse.Namespace) -> Callable[[Tensor, Tensor], list[s
 
 
 def _check_closed(search: BeamSearch, options: argparse.Namespace) -> None:
-    """What is outside a closed model is heard as one of its words, or as nothing: only who names the words can mean that."""
+    """Refuse a closed model without a word list: other words would silently become the model's words, or nothing."""
     if search.words is None:
         raise UserError(
-            "gives unknown words no probability: it has no <unk>, or one of 0 or -99",
+            "gives unknown words no probability: <unk> is missing, or its value is 0 or -99",
             where=options.lm,
-            remedy="add a line such as `-5 <unk>` to its 1-grams and count it above, or say with --words which words there are",
+            remedy="add a line such as `-5 <unk>` to its 1-grams and count it above, or give the list of words with --words",
         )
     left = len(search.allowed or ())
     if not left:
-        raise UserError(f"none of its words is in {options.lm}, which knows no others", where=options.words)
+        raise UserError(f"none of its words is in {options.lm}, which is a closed model", where=options.words)
     if left < len(search.words):
         outside = len(search.words) - left
-        print(f"note: {outside} words of {options.words} are not in {options.lm}, and not searched", file=sys.stderr)
+        print(f"note: {outside} words of {options.words} are not in {options.lm} and are not searched", file=sys.stderr)

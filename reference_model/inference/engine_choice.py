@@ -1,4 +1,4 @@
-"""The engine that runs a given file: a checkpoint of any known format, or an ONNX file of ours."""
+"""Chooses and opens the engine for a file: a checkpoint of any known format, or an ONNX file of ours."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from reference_model.checkpoint import load_trained
+from reference_model.checkpoints.loading import load_trained
 from reference_model.checkpoints.trained_network import Trained
-from reference_model.inference.engines import ENGINES, Engine, OnnxEngine, TorchEngine, trained_from_onnx
-from reference_model.process import usual_threads
-from reference_model.train import SMALL_HIDDEN
+from reference_model.inference.engines import Engine, OnnxEngine, TorchEngine, trained_from_onnx
+from reference_model.inference.inference_options import AUTO
+from reference_model.runtime import SMALL_HIDDEN, available_threads
 
-AUTO = "auto"
-CHOICES = (AUTO, *ENGINES)
-LARGEST_GRAPH = 1 << 31
-"""Bytes that a protobuf message, and so a graph in memory, must stay below."""
+MAX_GRAPH_BYTES = 1 << 31
+"""A protobuf message, and so a graph in memory, must be smaller than this."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An engine, why it is that one, and what it runs (without weights where ONNX Runtime has them)."""
+    """An engine, the reason for its choice, and its network (without weights where ONNX Runtime holds them)."""
 
     engine: Engine
     reason: str
@@ -34,10 +32,11 @@ class Opened:
 def open_engine(
     path: Path, engine: str, device: torch.device, precision: str | None = None, threads: int | None = None
 ) -> Opened:
-    """The engine for a file, of CHOICES: `choose_engine` decides where it is AUTO.
+    """Open a file with an engine of options.ENGINE_CHOICES; where it is AUTO, `choose_engine` decides.
 
-    `precision` None is the one that training evaluated with (on a CPU TF32 does not exist: fp32). `threads` None leaves all
-    cores to a large network, or as many as OMP_NUM_THREADS says; a small network gets one, as in training.
+    `precision` None means the one that training evaluated with (fp32 instead of TF32 on a CPU, which has none).
+    `threads` None means OMP_NUM_THREADS, else all cores for a large network and one for a small network, as in
+    training.
     """
     if path.suffix == ".onnx":
         if engine == "torch":
@@ -66,16 +65,16 @@ def open_engine(
 def choose_engine(trained: Trained, device: torch.device, precision: str) -> tuple[str, str]:
     """The faster engine and why: PyTorch on a GPU and in bf16, ONNX Runtime in fp32 on a CPU.
 
-    There ONNX Runtime takes less time (docs/performance.md): its GRU reads packed weights, and shares one step among all
-    cores also at batch 1.
+    ONNX Runtime is faster there (docs/performance.md): its GRU reads packed weights, and splits one step across all
+    cores even at batch size 1.
     """
     if device.type != "cpu":
         return "torch", "on a GPU"
     if precision != "fp32":
         return "torch", f"for {precision}"
-    # What a hostile file has in a weight's place is refused where the network is made.
+    # Non-tensors in a hostile file are refused when the network is built.
     weights = [weight for weight in trained.weights.values() if isinstance(weight, torch.Tensor)]
-    if sum(weight.numel() * weight.element_size() for weight in weights) >= LARGEST_GRAPH:
+    if sum(weight.numel() * weight.element_size() for weight in weights) >= MAX_GRAPH_BYTES:
         return "torch", "for weights of 2 GiB or more, which no ONNX graph in memory can hold"
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         return "torch", "onnx and onnxruntime are not installed"
@@ -83,7 +82,7 @@ def choose_engine(trained: Trained, device: torch.device, precision: str) -> tup
 
 
 def onnx_engine(trained: Trained, device: torch.device) -> OnnxEngine:
-    """ONNX Runtime over a graph made in memory."""
+    """ONNX Runtime with a graph built in memory."""
     from reference_model.inference.onnx_graph import model_of
 
     return OnnxEngine(model_of(trained).SerializeToString(), device)
@@ -91,14 +90,14 @@ def onnx_engine(trained: Trained, device: torch.device) -> OnnxEngine:
 
 def _refuse_precision(precision: str | None) -> None:
     if precision not in (None, "fp32"):
-        raise UserError("ONNX Runtime runs in fp32", where=f"--precision {precision}", remedy="leave --precision away")
+        raise UserError("ONNX Runtime runs in fp32", where=f"--precision {precision}", remedy="omit --precision")
 
 
 def _use_threads(trained: Trained, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     elif "OMP_NUM_THREADS" not in os.environ and trained.model.rnn_hidden <= SMALL_HIDDEN:
-        # A small network's operations are shorter than waiting for a second thread.
+        # A small network's operations take less time than waiting for a second thread.
         torch.set_num_threads(1)
     else:
-        torch.set_num_threads(usual_threads())
+        torch.set_num_threads(available_threads())

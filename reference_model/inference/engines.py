@@ -1,6 +1,6 @@
-"""What turns features into log-probabilities: PyTorch on a CPU or GPU, or ONNX Runtime on a CPU (or GPU, where it can).
+"""Inference engines, from features to log-probabilities: PyTorch, and ONNX Runtime (on a GPU only if built for it).
 
-Both take a whole batch on the device and give the same answer for an utterance alone and in any batch.
+Both take a whole batch on the device, and give the same result for an utterance alone and in any batch.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from torch.nn import functional
 from common.errors import UserError
 from datasets.geometry import FEWEST_FRAMES, output_frames
 from reference_model.checkpoints.trained_network import Trained, from_metadata
-from reference_model.precision import set_precision
+from reference_model.runtime import set_precision
 
-ENGINES = ("torch", "onnx")
 INPUTS, OUTPUTS = ("features", "frames"), ("log_probabilities", "output_frames")
-"""Names in an ONNX file; `export_onnx` says what they mean."""
-PRECISIONS = ("fp32", "tf32", "bf16")
+"""Names in an ONNX file; `export_onnx` documents them."""
 
 
 class Engine(Protocol):
-    """A network ready to run."""
+    """A network that is ready to run."""
 
     name: str
     precision: str
@@ -35,17 +33,17 @@ class Engine(Protocol):
     def __call__(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, bins, longest) features with (batch,) valid frames each, to (output frames, batch, labels) float32.
 
-        Also returns the (batch,) valid output frames: 0 for an utterance that is too short for one.
+        Also returns the (batch,) valid output frames: 0 for an utterance that is too short for any.
         """
         ...
 
     def wait(self) -> None:
-        """Return once everything that was asked of the device is done."""
+        """Block until the device has finished all queued work."""
         ...
 
 
 class TorchEngine:
-    """PyTorch, with the training's own network."""
+    """PyTorch, with the same network as in training."""
 
     name = "torch"
 
@@ -70,9 +68,9 @@ class TorchEngine:
 
 
 class OnnxEngine:
-    """ONNX Runtime over a file that `reference_model.export_onnx` wrote, or over such a file's bytes.
+    """ONNX Runtime with a file that `reference_model.export_onnx` wrote, or with such a file's bytes.
 
-    It takes as many threads as PyTorch has.
+    It uses as many threads as PyTorch.
     """
 
     name = "onnx"
@@ -86,7 +84,7 @@ class OnnxEngine:
         provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             raise UserError(
-                "this ONNX Runtime has no support for GPUs",
+                "this ONNX Runtime has no GPU support",
                 where="--device cuda",
                 remedy="use --device cpu, or install onnxruntime-gpu instead of onnxruntime",
             )
@@ -112,18 +110,18 @@ class OnnxEngine:
         return torch.from_numpy(found).transpose(0, 1), output_frames(frames).clamp_min(0).cpu()
 
     def wait(self) -> None:
-        """Nothing: each call waits."""
+        """Does nothing: each call is synchronous."""
 
 
 def _at_least(features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """The batch with every utterance given the FEWEST_FRAMES that yield an output frame; what is added is zero."""
+    """The batch with every utterance padded with zeros to the FEWEST_FRAMES that yield an output frame."""
     if features.shape[2] < FEWEST_FRAMES:
         features = functional.pad(features, (0, FEWEST_FRAMES - features.shape[2]))
     return features, frames.clamp_min(FEWEST_FRAMES)
 
 
 def open_session(file: Path | bytes, options: object = None, provider: str = "CPUExecutionProvider"):  # noqa: ANN201
-    """An ONNX Runtime session; UserError where the file is missing, or no network from features to label probabilities."""
+    """An ONNX Runtime session; UserError where the file is missing, or is not a network of this benchmark."""
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import (
         Fail,
@@ -146,7 +144,7 @@ def open_session(file: Path | bytes, options: object = None, provider: str = "CP
     named = [[value.name for value in values] for values in (taken, given)]
     if named != [list(INPUTS), list(OUTPUTS)] or [len(value.shape) for value in (*taken, *given)] != [3, 1, 3, 1]:
         raise UserError(
-            "not an ONNX file of this benchmark: its inputs and outputs are others",
+            "not an ONNX file of this benchmark: its inputs and outputs differ",
             where=where,
             remedy="give a file that `reference_model.export_onnx` wrote",
         )
@@ -154,6 +152,6 @@ def open_session(file: Path | bytes, options: object = None, provider: str = "CP
 
 
 def trained_from_onnx(path: Path) -> Trained:
-    """What an ONNX file of ours says of itself, without weights."""
+    """The metadata of an ONNX file of ours, without weights."""
     about = open_session(path).get_modelmeta().custom_metadata_map
     return from_metadata(about, {}, path)

@@ -1,4 +1,4 @@
-"""What an inference run says: a table for people, inference.json for programs, one CSV line a batch, and the texts."""
+"""The report of an inference run: a table on stdout, inference.json, one CSV line per batch, and the texts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import torch
 
 from benchmark.machine import system
 from benchmark.telemetry.integrals import Summary
+from common.files import sha256_of, write_atomically
 from common.formats import INFERENCE
-from common.sha256 import sha256_of
-from datasets.manifest import write_atomically
 from reference_model.inference.engine_choice import Opened
 from reference_model.inference.inference_run import Outcome, Plan
 from reference_model.inference.latency import WHOLE, spreads, write_csv
@@ -42,7 +41,7 @@ def build_report(
     decoder: str,
     telemetry: Summary | None,
 ) -> dict[str, Any]:
-    """The content of inference.json: docs/inference.md says what each field means. Unknown is None."""
+    """The content of inference.json; docs/inference.md documents its fields. Unknown values are None."""
     score, times = outcome.score(clips.manifest), spreads(outcome.times)
     trained, engine = opened.trained, opened.engine
     clip_s = sum(batch.clip_s for batch in outcome.times)
@@ -93,7 +92,7 @@ def build_report(
         "real_time_factor": outcome.wall_s / clip_s,
         "telemetry": telemetry.as_dict() if telemetry else None,
     }
-    return INFERENCE.stamped(report)
+    return INFERENCE.with_version(report)
 
 
 def write_report(report: dict[str, Any], outcome: Outcome, clips: Clips, folder: Path) -> None:
@@ -117,8 +116,8 @@ def print_report(report: dict[str, Any]) -> None:
     options, model, score = report["options"], report["model"], report["score"]
     divided = options["hold_seconds"]
     which = f"epoch {model['epoch']} of {model['variant']}" if model["epoch"] is not None else model["file"]
-    held = f", utterance {options['hold_index']} alone" if options["hold_index"] >= 0 else ""
-    streams = f", {options['streams']} side by side" if options["streams"] > 1 else ""
+    held = f", utterance {options['hold_index']} only" if options["hold_index"] >= 0 else ""
+    streams = f", {options['streams']} concurrently" if options["streams"] > 1 else ""
     part = f" {report['dataset']['split']}" if report["dataset"]["split"] else ""
     lines = [
         f"model        {which}",
@@ -127,7 +126,7 @@ def print_report(report: dict[str, Any]) -> None:
         f"data         {report['dataset']['name']}{part}: {report['utterances']} utterances, "
         f"{report['audio_s']:.1f} s of audio{held}",
         f"scenario     {options['scenario']}, batch size {options['batch_size']}, {report['batches']} batches{streams}; "
-        f"{options['warmup']} more for warm-up, left out",
+        f"{options['warmup']} warm-up batches not counted",
         f"WER          {score['wer']:.2f} %  ({score['word_edits']} edits, {score['words']} words; {options['decoder']} decoding)",
         f"CER          {score['cer']:.2f} %",
         f"throughput   {report['utterances_per_s']:.2f} utterances/s, {report['audio_s_per_s']:.2f} audio-seconds/s",
@@ -160,6 +159,6 @@ def _gpu_lines(telemetry: dict[str, Any] | None) -> list[str]:
                 "energy J": gpu.get("energy_j"),
                 "SM active %": (gpu.get("sm_active_pct") or {}).get("mean"),
             }
-            told = ", ".join(f"{name} {value:.1f}" for name, value in shown.items() if value is not None)
-            lines.append(f"GPU          {gpu['name']}: {told or 'no reading'}")
+            values = ", ".join(f"{name} {value:.1f}" for name, value in shown.items() if value is not None)
+            lines.append(f"GPU          {gpu['name']}: {values or 'no reading'}")
     return lines

@@ -1,4 +1,4 @@
-"""One inference run: batches of utterances through audio decoding, features, network and text decoding, each timed."""
+"""One inference run: batches through audio decoding, features, network and text decoding, each stage timed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from reference_model.data.data_loader import Batch, Recordings
 from reference_model.inference.engines import Engine
 from reference_model.inference.latency import BatchTimes
 from reference_model.model.features import Features
-from reference_model.process import usual_threads
-
-OFFLINE_BATCH = 32
-"""Utterances in a batch of the offline scenario, unless said otherwise."""
+from reference_model.runtime import available_threads
 
 Decode = Callable[[Tensor, Tensor], list[str]]
 """(output frames, batch, labels) log-probabilities and (batch,) valid frames to texts."""
@@ -35,11 +32,11 @@ Done = tuple[BatchTimes, list[tuple[int, str]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What runs. `single`: one utterance at a time in the order given; `offline`: batches of like length, shortest first.
+    """What to run. `single`: one utterance at a time, in order; `offline`: length-sorted batches, shortest first.
 
-    `hold_index` from 0 runs that utterance alone again and again (-1: all in turn); `trials` is the most batches there are
-    (-1: all; with a held clip as many as the whole set has); `warmup` batches run before the clock starts; `streams` batches
-    are in work side by side (see `side_by_side`).
+    `hold_index` from 0 runs only that utterance, repeatedly (-1: all utterances in order). `trials` is the maximum
+    number of batches (-1: all; with `hold_index`, as many as the whole set has). `warmup` batches run before the clock
+    starts. `streams` batches run concurrently (see `concurrent_streams`).
     """
 
     scenario: Literal["single", "offline"] = "single"
@@ -78,34 +75,34 @@ class Plan:
         return cut if self.trials == -1 else cut[: self.trials]
 
     def warmups(self, batches: list[np.ndarray], durations_s: Sequence[float]) -> list[np.ndarray]:
-        """The batches of the warm-up: the one with the longest utterance, which needs the most memory, then the first ones."""
+        """The warm-up batches: the one with the longest utterance, which needs the most memory, then the first ones."""
         if not self.warmup:
             return []
         longest = max(batches, key=lambda batch: max(durations_s[i] for i in batch))
         return [longest, *(batches * self.warmup)[: self.warmup - 1]]
 
 
-def side_by_side(batches: int, threads: int | None) -> tuple[int, int | None]:
-    """How many batches the offline scenario has in work at once on a CPU, and the threads of each.
+def concurrent_streams(batches: int, threads: int | None) -> tuple[int, int | None]:
+    """The number of batches that the offline scenario runs concurrently on a CPU, and the threads of each.
 
-    A batch of its own keeps a core busier than a share of another's operations, which wait for each other many times a frame.
-    `threads` in all; None: as many as PyTorch takes by itself, and where there is but one batch, as many as its engine takes.
+    One batch per core uses the cores better than splitting one batch's operations, which synchronize many times per
+    frame. `threads` is the total; None means PyTorch's default, and with a single batch the engine's default.
     """
-    available = threads or usual_threads()
+    available = threads or available_threads()
     streams = max(1, min(available, batches))
     return streams, threads if streams == 1 else available // streams
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave: (position of the utterance, text) in the order of the utterances given, times, and seconds in all."""
+    """The result of a run: (utterance position, text) in the given order, times, and total seconds."""
 
     texts: list[tuple[int, str]]
     times: list[BatchTimes]
     wall_s: float
 
     def score(self, manifest: Manifest) -> Score:
-        """Error counts over everything that ran, a held clip as often as it ran."""
+        """Error counts over everything that ran; a repeated utterance counts each time."""
         return score_of((manifest.utterances[index].text, text) for index, text in self.texts)
 
 
@@ -124,19 +121,19 @@ def run(
     batches = plan.batches(durations_s)
     features = features.to(engine.device)
 
-    def one(job: Job) -> Done:
-        return _one(*job, recordings, features, engine, decode)
+    def run_job(job: Job) -> Done:
+        return _run_batch(*job, recordings, features, engine, decode)
 
-    for _ in _each(one, [(0, batch) for batch in plan.warmups(batches, durations_s)], plan.streams):
+    for _ in _run_jobs(run_job, [(0, batch) for batch in plan.warmups(batches, durations_s)], plan.streams):
         pass
     started()
     times: list[BatchTimes] = []
     texts: list[tuple[int, str]] = []
     jobs = list(enumerate(batches))
     if plan.streams > 1:
-        jobs.reverse()  # the longest first, so that the streams end at about the same time
+        jobs.reverse()  # longest first, so that all streams finish at about the same time
     started_s = time.perf_counter()
-    for took, found in _each(one, jobs, plan.streams):
+    for took, found in _run_jobs(run_job, jobs, plan.streams):
         times.append(took)
         texts += found
         progress(len(times))
@@ -145,8 +142,8 @@ def run(
     return Outcome(sorted(texts, key=lambda item: item[0]), times, wall_s)
 
 
-def _each(work: Callable[[Job], Done], jobs: Iterable[Job], streams: int) -> Iterator[Done]:
-    """`work` on each job, `streams` of them at once; what comes of them, in the order of the jobs."""
+def _run_jobs(work: Callable[[Job], Done], jobs: Iterable[Job], streams: int) -> Iterator[Done]:
+    """Results of `work` on each job, in the order of the jobs; `streams` jobs run concurrently."""
     if streams == 1:
         yield from map(work, jobs)
         return
@@ -157,13 +154,13 @@ def _each(work: Callable[[Job], Done], jobs: Iterable[Job], streams: int) -> Ite
             executor.shutdown(cancel_futures=True)
 
 
-def _one(
+def _run_batch(
     number: int, batch: np.ndarray, recordings: Recordings, features: Features, engine: Engine, decode: Decode
 ) -> Done:
     clock = [time.perf_counter()]
 
     def lap() -> None:
-        # Work is only queued on a GPU: a stage ends when the device has done it.
+        # A GPU runs asynchronously: a stage ends when the device has finished it.
         engine.wait()
         clock.append(time.perf_counter())
 
@@ -190,6 +187,6 @@ def _one(
 
 
 def _features(batch: Batch, features: Features, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Features on the device, and the utterances' frames on the host, where the network wants them."""
+    """Features on the device, and the utterances' frames in host memory, where the network expects them."""
     values, _ = features(batch.waveforms.to(device, non_blocking=True), batch.samples.to(device))
     return values, features.frames(batch.samples)

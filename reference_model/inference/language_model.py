@@ -1,6 +1,6 @@
-"""Back-off n-gram language models in ARPA form, as SRILM, KenLM, IRSTLM and OpenSLR write them.
+"""Back-off n-gram language models in ARPA format, as SRILM, KenLM, IRSTLM and OpenSLR write them.
 
-Words are taken in upper case. A file that is cut short, contradicts itself, or could be read in two ways is refused.
+Words are converted to upper case. A file that is truncated, contradictory or ambiguous is refused.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from reference_model.model.alphabet import LABELS
 
 SENTENCE_START, SENTENCE_END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
-"""ARPA's logarithm of a probability of zero."""
+"""ARPA's representation of the logarithm of zero."""
 LETTERS = frozenset(LABELS[1:-1])
-"""What words are spelt with."""
+"""The characters that words are spelt with."""
 _LN10 = math.log(10)
-# <unk>, <UNK>, [unk], <unknown>, <oov>, !!UNK: marked as no word. A bare UNK is a word of three letters.
+# <unk>, <UNK>, [unk], <unknown>, <oov>, !!UNK: marked as not a word. A bare UNK is a word of three letters.
 _UNKNOWN_SPELLINGS = re.compile(r"[<\[({|!_]+(unk|unknown|oov)[/>\])}|!_]*", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t]+")
 _SECTION = re.compile(r"\\(\d+)-grams:", re.ASCII)
@@ -32,8 +32,9 @@ _COUNT = re.compile(r"ngram\s+(\d+)\s*=\s*(\d+)", re.ASCII)
 class LanguageModel:
     """A back-off n-gram model (Katz 1987): probabilities and back-off weights as base-10 logarithms.
 
-    `words` are the words of it that the labels can spell. It is `closed` where it gives unknown words no probability: it has
-    no <unk>, or one of -99, or one of 0, which would be certainty and is what some tools write for want of a value.
+    `words` are its words that the labels can spell. A model is `closed` if it gives unknown words no probability: its
+    <unk> is missing, or has the value -99, or 0, which would mean certainty and is what some tools write in place of a
+    missing value.
     """
 
     def __init__(self, ngrams: Mapping[tuple[str, ...], tuple[float, float]], order: int) -> None:
@@ -43,10 +44,10 @@ class LanguageModel:
         self._ends = (SENTENCE_END,) in ngrams
 
     def log_probability(self, context: tuple[str, ...], word: str) -> float:
-        """The natural logarithm of P(word | context); of the context the last order - 1 words count.
+        """The natural logarithm of P(word | context); only the last order - 1 words of the context matter.
 
-        Words that the model does not know are <unk> to it, in the context too; in a closed model they have NEVER. A model
-        without </s> says nothing of where a sentence ends: 0.
+        Unknown words are treated as <unk>, in the context too; in a closed model their probability is NEVER. A model
+        without </s> has no probability for the end of a sentence: 0 is returned.
         """
         if word == SENTENCE_END and not self._ends:
             return 0.0
@@ -78,7 +79,7 @@ def read_arpa(path: Path) -> LanguageModel:
         raise UserError("no such language model", where=path) from None
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
-            f"not an ARPA file ({error})", where=path, remedy="give the model's text, not a binary"
+            f"not an ARPA file ({error})", where=path, remedy="give the model as text, not as a binary"
         ) from None
     return reader.model()
 
@@ -86,14 +87,15 @@ def read_arpa(path: Path) -> LanguageModel:
 def folded(word: str) -> str:
     """`word` as the labels spell it: upper case, straight apostrophes.
 
-    Other letters than A-Z stay: upper case would make "SS" of the German sharp s, and I of the Turkish dotless one.
+    Words with letters other than A-Z are not changed: upper case would turn the German sharp s into "SS", and the
+    Turkish dotless i into I.
     """
     word = word.replace("\u2019", "'")
     return word.upper() if word.isascii() else word
 
 
 def _open(path: Path) -> TextIO:
-    # A byte order mark is no part of the first line.
+    # A byte order mark is not part of the first line.
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig")
     return open(path, encoding="utf-8-sig")
@@ -108,7 +110,7 @@ def _canonical(word: str) -> str:
 
 
 class _Reader:
-    """What the file has said so far. `_order` is None before \\data\\, 0 in its header, then that of the section."""
+    """Parser state. `_order` is None before \\data\\, 0 in the header, then the order of the current section."""
 
     def __init__(self, path: Path) -> None:
         self.ended = False
@@ -120,10 +122,10 @@ class _Reader:
         self._words: dict[str, str] = {}
 
     def take(self, text: str) -> None:
-        """Take the next line, without the white space around it."""
+        """Parse the next line, without surrounding white space."""
         self._line += 1
         if self._order is None:
-            # Anything may stand before the header.
+            # Any text may precede the header.
             self._order = 0 if text == "\\data\\" else None
         elif text.startswith("\\"):
             self._take_mark(text)
@@ -133,10 +135,12 @@ class _Reader:
             self._take_count(text)
 
     def model(self) -> LanguageModel:
-        """The whole; UserError where the end did not come, or no word can be spelt."""
+        """The complete model; UserError where the file did not end properly, or no word can be spelt."""
         if not self.ended or not self._ngrams:
             lacking = "has no \\data\\" if self._order is None else "does not end in \\end\\"
-            raise UserError(f"not a whole ARPA file: it {lacking if not self.ended else 'is empty'}", where=self._path)
+            raise UserError(
+                f"not a complete ARPA file: it {lacking if not self.ended else 'is empty'}", where=self._path
+            )
         model = LanguageModel(self._ngrams, max(map(len, self._ngrams)))
         if not model.words:
             raise UserError("none of its words can be spelt with A-Z and apostrophe", where=self._path)
@@ -155,7 +159,7 @@ class _Reader:
             raise self._fault(f"expected \\N-grams:, not {text!r}")
 
     def _start_section(self, order: int) -> None:
-        """End the section before it, which must hold what the header announced, as must those that were left out."""
+        """Start a section. The previous one, and any skipped ones, must have the counts that the header announced."""
         assert self._order is not None
         if order <= self._order:
             raise self._fault(f"\\{order}-grams: comes after \\{self._order}-grams:")
@@ -182,7 +186,7 @@ class _Reader:
         if words in self._ngrams:
             earlier = next((raw for raw, word in self._words.items() if (word,) == words and raw != fields[1]), None)
             raise self._fault(
-                f"{' '.join(fields[1 : order + 1])!r} stands here a second time"
+                f"{' '.join(fields[1 : order + 1])!r} is listed a second time"
                 + (f": {earlier!r} is the same word" if earlier else ""),
                 remedy="make the model from text in one case, with one apostrophe and one unknown word",
             )
@@ -204,7 +208,7 @@ class _Reader:
         except ValueError:
             value = math.nan
         if math.isnan(value) or value == math.inf:
-            raise self._fault(f"{text!r} is no logarithm")
+            raise self._fault(f"{text!r} is not a logarithm")
         return max(value, NEVER)
 
     def _fault(self, what: str, remedy: str | None = None) -> UserError:

@@ -1,4 +1,4 @@
-"""How long each batch took, stage by stage, and what that comes to."""
+"""Latency of each batch, stage by stage, and its statistics."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.manifest import write_atomically
+from common.files import write_atomically
 
 STAGES = ("audio_s", "features_s", "network_s", "text_s")
-"""Reading and decoding the audio; features; the network (with copies to the device); label probabilities to text."""
+"""Reading and decoding of audio; features; network (with copies to the device); label probabilities to text."""
 WHOLE = "latency_s"
 
 
 @dataclass(frozen=True)
 class BatchTimes:
-    """One batch: its number in the run from 0, what was in it, and seconds for each stage and for the whole.
+    """One batch: its number in the run from 0, its size, and the seconds of each stage and in total.
 
-    `audio_s` is the time that audio decoding took; `clip_s` the seconds of audio in the batch.
+    `audio_s` is the time of audio decoding, `clip_s` the duration of the audio in the batch.
     """
 
     batch: int
@@ -37,7 +37,7 @@ class BatchTimes:
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds over all batches: sum, mean and percentiles (numpy's, linear between neighbours)."""
+    """Seconds over all batches: sum, mean and percentiles (numpy's, with linear interpolation)."""
 
     sum_s: float
     mean_s: float
@@ -57,12 +57,12 @@ def spread(seconds: Sequence[float]) -> Spread:
 
 
 def spreads(times: Sequence[BatchTimes]) -> dict[str, Spread]:
-    """The Spread of the whole and of each stage, under the names of BatchTimes."""
+    """The Spread of the total and of each stage, under the names of BatchTimes."""
     return {name: spread([getattr(batch, name) for batch in times]) for name in (WHOLE, *STAGES)}
 
 
 def write_csv(times: Sequence[BatchTimes], path: Path) -> None:
-    """One line a batch, with full precision, under the names of BatchTimes."""
+    """One line per batch, with full precision, under the names of BatchTimes."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([field.name for field in dataclasses.fields(BatchTimes)])

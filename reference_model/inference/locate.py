@@ -1,4 +1,4 @@
-"""What the words of a command mean on this disk: `20` a checkpoint, `libri` a set of utterances."""
+"""Finds the files that arguments mean: `20` a checkpoint, `libri` a set of utterances. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from datasets.dataset import LIBRISPEECH, Dataset, is_prepared, read_dataset
 from datasets.imported import Transcripts
 from datasets.manifest import Manifest, Utterance, read_csv, read_jsonl
 from datasets.synthesis.plans import SYNTHESISED
-from reference_model.checkpoints.training_state import checkpoint_path, kept_epochs
+from reference_model.checkpoints.checkpoint_files import checkpoint_path, saved_epochs
 
 LIBRI = "libri"
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Utterances to run on, in the order they were given in. `tree_sha256` is None where they are no prepared data set."""
+    """Utterances to run on, in the given order. `tree_sha256` is None where they are not a prepared dataset."""
 
     name: str
     split: str | None
@@ -34,27 +34,27 @@ class Clips:
 
 
 def default_results_dir() -> Path:
-    """Where runs lie unless said otherwise: RESULTS_DIR, else `runs` in the checkout."""
+    """The default results folder: RESULTS_DIR, else `runs` in the checkout."""
     return Path(os.environ.get("RESULTS_DIR") or ROOT / "runs").absolute()
 
 
 def training_dir(results_dir: Path, variant: str) -> Path:
-    """Where script/train.sh keeps its checkpoints."""
+    """The folder in which script/train.sh stores its checkpoints."""
     return results_dir / "train" / variant
 
 
 def variant_of(dataset: str, named: str | None) -> str:
-    """The variant whose checkpoints are meant: the one named, else the data set's own, else librispeech."""
+    """The variant whose checkpoints are meant: the one named, else the dataset's own, else librispeech."""
     chosen = named or (dataset if dataset in SYNTHESISED else "librispeech")
     if chosen not in variant_names():
-        load_variant(chosen)  # says which there are
+        load_variant(chosen)  # raises a UserError that lists the variants
     return chosen
 
 
 def find_checkpoint(name: str, variant: str, results_dir: Path, say: Callable[[str], None]) -> Path:
     """The file that `name` means: a path, or the newest checkpoint of that epoch of the variant.
 
-    Looked for in the timed runs (RESULTS_DIR/VARIANT/*/checkpoints) and in script/train.sh's folder.
+    It is looked up in the timed runs (RESULTS_DIR/VARIANT/*/checkpoints) and in script/train.sh's folder.
     """
     if not name.isascii() or not name.isdigit():
         path = Path(name)
@@ -65,10 +65,10 @@ def find_checkpoint(name: str, variant: str, results_dir: Path, say: Callable[[s
     folders = [training_dir(results_dir, variant), *sorted((results_dir / variant).glob("*/"))]
     found = [path for folder in folders if (path := checkpoint_path(folder, epoch)).is_file()]
     if not found:
-        kept = kept_epochs(*folders)
-        there = f"there are epochs {kept}" if kept else "there is none yet"
+        saved = saved_epochs(*folders)
+        available = f"there are epochs {saved}" if saved else "there is none yet"
         raise UserError(
-            f"no checkpoint of epoch {epoch} of the variant {variant} ({there})",
+            f"no checkpoint of epoch {epoch} of the variant {variant} ({available})",
             where=results_dir,
             remedy=f"train one (`VARIANT={variant} sh script/train.sh new`), set VARIANT, or give a file",
         )
@@ -78,10 +78,10 @@ def find_checkpoint(name: str, variant: str, results_dir: Path, say: Callable[[s
 
 
 def find_clips(name: str, split: str | None, data_dir: Path, say: Callable[[str], None]) -> Clips:
-    """The utterances that `name` means: `libri`, `mini`, `synthetic`, a prepared data set's folder, or a manifest file.
+    """The utterances that `name` means: `libri`, `mini`, `synthetic`, a prepared dataset's folder, or a manifest file.
 
-    `mini` and `synthetic` are synthesised where they are missing. Without `split`, LibriSpeech gives test-clean, any other
-    data set its `val`. A manifest is JSON lines (`.jsonl`) or two columns (`.csv`).
+    `mini` and `synthetic` are synthesised if they are missing. The default `split` is test-clean for LibriSpeech, and
+    `val` for any other dataset. A manifest is JSON lines (`.jsonl`) or two columns (`.csv`).
     """
     if name == LIBRI:
         return _librispeech(data_dir / LIBRISPEECH, split)
@@ -93,9 +93,9 @@ def find_clips(name: str, split: str | None, data_dir: Path, say: Callable[[str]
         return _of(read_dataset(path), split or "val")
     if not path.is_file():
         raise UserError(
-            f"no data set is called {name!r}",
+            f"there is no dataset {name!r}",
             where="DATASET",
-            remedy=f"give {LIBRI}, {', '.join(SYNTHESISED)}, a data set's folder, or a manifest (.jsonl or .csv)",
+            remedy=f"give {LIBRI}, {', '.join(SYNTHESISED)}, a dataset's folder, or a manifest (.jsonl or .csv)",
         )
     manifest = _from_csv(path) if path.suffix == ".csv" else read_jsonl(path)
     return Clips(path.name, None, manifest, None)
@@ -109,7 +109,7 @@ def _librispeech(folder: Path, split: str | None) -> Clips:
     if split is None:
         split = "test-clean"
         archives = dataset.provenance.get("archives")
-        # A single evaluation set of its kind is not listed a second time under its own name.
+        # A single evaluation set is listed as `test` only, not also under its own name.
         if split not in dataset.splits and isinstance(archives, dict) and split in archives:
             split = "test"
         if split not in dataset.splits:
@@ -122,7 +122,7 @@ def _of(dataset: Dataset, split: str) -> Clips:
 
 
 def _from_csv(path: Path) -> Manifest:
-    """The CSV's utterances in its own order; ids are the audio files' names and line numbers."""
+    """The utterances in the order of the CSV; ids are the audio files' names and line numbers."""
     text_of = Transcripts()
     utterances = []
     for line, audio, transcript in read_csv(path):

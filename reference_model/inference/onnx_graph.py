@@ -1,7 +1,8 @@
 """A network as an ONNX graph, written node by node.
 
-`export_onnx` says what its inputs and outputs mean, and checks a file before it gets its name. PyTorch's exporter can express
-this network as well, but takes twenty seconds and 2.3 GB more for the full-size one: too much for what inference starts with.
+`export_onnx` documents its inputs and outputs; `onnx_conversion` verifies a file before it is renamed to its final name. PyTorch's
+exporter can express this network as well, but takes twenty seconds and 2.3 GB more for the full-size one: too much for
+inference start-up.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from reference_model.model.features import Features
 
 OPSET = 17
 IR_VERSION = 8
-"""What opset 17 came with: older readers of ONNX refuse a newer one."""
+"""The IR version of opset 17: older readers of ONNX refuse a newer one."""
 NORM_EPSILON = 1e-5
-"""PyTorch's, which the networks are trained with."""
+"""PyTorch's default, with which the networks are trained."""
 
 
 def model_of(trained: Trained) -> onnx.ModelProto:
@@ -54,14 +55,14 @@ def write(trained: Trained, path: Path) -> None:
 
 
 class _Graph:
-    """Nodes and constants, each under a name of its own."""
+    """Nodes and constants, each under a unique name."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
 
     def constant(self, values: Any) -> str:
-        """Name of a constant; floats are kept in float32."""
+        """Add a constant; floats are stored as float32. Returns its name."""
         array = np.asarray(values)
         if array.dtype.kind == "f":
             array = array.astype(np.float32)
@@ -69,13 +70,13 @@ class _Graph:
         return self.constants[-1].name
 
     def add(self, kind: str, inputs: list[str], name: str | None = None, **settings: Any) -> str:
-        """Name of what a node of one output gives."""
+        """Add a node with one output. Returns the output's name."""
         name = name or f"{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **settings))
         return name
 
     def model(self, bins: int, metadata: dict[str, str]) -> onnx.ModelProto:
-        """The nodes, which take `bins` feature bins, as a file's content."""
+        """The graph, which takes `bins` feature bins, as an ONNX model."""
         value = helper.make_tensor_value_info
         inputs = [
             value(INPUTS[0], TensorProto.FLOAT, ["batch", bins, "frames"]),
@@ -92,7 +93,7 @@ class _Graph:
 
 
 def _norm(weights: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A BatchNorm in evaluation as (features,) `scale` and `shift`, float64: they are multiplied into what follows or precedes."""
+    """A BatchNorm in evaluation as (features,) `scale` and `shift` in float64, to be folded into a neighbour."""
     weight, bias, mean, variance = (
         weights[f"{name}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
     )
@@ -119,15 +120,15 @@ def _convolutions(graph: _Graph, weights: dict[str, np.ndarray], bins: int) -> s
 
 
 def _lengths(graph: _Graph) -> str:
-    """The output frames of each utterance, at least one, for turning them round; the plain number is an output of the graph."""
-    # Halves rounded down, also for a network of no output frame: ONNX divides whole numbers towards zero.
+    """The output frames of each utterance, at least one, for reversing; the exact number is an output of the graph."""
+    # Halves rounded down, also where there is no output frame: ONNX integer division rounds towards zero.
     half = graph.add("Div", [graph.add("Add", [INPUTS[1], graph.constant(1)]), graph.constant(2)])
     graph.add("Sub", [half, graph.constant(-output_frames(-1))], name=OUTPUTS[1])
     return graph.add("Max", [OUTPUTS[1], graph.constant(1)])
 
 
 def _start(graph: _Graph, hidden: int) -> str:
-    """The state before the first frame, (1, batch, hidden) zeros."""
+    """The initial state, (1, batch, hidden) zeros."""
     batch = graph.add("Shape", [INPUTS[1]])
     one, many = graph.constant(np.array([1])), graph.constant(np.array([hidden]))
     return graph.add("Expand", [graph.constant(np.float32(0)), graph.add("Concat", [one, batch, many], axis=0)])
@@ -136,7 +137,7 @@ def _start(graph: _Graph, hidden: int) -> str:
 def _recurrent(
     graph: _Graph, weights: dict[str, np.ndarray], layer: int, x: str, start: str, lengths: str, bidirectional: bool
 ) -> str:
-    """One layer of GRUs, with the BatchNorm before it in its weights; two directions are summed."""
+    """One layer of GRUs, with the BatchNorm before it folded into its weights; two directions are summed."""
     norm = f"rnns.{layer}.batch_norm.module"
     inputs = weights[f"rnns.{layer}.rnn.weight_ih_l0"].shape[1]
     scale, shift = _norm(weights, norm) if f"{norm}.weight" in weights else (np.ones(inputs), np.zeros(inputs))
@@ -149,15 +150,15 @@ def _recurrent(
         biases = np.concatenate([given_bias + given @ shift, kept_bias])
         constants = [graph.constant(values[None]) for values in (given * scale, kept, biases)]
         hidden = kept.shape[1]
-        # Of PyTorch's two forms of a GRU this is the one that multiplies before it resets.
+        # PyTorch applies the reset gate after the matrix product.
         x = graph.add("GRU", [x, *constants, "", start], hidden_size=hidden, linear_before_reset=1)
         return graph.add("Squeeze", [x, graph.constant(np.array([1]))])
 
-    def turned(x: str) -> str:
+    def reverse(x: str) -> str:
         return graph.add("ReverseSequence", [x, lengths], time_axis=0, batch_axis=1)
 
-    ahead = direction(x, "")
-    return graph.add("Add", [ahead, turned(direction(turned(x), "_reverse"))]) if bidirectional else ahead
+    forward = direction(x, "")
+    return graph.add("Add", [forward, reverse(direction(reverse(x), "_reverse"))]) if bidirectional else forward
 
 
 def _gates(weight: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""An exported network with its GRUs in 8 bits: weights stored as bytes, states and inputs quantised as they come.
+"""Export with 8-bit GRUs: weights stored as bytes, states and inputs quantised dynamically.
 
-ONNX Runtime's own dynamic quantisation knows no GRU, and GRUs hold 99 % of the weights here. So each GRU becomes one
-product over all frames for its inputs and a Scan over frames for its state, both in whole numbers (MatMulInteger), with
-sums and activations in float32. Convolutions and the last layer stay in float32.
+ONNX Runtime's own dynamic quantisation does not support GRUs, and GRUs hold 99 % of the weights here. So each GRU
+becomes one matrix product over all frames for its inputs and a Scan over frames for its state, both in integers
+(MatMulInteger), with sums and activations in float32. Convolutions and the last layer stay in float32.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from common.progress import Progress
 from datasets.dataset import default_data_dir
 from reference_model.checkpoints.trained_network import Trained
 from reference_model.inference.engines import Engine, OnnxEngine, TorchEngine
-from reference_model.inference.inference_run import OFFLINE_BATCH, Plan, run
+from reference_model.inference.inference_options import OFFLINE_BATCH
+from reference_model.inference.inference_run import Plan, run
 from reference_model.inference.locate import Clips, find_clips
 from reference_model.inference.onnx_graph import OPSET, write
 from reference_model.model.features import Features
 from reference_model.model.greedy import greedy
 
 ZERO_POINT = 128
-"""Weights are unsigned bytes about this value: with signed ones, processors without VNNI clip sums of products at 16 bits."""
+"""Weights are unsigned bytes around this: with signed ones, CPUs without VNNI saturate sums at 16 bits."""
 
 
 def export_int8(trained: Trained, path: Path, data: str, trials: int) -> int:
-    """Write the quantised network to `path` and print what it costs in WER on `data`; returns the exit status."""
+    """Write the quantised network to `path` and print the change of WER on `data`; returns the exit status."""
     clips = find_clips(data, None, default_data_dir(), lambda text: None)
     cpu = torch.device("cpu")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,8 +45,8 @@ def export_int8(trained: Trained, path: Path, data: str, trials: int) -> int:
         onnx.save(model, part)
         before = _measure(TorchEngine(trained, cpu, "fp32"), trained, clips, trials, "fp32")
         after = _measure(OnnxEngine(part, cpu), trained, clips, trials, "int8")
-        said = {"int8_wer": f"{after[0]:.4f}", "fp32_wer": f"{before[0]:.4f}", "int8_measured_on": clips.name}
-        onnx.helper.set_model_props(model, trained.metadata() | {"weights": "int8"} | said)
+        measured = {"int8_wer": f"{after[0]:.4f}", "fp32_wer": f"{before[0]:.4f}", "int8_measured_on": clips.name}
+        onnx.helper.set_model_props(model, trained.metadata() | {"weights": "int8"} | measured)
         onnx.save(model, part)
         sizes = plain.stat().st_size, part.stat().st_size
         os.replace(part, path)
@@ -72,7 +73,7 @@ def _measure(engine: Engine, trained: Trained, clips: Clips, trials: int, label:
 
 
 def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with every GRU replaced; UserError where it has one that is not as PyTorch exports them."""
+    """`model` with every GRU replaced; UserError where a GRU is not in the form that this exporter writes."""
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -94,14 +95,14 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _gru(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
-    """The nodes and constants that stand for a GRU over (frames, batch, inputs), gates in ONNX's order: update, reset, new."""
+    """Nodes and constants that replace a GRU over (frames, batch, inputs); gate order of ONNX: update, reset, new."""
     settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     direction = settings.get("direction", b"forward")
     given, recurrent, bias = (constants.get(name) for name in node.input[1:4])
     if given is None or recurrent is None or bias is None or direction != b"forward":
-        raise UserError("a GRU of the ONNX file is not as this exporter writes them", where=node.name)
+        raise UserError("a GRU in the ONNX file is not in the form that this exporter writes", where=node.name)
     if settings.get("linear_before_reset") != 1:
-        raise UserError("a GRU of the ONNX file is not PyTorch's", where=node.name)
+        raise UserError("a GRU in the ONNX file is not of PyTorch's kind", where=node.name)
     tag, hidden = node.output[0], int(settings["hidden_size"])
     input_bias, state_bias = np.split(bias[0], 2)
     constant: list[TensorProto] = [
@@ -157,7 +158,7 @@ def _gru(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> tuple[list[o
 def _product(
     name: str, x: str, weight: np.ndarray, bias: np.ndarray, out: str, tag: str, constant: list[TensorProto]
 ) -> list[onnx.NodeProto]:
-    """x @ weight.T + bias with `weight` (outputs, inputs) in bytes, one scale for each output; adds to `constant`."""
+    """x @ weight.T + bias with `weight` (outputs, inputs) in bytes, one scale per output; appends to `constant`."""
     largest = np.abs(weight).max(1)
     scale = (np.where(largest > 0, largest, 1.0) / 127).astype(np.float32)
     whole = (np.rint(weight / scale[:, None]) + ZERO_POINT).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""DeepSpeech2 itself: features, network, alphabet, greedy decoding, and what a step of it computes."""
+"""DeepSpeech2: features, network, alphabet, greedy decoding, and the FLOPs of a step."""

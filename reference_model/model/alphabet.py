@@ -1,4 +1,4 @@
-"""The reference's labels in the reference's order, and text to label numbers."""
+"""The labels in the order of the MLPerf reference, and conversion between text and label numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBER = {character: number for number, character in enumerate(LABELS) if numbe
 
 
 def encode(text: str) -> list[int]:
-    """Label numbers of `text`; a character outside the alphabet is an error, never dropped in silence."""
+    """Label numbers of `text`; a character outside the alphabet is a UserError, never dropped silently."""
     try:
         return [_NUMBER[character] for character in text]
     except KeyError as error:

@@ -1,9 +1,9 @@
-"""Waveforms to features, in batches, on whatever device the waveforms are.
+"""Waveforms to features, in batches, on the device of the waveforms.
 
-The reference's features, computed there by librosa: STFT of 320 samples (20 ms) every 160 (10 ms), symmetric Hamming
-window, frames centred on their hop with edges reflected, magnitude, log1p, then (x - mean) / std over the utterance with
-the unbiased std. An utterance's features are the same alone and in any batch: its edges are reflected at its own end, its
-mean and std are its own, and the padding after it is zero.
+The features of the reference, which computes them with librosa: STFT of 320 samples (20 ms) every 160 (10 ms),
+symmetric Hamming window, frames centred on their hop with edges reflected, magnitude, log1p, then (x - mean) / std over
+the utterance with the unbiased std. An utterance's features are the same alone and in any batch: its edges are
+reflected at its own end, mean and std are computed over its own frames, and the padding after it is zero.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional
 from benchmark.params import FeatureParams
 
 MFCC_MEL_BANDS = 40
-"""Mel bands before the cosine transform: torchaudio's transform asks for a number, the reference's text names none."""
+"""Mel bands before the cosine transform: torchaudio requires a number, and the reference's text gives none."""
 
 
 class Features(nn.Module):
@@ -40,10 +40,10 @@ class Features(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of `waveforms` (batch, longest; float32 in [-1, 1], what lies past an utterance's end is ignored).
+        """Features of `waveforms` (batch, longest), float32 in [-1, 1]; samples past an utterance's end are ignored.
 
-        `samples` (batch,) are the utterances' lengths. Returns (batch, bins, frames) float32, zero where an utterance has
-        no frame, and (batch,) the utterances' own numbers of frames.
+        `samples` (batch,) are the utterances' lengths. Returns (batch, bins, frames) float32, zero past an utterance's
+        last frame, and (batch,) the number of frames of each utterance.
         """
         padded = reflect_edges(waveforms, samples, self.window_size // 2, self.hop)
         if self.mfcc:
@@ -54,16 +54,17 @@ class Features(nn.Module):
             )
             values = spectrum.abs().log1p_()
         frames = self.frames(samples)
-        # The spectrum lies frame by frame; the convolution after it takes an eighth longer over that.
+        # The spectrum is stored frame by frame; in that layout the following convolution takes an eighth longer.
         return normalise(values, frames).contiguous(), frames
 
 
 def reflect_edges(waveforms: Tensor, samples: Tensor, width: int, hop: int) -> Tensor:
-    """Pad each of (batch, longest) waveforms by `width` samples on both sides, mirrored at its own first and last sample.
+    """Pad (batch, longest) waveforms by `width` samples on both sides, each mirrored at its first and last sample.
 
-    Utterance i of n = samples[i] samples occupies positions 0 .. n + 2 * width of row i; later positions are arbitrary.
-    As in librosa (0.10 and later, `librosa.stft`), the end is mirrored within the piece of the signal that its last frames
-    cover: where that piece is a sample too short (n a multiple of `hop`), the very last sample is mirrored a second time.
+    Utterance i of n = samples[i] samples occupies positions 0 .. n + 2 * width of row i; later positions are undefined.
+    As in librosa (0.10 and later, `librosa.stft`), the end is mirrored within the part of the signal that its last
+    frames cover: where that part is one sample too short (n a multiple of `hop`), the last sample is mirrored a second
+    time.
     """
     edge = torch.arange(width, device=waveforms.device)
     ends = samples[:, None]
@@ -71,12 +72,12 @@ def reflect_edges(waveforms: Tensor, samples: Tensor, width: int, hop: int) -> T
     period = 2 * (ends - tail - 1).clamp_min(1)
 
     def mirrored(position: Tensor) -> Tensor:
-        """The samples (batch, width) that stand at `position` (batch, width), which may lie past the ends."""
+        """The samples (batch, width) at `position` (batch, width), which may be past the ends."""
         beyond = (position - tail) % period
         source = torch.where(position < ends, position, tail + torch.minimum(beyond, period - beyond))
         return waveforms.gather(1, source.clamp_max(ends - 1))
 
-    # All but the edges stays where it is: only they are gathered.
+    # Only the edges are gathered; the rest is copied as it is.
     padded = functional.pad(waveforms, (width, width))
     padded[:, :width] = mirrored((width - edge).expand(len(waveforms), -1))
     return padded.scatter_(1, ends + width + edge, mirrored(ends + edge))
@@ -90,7 +91,7 @@ def normalise(values: Tensor, frames: Tensor) -> Tensor:
     mean = values.sum((1, 2), keepdim=True) / count
     centred = values.sub_(mean).masked_fill_(~valid, 0.0)
     variance = centred.square().sum((1, 2), keepdim=True) / (count - 1)
-    # Digital silence has no spread: its features are zero, not NaN.
+    # Digital silence has zero variance: its features are zero, not NaN.
     return centred.div_(variance.sqrt().clamp_min(torch.finfo(values.dtype).tiny))
 
 

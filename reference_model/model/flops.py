@@ -1,4 +1,4 @@
-"""What a training step computes and reads, from the model's shapes, and what share of a GPU's ceilings a speed is."""
+"""FLOPs and memory reads of a training step, from the model's shapes; MFU and roofline fraction."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from benchmark.params import Params
 from datasets.geometry import FRAMES_APART, KERNELS, SMALLEST_BINS, bins_between, output_bins
 from reference_model.model.alphabet import LABELS
 
-BACKWARD_TOO = 3
-"""Training costs three forward passes: the backward pass takes two products for each one of the forward pass."""
+FORWARD_PASSES_PER_STEP = 3
+"""The backward pass needs two matrix products for each one of the forward pass."""
 
 
 def work_per_audio_s(params: Params, bins: int) -> Work:
-    """The work of `params` on features of `bins` bins; biases, norms and everything point by point are left out."""
+    """The work per second of audio on features of `bins` bins, without biases, norms and pointwise operations."""
     model = params.model
     frames = 1 / params.features.hop_s / FRAMES_APART
     channels, hidden, directions = model.conv_channels, model.rnn_hidden, 1 + model.bidirectional
@@ -24,17 +24,18 @@ def work_per_audio_s(params: Params, bins: int) -> Work:
     recurrent = model.rnn_layers * directions * 3 * hidden * hidden
     products += directions * 3 * hidden * inputs + recurrent + hidden * len(LABELS)
     return Work(
-        flops=BACKWARD_TOO * 2 * products * frames,
+        flops=FORWARD_PASSES_PER_STEP * 2 * products * frames,
         recurrent_weights=recurrent,
         frames=frames,
     )
 
 
 def shares(params: Params, bins: int, audio_s_per_s: float, size: int, card: str | None) -> dict[str, float | None]:
-    """What `audio_s_per_s` over `size` processes means: model FLOP/s, MFU, and the fraction of the roofline.
+    """Model FLOP/s, MFU and roofline fraction of a throughput of `audio_s_per_s` over `size` processes.
 
-    `mfu`, the model FLOPs utilisation, is FLOP/s over the card's measured rate of dense matrix products in the variant's
-    precision. `card` is the GPU's name, None on a CPU; a figure is None where the card's ceilings are not known.
+    `mfu` (model FLOPs utilization) is FLOP/s divided by the card's measured rate of dense matrix products in the
+    variant's precision. `card` is the GPU's name, None on a CPU; a figure is None where the card's ceilings are
+    unknown.
     """
     work = work_per_audio_s(params, bins)
     flops_per_s = work.flops * audio_s_per_s

@@ -13,12 +13,12 @@ _CODES = np.frombuffer(LABELS.encode("ascii"), np.uint8)
 
 
 def greedy(logits: Tensor, frames: Tensor) -> list[str]:
-    """Texts of `logits` (frames, batch, labels), of which utterance i owns the first frames[i]."""
+    """Texts of `logits` (frames, batch, labels); the first frames[i] frames belong to utterance i."""
     return greedy_from_labels(logits.argmax(2).cpu().numpy(), frames.cpu().numpy())
 
 
 def greedy_from_labels(best: np.ndarray, frames: np.ndarray) -> list[str]:
-    """Texts of the best labels `best` (frames, batch) integers; all utterances at once, without a loop over frames."""
+    """Texts of the best labels `best` (frames, batch), integers; all utterances at once, without a loop over frames."""
     best = best.T
     keep = np.empty(best.shape, bool)
     keep[:, :1] = True
@@ -31,9 +31,9 @@ def greedy_from_labels(best: np.ndarray, frames: np.ndarray) -> list[str]:
 
 
 def greedy_words(best: np.ndarray) -> list[tuple[str, int, int]]:
-    """The words of one utterance's best labels `best` (frames,), in the order they were said.
+    """The words of one utterance's best labels `best` (frames,), in order.
 
-    With each word the frames that its first letter's label begins in and its last letter's ends in, from 0.
+    With each word, the frames (from 0) in which the label of its first letter starts and that of its last letter ends.
     """
     words: list[tuple[str, int, int]] = []
     letters, first, last, frame = "", 0, 0, 0

@@ -1,13 +1,13 @@
 """One call of PyTorch's GRU over the weights of one or more layers, in the precision that the variant asks for.
 
-A variant in bf16 runs under autocast, and autocast hands cuDNN's GRU fp16, whatever it is asked for (read in PyTorch 2.11's
-AutocastRNN.cpp): gradients below 6e-8 would vanish and values above 65,504 end the run, since nothing scales the loss. On a GPU
-a GRU is therefore run here without autocast, in bf16 itself: its weights are cast once a step into one flat buffer laid out
-as cuDNN wants it, and their gradients come back in fp32.
+A variant in bf16 runs under autocast, and autocast always gives cuDNN's GRU fp16 (read in PyTorch 2.11's
+AutocastRNN.cpp): gradients below 6e-8 would vanish, and values above 65,504 would end the run, because nothing scales
+the loss. On a GPU the GRU therefore runs here outside autocast, in bf16 itself: its weights are cast once per step into
+one flat buffer in cuDNN's layout, and their gradients come back in fp32.
 
-cuDNN takes a GRU in bf16 from PyTorch 2.11's builds on, on GPUs of compute capability 8.0 or higher. Elsewhere PyTorch would
-run it frame by frame and keep a copy of all weights for each frame (136 GB at batch 8): there GRUs run in fp32 instead, with
-products in TF32 where the GPU has it (precision.py).
+cuDNN runs a GRU in bf16 from PyTorch 2.11's builds on, on GPUs of compute capability 8.0 or higher. Elsewhere PyTorch
+would run it frame by frame and keep a copy of all weights for each frame (136 GB at batch 8). There GRUs run in fp32
+instead, with matrix products in TF32 where the GPU supports it (runtime.set_precision).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 class Gru:
     """A GRU of several layers, or of two directions, whose weights belong to the `nn.GRU` modules of a network.
 
-    `layers` are modules of one layer each, the lowest first; `directions` what is run of each: `""` (forward), `"_reverse"`, or
-    both, whose values then stand side by side. Directions run over the batch as it is: whoever asks for `"_reverse"` alone gets
-    its weights applied forward in time. Holds no weights, and so adds no names to the network.
+    `layers` are modules of one layer each, the lowest first. `directions` are the directions to run: `""` (forward),
+    `"_reverse"`, or both, whose outputs are then concatenated. `"_reverse"` alone applies the backward direction's
+    weights forward in time: the caller reverses the batch. A Gru holds no weights, and so adds no names to the network.
     """
 
     def __init__(self, layers: Sequence[nn.GRU], directions: tuple[str, ...] = ("",)) -> None:
@@ -47,7 +47,7 @@ class Gru:
         ]
 
     def __call__(self, x: Tensor, training: bool) -> Tensor:
-        """`x` (longest, batch, inputs) to (longest, batch, hidden * directions), from zeros on.
+        """`x` (longest, batch, inputs) to (longest, batch, hidden * directions), from an initial state of zeros.
 
         Under bf16 autocast on a GPU the result is bf16, or fp32 where PyTorch cannot give cuDNN a GRU in bf16.
         """
@@ -62,19 +62,19 @@ class Gru:
             both = len(self._directions) == 2
             return torch.gru(x, start, weights, True, len(self._layers), 0.0, training, both, False)[0]
 
-    def lay_side_by_side(self) -> None:
-        """Let the weights share one piece of GPU memory, in cuDNN's order, so that it need not copy them at each call.
+    def flatten_weights(self) -> None:
+        """Move the weights into one GPU buffer in cuDNN's order, so that cuDNN need not copy them at each call.
 
-        nn.GRU does that for its own weights, one module at a time and both directions together. Forgets the copies in bf16, which
-        may lie on another device.
+        nn.GRU does this for its own weights, one module at a time and both directions together. Drops the bf16 copies,
+        which may be on another device.
         """
         self._bf16 = []
         _flatten(self.weights(), len(self._layers), len(self._directions))
 
     def _in_bf16(self, weights: list[Tensor]) -> list[Tensor]:
-        """The weights' present values in bf16, in one buffer that is kept from call to call."""
+        """The current weights in bf16, in one buffer that is reused from call to call."""
         if not self._bf16:
-            # Copies that were made in inference mode could not be written to in training.
+            # Copies made in inference mode could not be written to in training.
             with torch.inference_mode(False):
                 self._bf16 = [weight.detach().bfloat16() for weight in weights]
                 _flatten(self._bf16, len(self._layers), len(self._directions))
@@ -82,7 +82,7 @@ class Gru:
 
 
 class _CastWeights(torch.autograd.Function):
-    """fp32 weights written into their bf16 copies; the copies' gradients, in fp32, are the weights'."""
+    """Copies fp32 weights into their bf16 copies; the copies' gradients, cast to fp32, are the weights' gradients."""
 
     @staticmethod
     def forward(ctx: Any, copies: list[Tensor], *weights: Tensor) -> tuple[Tensor, ...]:
@@ -99,7 +99,7 @@ class _CastWeights(torch.autograd.Function):
 def _flatten(weights: list[Tensor], layers: int, directions: int) -> None:
     """Move the weights of a GRU on a GPU into one buffer in cuDNN's order.
 
-    What nn.GRU.flatten_parameters calls, which itself refuses bf16.
+    This is what nn.GRU.flatten_parameters calls; that function itself refuses bf16.
     """
     if weights[0].is_cuda and torch._use_cudnn_rnn_flatten_weight():
         from torch.backends.cudnn.rnn import get_cudnn_mode
@@ -111,14 +111,14 @@ def _flatten(weights: list[Tensor], layers: int, directions: int) -> None:
 
 
 def wants_bf16(x: Tensor) -> bool:
-    """Whether autocast to bf16 is in force on the GPU that `x` lies on."""
+    """Whether autocast to bf16 is enabled on the GPU that holds `x`."""
     return x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
 
 
 def bf16_in_cudnn(device: torch.device, hidden: int) -> bool:
-    """Whether PyTorch gives cuDNN a GRU of width `hidden` in bf16 on this GPU; found by running one, once for each GPU and width.
+    """Whether PyTorch runs a GRU of width `hidden` in bf16 through cuDNN on this GPU.
 
-    The width counts: for narrow GRUs PyTorch asks cuDNN for another algorithm.
+    Found by running one, once for each GPU and width: for narrow GRUs PyTorch asks cuDNN for another algorithm.
     """
     return _bf16_in_cudnn(torch.cuda.current_device() if device.index is None else device.index, hidden)
 
@@ -137,15 +137,15 @@ def _bf16_in_cudnn(index: int, hidden: int) -> bool:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
-            # cuDNN's own refusal, where the library is older than PyTorch expects.
+            # cuDNN refuses where the library is older than PyTorch expects.
             return False
     return y.grad_fn is not None and "Cudnn" in y.grad_fn.name()
 
 
 def gru_dtype(device: torch.device, hidden: int) -> torch.dtype:
-    """What GRUs of width `hidden` on `device` compute with under the autocast in force.
+    """The data type that GRUs of width `hidden` on `device` compute in under the current autocast.
 
-    Asked of one, on what a convolution would hand it.
+    Found by running one on a tensor of the type that a convolution would pass to it.
     """
     x = (torch.zeros(1, 1, device=device) @ torch.zeros(1, 1, device=device)).unsqueeze(0)
     if wants_bf16(x):

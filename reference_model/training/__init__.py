@@ -1,1 +1,1 @@
-"""Training: steps and epochs, optimiser, evaluation, several processes."""
+"""Training: runs, epochs and steps, optimizer, evaluation, several processes."""

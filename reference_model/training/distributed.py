@@ -1,4 +1,4 @@
-"""Several trainer processes: the only reader of RANK and WORLD_SIZE, and the few collective operations that we need."""
+"""Several trainer processes: collective operations, and the only module that reads RANK and WORLD_SIZE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: `rank` of `size` processes, `local_rank` on its machine. Rank 0 alone writes the log."""
+    """This process is `rank` of `size` processes, and `local_rank` on its machine. Only rank 0 writes the log."""
 
     rank: int
     local_rank: int
@@ -29,11 +29,11 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the log, the checkpoints and the progress."""
+        """Whether this is rank 0, which writes the log, the checkpoints and the progress."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums of `values` over all processes, in float64, so that counts stay exact."""
+        """Sums of `values` over all ranks, in float64, so that counts stay exact."""
         if self.size == 1:
             return list(values)
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -42,18 +42,18 @@ class World:
         return total.tolist()
 
     def wait(self) -> None:
-        """Until every process has come as far."""
+        """Block until every rank has called this."""
         if self.size > 1:
             dist.barrier()
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Overwrite `tensors`, the same ones in every process, with those of process 0."""
+        """Overwrite `tensors`, the same ones in every rank, with those of rank 0."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def gather(self, value: object) -> list:
-        """`value` of every process, by rank."""
+        """`value` of every rank, in order."""
         if self.size == 1:
             return [value]
         values: list = [None] * self.size
@@ -62,7 +62,7 @@ class World:
 
 
 def join(device: torch.device) -> World:
-    """Find this process's place from the environment that torchrun sets, and meet the others where there are any.
+    """Read rank and world size from the environment that torchrun sets, and join the process group if there is one.
 
     UserError where there are more processes than GPUs.
     """
@@ -86,21 +86,21 @@ def join(device: torch.device) -> World:
 
 
 def leave() -> None:
-    """Part from the other processes, where there are any."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def end_process(status: int) -> NoReturn:
-    """End this process, one of several at once and without the interpreter's own end.
+    """End this process; one of several ends immediately, without the interpreter's own shutdown.
 
-    C++ was seen to abort a process whose training was done and logged ("terminate called without an active exception"), so that
-    torchrun called the run failed: most likely one of gloo's threads asked for an interpreter that was gone.
+    C++ was seen to abort a process whose training was done and logged ("terminate called without an active exception"),
+    so that torchrun reported the run as failed. Most likely a gloo thread used the interpreter after it had shut down.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         sys.exit(status)
-    for loader_process in multiprocessing.active_children():
-        loader_process.terminate()
+    for worker in multiprocessing.active_children():
+        worker.terminate()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""How far the trainer has come: drawn on stderr, or told to the harness as `:::PROGRESS` lines, which are no log lines."""
+"""The trainer's progress: drawn on stderr, or printed as `:::PROGRESS` lines (not log lines) for the harness."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVENT_INTERVAL_S = 0.2
 
 
 class ProgressEvents:
-    """The progress of one pass, told on stdout for the harness to draw. Same use as common.progress.Progress."""
+    """The progress of one pass, printed on stdout for the harness. Same interface as common.progress.Progress."""
 
     def __init__(self, phase: str, epoch: int, total: int) -> None:
         self._phase, self._epoch, self._total = phase, epoch, total
@@ -32,11 +32,11 @@ class ProgressEvents:
         now_s = time.monotonic()
         if now_s - self._last_s >= EVENT_INTERVAL_S or done == self._total:
             self._last_s = now_s
-            ProgressLine(self._phase, self._epoch, done, self._total, note=note).tell()
+            ProgressLine(self._phase, self._epoch, done, self._total, note=note).print()
 
 
 class NoProgress:
-    """No progress: for every process but the first."""
+    """No progress: for every rank but 0."""
 
     def __enter__(self) -> NoProgress:
         return self
@@ -51,7 +51,7 @@ class NoProgress:
 
 
 def progress_of(mode: str, leads: bool, phase: str, epoch: int, total: int) -> Progress | ProgressEvents | NoProgress:
-    """What shows the progress of a pass over `total` utterances; `mode` is `auto` or `events`."""
+    """The progress display of a pass over `total` utterances; `mode` is `auto` or `events`."""
     if not leads:
         return NoProgress()
     if mode == "events":

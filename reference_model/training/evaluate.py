@@ -1,4 +1,4 @@
-"""The error rates of a model over a set of utterances, each scored exactly once, whatever the number of processes."""
+"""Evaluation: error rates over a set of utterances, each scored exactly once with any number of processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
+# `score_of` imports this on its first call: imported here, it is loaded during set-up, not in the timed region.
+import rapidfuzz.distance  # noqa: F401
 import torch
 from torch import nn
 
@@ -27,10 +29,11 @@ def evaluate(
     autocast: Callable[[], AbstractContextManager],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Score:
-    """Score greedy decoding of this process's `batches` against `texts` (by position in the manifest), summed over processes.
+    """Score greedy decoding of this rank's `batches` against `texts` (by position in the manifest), summed over ranks.
 
-    `progress` is called with the number of utterances that this process has done. Every process scores with the running
-    statistics of process 0, those that the checkpoint keeps: each has its own since its last training step.
+    `progress` is called with the number of utterances that this rank has done. Every rank scores with the running
+    statistics of rank 0, which are the ones that the checkpoint stores: after a training step the statistics differ
+    between ranks.
     """
     world.share(model.buffers())
     was_training = model.training

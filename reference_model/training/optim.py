@@ -1,4 +1,4 @@
-"""The optimiser of a variant and its learning rate at each step."""
+"""The optimizer of a variant, and its learning rate at each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.params import OptimizerParams
 
 
 def build_optimizer(params: OptimizerParams, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD (nesterov as asked) or AdamW over `parameters`, in PyTorch's fused form."""
+    """SGD (with Nesterov momentum if configured) or AdamW over `parameters`, in PyTorch's fused form."""
     weights = list(parameters)
     if params.name == "sgd":
         optimizer = torch.optim.SGD(
@@ -22,8 +22,9 @@ def build_optimizer(params: OptimizerParams, parameters: Iterable[nn.Parameter])
             weight_decay=params.weight_decay,
             fused=True,
         )
-        # PyTorch makes the momentum in the first step, and leaves it unwritten where that one is skipped since its loss is
-        # not finite: the next step would move the weights by whatever lay in memory. From zeros the first step is the same.
+        # PyTorch allocates the momentum in the first step, and leaves it uninitialized if that step is skipped because
+        # its loss is not finite: the next step would apply arbitrary memory. Starting from zeros gives the same first
+        # step.
         if params.momentum:
             for weight in weights:
                 optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
@@ -39,10 +40,10 @@ def build_optimizer(params: OptimizerParams, parameters: Iterable[nn.Parameter])
 
 
 def learning_rate(params: OptimizerParams, epoch: int, step: int, last_step: int) -> float:
-    """The rate at `step` (from 0 over the whole run) in `epoch` (from 1); `last_step` ends the schedule.
+    """The learning rate at `step` (from 0 over the whole run) in `epoch` (from 1); `last_step` ends the schedule.
 
-    `anneal`: base / anneal ** (epoch - 1), the reference's. `warmup_linear`: rises to the base over `warmup_steps`, then falls
-    in a straight line to `final_share` of the base at `last_step`.
+    `anneal`: base / anneal ** (epoch - 1), as in the reference. `warmup_linear`: rises to the base over `warmup_steps`,
+    then decays linearly to `final_share` of the base at `last_step`.
     """
     if params.schedule == "anneal":
         return params.learning_rate / params.anneal ** (epoch - 1)
@@ -52,10 +53,10 @@ def learning_rate(params: OptimizerParams, epoch: int, step: int, last_step: int
     return params.learning_rate * (1 - (1 - params.final_share) * min(1.0, done))
 
 
-def lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Give each weight's state the weight's own memory layout, which the fused optimisers ask for.
+def match_weight_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give each weight's optimizer state the weight's memory layout, as the fused optimizers require.
 
-    A checkpoint may have been written by a run in another layout.
+    A checkpoint may have been written by a run with another layout.
     """
     for weight, state in optimizer.state.items():
         for name, value in state.items():

@@ -1,7 +1,7 @@
-"""`--profile`: where a training step's time goes, on one screen, and a trace of a few steps for those who want to look closer.
+"""`--profile`: a one-screen breakdown of a training step's time, and a trace of a few steps for a closer look.
 
-Stages are timed on the host, and on a GPU by events between them as well, which cost no synchronisation: a GPU works behind
-the host, so that the host's time of a stage is what it takes to queue it.
+Stages are timed on the host, and on a GPU also by CUDA events, which need no synchronization. A GPU runs
+asynchronously, so the host time of a stage is the time that it takes to queue it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 WARM_UP, TRACED = 3, 8
-"""Steps before the trace begins, and steps in it. The stages count from the step after it, where there are more."""
-PER_STEP = ("data wait", "host to device", "features", "forward", "backward", "optimiser")
+"""Steps before the trace, and steps in it. Stages are timed from the step after the trace, if there are more."""
+PER_STEP = ("data wait", "host to device", "features", "forward", "backward", "optimizer")
 PER_EPOCH = ("evaluation", "logging and checkpoint")
 
 
 class NoProfile:
-    """What stands in for a Profile when nobody asked for one; costs next to nothing."""
+    """Replaces a Profile where profiling is off; costs next to nothing."""
 
     def stage(self, name: str) -> AbstractContextManager:
         """Times nothing."""
@@ -32,11 +32,11 @@ class NoProfile:
         """Counts nothing."""
 
     def report(self) -> None:
-        """Says nothing."""
+        """Writes nothing."""
 
 
 class Profile(NoProfile):
-    """Times named stages, traces TRACED steps to `profile.json.gz` and writes the breakdown to `profile.txt` in `folder`."""
+    """Times named stages; writes a trace of TRACED steps (`profile.json.gz`) and the breakdown (`profile.txt`)."""
 
     def __init__(self, device: torch.device, folder: Path) -> None:
         self._device, self._folder = device, folder
@@ -58,7 +58,7 @@ class Profile(NoProfile):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times the block under `name`, one of PER_STEP or PER_EPOCH."""
+        """Time the block under `name`, one of PER_STEP or PER_EPOCH."""
         events = None
         if self._device.type == "cuda":
             events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -72,14 +72,14 @@ class Profile(NoProfile):
             self._events[name].append(events)
 
     def step(self) -> None:
-        """One training step is done."""
+        """Count one finished training step."""
         self._steps += 1
         self._counted += 1
         if not self._tracing:
             return
         self._tracer.step()
         if self._steps == WARM_UP + TRACED:
-            # The trace is written; tracing slows a step down, so that the stages are counted from here.
+            # The trace is complete. Tracing slows a step down, so the stages are timed from here on.
             self._tracer.stop()
             self._tracing = False
             self._host_s.clear()
@@ -87,7 +87,7 @@ class Profile(NoProfile):
             self._counted = 0
 
     def report(self) -> None:
-        """Write the breakdown, to stderr as well; nothing where no step was done."""
+        """Write the breakdown to the folder and to stderr; nothing if no step was timed."""
         if self._tracing:
             self._tracer.stop()
             self._tracing = False

@@ -1,4 +1,4 @@
-"""One optimiser step and one epoch of them: forward, loss, backward, update, and what they took."""
+"""One optimizer step and one epoch of them: forward pass, loss, backward pass, update, and their statistics."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from reference_model.training.profiler import NoProfile
 
 @dataclass
 class TrainState:
-    """What counts on from epoch to epoch: optimiser steps, and utterances trained on over all processes."""
+    """Counts over the whole run: optimizer steps, and utterances trained on over all ranks."""
 
     step: int = 0
     trained: int = 0
 
 
 class TrainStep:
-    """Forward, loss, backward and update for one batch. Holds what stays the same from step to step."""
+    """Forward pass, loss, backward pass and update for one batch. Holds what is constant from step to step."""
 
     def __init__(
         self,
@@ -49,19 +49,20 @@ class TrainStep:
         self._weights = list(network.parameters())
 
     def autocast(self) -> AbstractContextManager:
-        """bf16 where the variant asks for it, full precision otherwise."""
+        """Autocast to bf16 where the variant asks for it, full precision otherwise."""
         if self.params.train.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
     def __call__(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
-        """Train on `batch` at learning rate `rate`; returns the share's summed loss and whether all was finite (on the device).
+        """Train on `batch` at learning rate `rate`.
 
-        Nothing here waits for a GPU but PyTorch's CTC loss, which copies lengths to it and back (docs/performance.md).
+        Returns this rank's summed loss, and whether loss and gradients were finite; both on the device. Nothing here
+        synchronizes with a GPU except PyTorch's CTC loss, which copies lengths to it and back (docs/performance.md).
 
-        The loss is CTC's negative log-likelihood summed over the global batch and divided by its size. A loss or gradient
-        that is not finite leaves the weights as they are: the fused optimisers skip a step whose `found_inf` is set,
-        without waiting for the device.
+        The loss is CTC's negative log-likelihood summed over the global batch and divided by its size. A loss or
+        gradient that is not finite leaves the weights unchanged: the fused optimizers skip a step whose `found_inf` is
+        set, without waiting for the device.
         """
         stage, augment = self.profile.stage, self.params.augment
         with stage("host to device"):
@@ -70,7 +71,8 @@ class TrainStep:
             )
         with stage("features"):
             values, frames = self.features(waveforms, samples)
-            # The same numbers in the host's memory, where the network and the loss need them: a GPU would be waited for.
+            # The same numbers in host memory, where network and loss need them: reading them from a GPU would
+            # synchronize.
             host_frames = self.features.frames(batch.samples)
             if augment.spec_time_masks or augment.spec_freq_masks:
                 uniforms = batch.mask_uniforms.to(self.device, non_blocking=True)
@@ -82,9 +84,9 @@ class TrainStep:
             loss = functional.ctc_loss(log_probabilities, labels, lengths, batch.label_lengths, BLANK, reduction="sum")
             loss = loss * batch.weight
         with stage("backward"):
-            # DistributedDataParallel averages gradients over the processes: times their number, it is the sum again.
+            # DistributedDataParallel averages gradients over the ranks: multiplied by their number, that is the sum.
             (loss * (self.world.size / batch.global_utterances)).backward()
-        with stage("optimiser"):
+        with stage("optimizer"):
             norm = nn.utils.clip_grad_norm_(self._weights, self.params.optimizer.clip_norm)
             finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
@@ -95,10 +97,10 @@ class TrainStep:
 
 
 class Readback:
-    """A step's loss and whether all was finite, on their way to the host; `read` waits for that step, and for nothing after it.
+    """Asynchronous copy to the host of a step's loss and finiteness; `read` waits for that step only.
 
-    `.item()` would wait for everything that the device was given until then, the next step too. Here the copy is queued right
-    behind the step, into page-locked memory, with an event after it.
+    `.item()` would wait for everything queued on the device until then, including the next step. Here the copy is
+    queued right behind the step, into page-locked memory, followed by an event.
     """
 
     def __init__(self, loss: Tensor, finite: Tensor) -> None:
@@ -128,9 +130,10 @@ def train_epoch(
     state: TrainState,
     progress: Callable[[int, str], None],
 ) -> dict[str, float | None]:
-    """Train on every batch of an epoch of `steps` steps; returns the epoch's statistics over all processes.
+    """Train on every batch of an epoch of `steps` steps; returns the epoch's statistics over all ranks.
 
-    `train_loss` is the mean CTC loss per utterance in nats; `data_wait_s` the time this process waited for the loader.
+    `train_loss` is the mean CTC loss per utterance in nats; `data_wait_s` is the time this rank waited for the data
+    loader.
     """
     step.network.train()
     optimizer = step.params.optimizer
@@ -139,8 +142,8 @@ def train_epoch(
     loss_sum = torch.zeros((), dtype=torch.float64, device=step.device)
     utterances = trained = 0
     audio_s = data_wait_s = 0.0
-    before: tuple[Readback, int] | None = None
-    received = received_from(batches)
+    previous: tuple[Readback, int] | None = None
+    received = received_batches(batches)
     while True:
         waiting_since_s = time.perf_counter()
         with step.profile.stage("data wait"):
@@ -150,9 +153,9 @@ def train_epoch(
             break
         loss, finite = step(batch, learning_rate(optimizer, epoch, state.step, last_step))
         latest = Readback(loss, finite), len(batch.indices)
-        # The step before is checked only now, so that the device always has work queued.
-        note = _checked(before, epoch, state.step)
-        before = latest
+        # The previous step is checked only now, so that the device always has work queued.
+        note = _check_loss(previous, epoch, state.step)
+        previous = latest
         loss_sum += loss
         state.step += 1
         utterances += len(batch.indices)
@@ -160,7 +163,7 @@ def train_epoch(
         audio_s += batch.audio_s
         step.profile.step()
         progress(trained, note)
-    _checked(before, epoch, state.step)
+    _check_loss(previous, epoch, state.step)
     state.trained += trained
     train_s = time.perf_counter() - started_s
     loss_total, utterances_total, audio_total_s = step.world.sum([loss_sum.item(), utterances, audio_s])
@@ -180,12 +183,12 @@ def _card(device: torch.device) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
-def _checked(result: tuple[Readback, int] | None, epoch: int, step: int) -> str:
-    """Raise UserError unless a step's (outcome, number of utterances) is well; else its loss per utterance in words."""
+def _check_loss(result: tuple[Readback, int] | None, epoch: int, step: int) -> str:
+    """The loss per utterance as text, of a step's (readback, utterances); UserError where it is not finite."""
     if result is None:
         return ""
     (loss_sum, finite), utterances = result[0].read(), result[1]
-    # A process without a share of the batch has no utterance, and a loss of 0.
+    # A rank without a share of the batch has no utterance, and a loss of 0.
     loss = loss_sum / max(1, utterances)
     if not finite:
         raise UserError(
@@ -196,28 +199,28 @@ def _checked(result: tuple[Readback, int] | None, epoch: int, step: int) -> str:
     return f"loss {loss:.3g}"
 
 
-def received_from(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
-    """The loader's batches, with what went wrong in its workers raised here, whole."""
+def received_batches(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
+    """The data loader's batches; errors of its workers are raised here, as UserErrors."""
     try:
         for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
     except RuntimeError as error:
-        died = loader_died(error)
-        if died is None:
+        dead_worker = dead_worker_error(error)
+        if dead_worker is None:
             raise
-        raise died from None
+        raise dead_worker from None
 
 
-def loader_died(error: BaseException) -> UserError | None:
-    """PyTorch's alarm of a dead loader process in words; None where `error` is another.
+def dead_worker_error(error: BaseException) -> UserError | None:
+    """The UserError for PyTorch's report of a dead data loader worker; None where `error` is something else.
 
-    The alarm is raised by a signal handler, wherever the main process happens to be: in the midst of a step, too.
+    PyTorch raises it in a signal handler, wherever the main process happens to be, even in the middle of a step.
     """
     if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
         return None
     return UserError(
-        f"a loader process died ({str(error).splitlines()[0]})",
+        f"a data loader worker died ({str(error).splitlines()[0]})",
         remedy="it may have run out of memory or of shared memory: use fewer --workers, or raise the limits",
     )

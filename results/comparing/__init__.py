@@ -1,1 +1,1 @@
-"""Runs become scores, rows and groups that may be ranked."""
+"""Computes scores, table rows, groups and speed-ups from runs."""

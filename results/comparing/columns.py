@@ -1,4 +1,4 @@
-"""The columns of the tables that people read: header, cell, width and importance. Unknown is blank, never 0."""
+"""Columns of the text, Markdown and HTML tables: header, cell, width and importance. Unknown is blank, never 0."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from results.comparing.rows import Row
 
 @dataclass(frozen=True)
 class Column:
-    """`cell` gives a row's text ("" for unknown). Columns of low `importance` number are kept in narrow tables;
-    `fold` is the least width of a column whose text may be broken over lines, None for one that may not.
+    """A column of a table. `cell` gives a row's text ("" for unknown).
+
+    Narrow tables keep the columns with the lowest `importance` numbers. `fold` is the minimum width of a column whose
+    text may be wrapped, None for one that may not.
     """
 
     header: str
@@ -23,12 +25,12 @@ class Column:
 
 
 def minutes_text(value: float | None) -> str:
-    """Minutes to about four digits: 0.512, 34.24, 112.5."""
+    """Minutes with about four digits: 0.512, 34.24, 112.5."""
     return "" if value is None else f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f}"
 
 
 def figure(value: float | None) -> str:
-    """A figure to three digits without exponent: 0.0123, 4.56, 78.9, 123, 4567."""
+    """A number with three significant digits and no exponent: 0.0123, 4.56, 78.9, 123, 4567."""
     if value is None:
         return ""
     if value == 0 or abs(value) >= 100:
@@ -37,11 +39,11 @@ def figure(value: float | None) -> str:
 
 
 def accelerator_text(row: Row) -> str:
-    """`8 x NVIDIA A100`; for a run on CPU the processor."""
+    """`8 x NVIDIA A100`; the processor for a run on a CPU."""
     if row.accelerators == 0 or (row.accelerators is None and row.accelerator is None):
         return one_line(f"CPU: {row.processor}" if row.processor else "CPU") if row.accelerators == 0 else ""
-    many = "" if row.accelerators is None else f"{row.accelerators} x "
-    return one_line(many + (row.accelerator or "accelerator"))
+    count = "" if row.accelerators is None else f"{row.accelerators} x "
+    return one_line(count + (row.accelerator or "accelerator"))
 
 
 def speedup_text(row: Row) -> str:
@@ -55,19 +57,19 @@ def speedup_text(row: Row) -> str:
 
 
 def range_text(row: Row) -> str:
-    """Fastest and slowest converged run in minutes."""
+    """Minutes of the fastest and the slowest converged run."""
     if row.minutes_min is None or row.converged < 2:
         return ""
     return f"{minutes_text(row.minutes_min)}-{minutes_text(row.minutes_max)}"
 
 
 def name_text(row: Row) -> str:
-    """Submitter and system, control characters made visible."""
+    """Submitter and system, with control characters escaped."""
     return one_line(row.name)
 
 
 def note_name(row: Row, rows: Sequence[Row]) -> str:
-    """What a line below a table calls a row: its name, with its accelerator where another of `rows` has the same name."""
+    """A row's name in the notes below a table, with its accelerator if another of `rows` has the same name."""
     shared = sum(other.name == row.name for other in rows) > 1
     return name_text(row) + (f" ({accelerator_text(row)})" if shared and accelerator_text(row) else "")
 
@@ -108,5 +110,5 @@ COLUMNS = (
 
 
 def filled_columns(rows: list[Row]) -> list[Column]:
-    """The columns that say something about at least one row."""
+    """The columns that have a value for at least one row."""
     return [column for column in COLUMNS if any(column.cell(row) for row in rows)]

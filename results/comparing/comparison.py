@@ -1,4 +1,4 @@
-"""Rows become groups that may be ranked, and each group says why it stands apart; speed-ups over a named baseline."""
+"""Groups rows that may be ranked together, gives the reason for each separate group, and computes speed-ups."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from benchmark.mllog import SUCCESS
 from common.errors import UserError
 from results.comparing.rows import ASPECTS, Aspects, Row, aspects_of, machine_of, row_of
-from results.comparing.scoring import RunTimes, speedup
+from results.comparing.score_of_runs import RunTimes, speedup
 from results.reading.discover import natural_key
 from results.reading.load import Run
 
 
 @dataclass
 class Group:
-    """Rows that may be ranked together, best first; `reason` says why they are not ranked with earlier groups."""
+    """Rows that may be ranked together, best first; `reason` is why they are not ranked with earlier groups."""
 
     number: int
     aspects: Aspects
@@ -29,7 +29,7 @@ class Group:
 
 @dataclass
 class Comparison:
-    """All groups, and what was wrong with any source (`file: what`)."""
+    """All groups, and the problems of any source (`file: problem`)."""
 
     groups: list[Group]
     problems: list[str]
@@ -44,13 +44,13 @@ class Comparison:
 def compare_runs(
     runs: Iterable[Run], *, benchmark: str | None = None, baseline: str | None = None, sort: str = "score"
 ) -> Comparison:
-    """Put runs into rows and groups. `benchmark` keeps one benchmark or variant, `baseline` names a system."""
+    """Arrange runs in rows and groups. `benchmark` selects one benchmark or variant, `baseline` names a system."""
     problems: list[str] = []
     known: list[Run] = []
     for run in runs:
         problems += [f"{run.log}: {problem}" for problem in run.problems]
         if run.benchmark is None:
-            # A file without any readable log line is no run of anything.
+            # A file without any readable log line is not a run.
             continue
         if benchmark is None or benchmark in (run.benchmark, run.variant):
             known.append(run)
@@ -65,8 +65,10 @@ def compare_runs(
 
 
 def _keyed(runs: list[Run]) -> list[tuple[tuple[Any, ...], Run]]:
-    """Each run with what its row shares. In an MLPerf tree a folder is one system's result: a log that was cut short
-    before it said its all belongs with the others there, as one that failed, unless it contradicts them.
+    """Each run with the key of its row.
+
+    In an MLPerf tree a folder is one system's result, so a truncated log there belongs to the same row as the others,
+    as a failed run, unless it contradicts them.
     """
     keys = [(run, (*dataclasses.astuple(aspects_of(run)), *machine_of(run))) for run in runs]
     folders: dict[Path, Counter[tuple[Any, ...]]] = {}
@@ -112,11 +114,11 @@ SORTS = {
     "energy": "energy_kwh",
     "power": "power_w",
 }
-"""What `--sort` takes besides `score`, and the field of a row behind it; best first, unknown last."""
+"""Values of `--sort` other than `score`, and the row's field for each; best first, unknown last."""
 
 
 def sort_key(row: Row, sort: str) -> tuple[Any, ...]:
-    """Order of a row under `--sort`."""
+    """Sort key of a row for `--sort`."""
     value = getattr(row, SORTS[sort])
     if isinstance(value, str):
         return (False, natural_key(value))
@@ -131,11 +133,11 @@ def _reason(row: Row, earlier: list[Group]) -> str | None:
     distances = [differences(row.aspects, group.aspects) for group in earlier]
     nearest = min(zip(earlier, distances, strict=True), key=lambda pair: ("benchmark" in pair[1], len(pair[1])))[0]
     differing = differences(row.aspects, nearest.aspects)
-    # The benchmark's or the division's own rules differ in everything else too: naming the first says it all.
+    # Rows of different benchmarks differ in everything else too: naming the benchmark is enough.
     if "benchmark" in differing:
         differing = ["benchmark"]
-    told = "; ".join(_difference(name, row, nearest.rows[0]) for name in differing)
-    return f"not ranked with group {nearest.number}: {told}"
+    reasons = "; ".join(_difference(name, row, nearest.rows[0]) for name in differing)
+    return f"not ranked with group {nearest.number}: {reasons}"
 
 
 def differences(one: Aspects, other: Aspects) -> list[str]:
@@ -144,7 +146,7 @@ def differences(one: Aspects, other: Aspects) -> list[str]:
 
 
 def _difference(name: str, row: Row, other: Row) -> str:
-    mine, theirs = (shown(getattr(r.aspects, name), name) for r in (row, other))
+    mine, theirs = (aspect_text(getattr(r.aspects, name), name) for r in (row, other))
     if name == "params_sha256":
         changed = changed_parameters(row.members[0].hyperparameters, other.members[0].hyperparameters)
         if changed:
@@ -155,20 +157,20 @@ def _difference(name: str, row: Row, other: Row) -> str:
 def changed_parameters(mine: dict[str, Any], theirs: dict[str, Any], most: int = 4) -> list[str]:
     """The hyperparameters in which two runs differ: `key mine, not theirs`, at most `most` of them."""
     keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)] if mine and theirs else []
-    told = [f"{key} {mine.get(key)}, not {theirs.get(key)}" for key in keys[:most]]
-    return told + ([f"{len(keys) - most} more"] if len(keys) > most else [])
+    texts = [f"{key} {mine.get(key)}, not {theirs.get(key)}" for key in keys[:most]]
+    return texts + ([f"{len(keys) - most} more"] if len(keys) > most else [])
 
 
-def shown(value: object, name: str = "") -> str:
-    """An aspect's value for people: digests by their first eight digits."""
+def aspect_text(value: object, name: str = "") -> str:
+    """An aspect's value as text; digests are shortened to eight digits."""
     if value is None:
         return "unknown"
     return str(value)[:8] if name.endswith("sha256") else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def describe(aspects: Aspects) -> str:
-    """A group's title: what its rows share, as far as it is known."""
-    known = {name: shown(getattr(aspects, name), name) for name in ASPECTS if getattr(aspects, name) is not None}
+    """A group's title: the known values that its rows share."""
+    known = {name: aspect_text(getattr(aspects, name), name) for name in ASPECTS if getattr(aspects, name) is not None}
     title = " ".join(known.pop(name) for name in ("benchmark", "variant") if name in known)
     rest = [f"round {known['round']}"] if "round" in known else []
     rest += [known[name] for name in ("scaling_kind", "division") if name in known]
@@ -179,11 +181,11 @@ def describe(aspects: Aspects) -> str:
 
 
 def _speedups(groups: list[Group], wanted: str) -> None:
-    """Fill in the speed-ups of every group that holds the baseline."""
+    """Fill in the speed-ups of every group that contains the baseline."""
     matches = _matching(groups, wanted)
     if not matches:
         names = sorted({row.name for group in groups for row in group.rows})
-        raise UserError(f"no system is called {wanted!r}", where="--baseline", remedy=f"one of: {'; '.join(names)}")
+        raise UserError(f"no system is named {wanted!r}", where="--baseline", remedy=f"one of: {'; '.join(names)}")
     for group in groups:
         found = [row for row in matches if row in group.rows]
         if len(found) > 1:
@@ -194,21 +196,21 @@ def _speedups(groups: list[Group], wanted: str) -> None:
 
 
 def _matching(groups: list[Group], wanted: str) -> list[Row]:
-    """Rows by exact name first (`SUBMITTER/SYSTEM` or `SYSTEM`), else by a part of it, whatever the case."""
+    """Rows with exactly this name (`SUBMITTER/SYSTEM` or `SYSTEM`), else with this part of a name; case is ignored."""
     rows = [row for group in groups for row in group.rows]
     folded = wanted.casefold().replace(" / ", "/")
 
-    def full(row: Row) -> str:
+    def full_name(row: Row) -> str:
         return row.name.casefold().replace(" / ", "/")
 
-    exact = [row for row in rows if folded in (full(row), (row.system or "").casefold())]
-    return exact or [row for row in rows if folded in full(row)]
+    exact = [row for row in rows if folded in (full_name(row), (row.system or "").casefold())]
+    return exact or [row for row in rows if folded in full_name(row)]
 
 
 def _speedup(base: Row, row: Row) -> None:
     def times(of: Row) -> RunTimes:
-        good = [run.minutes for run in of.members if run.verdict == SUCCESS and run.minutes is not None]
-        return RunTimes(of.score, good, of.runs - len(good))
+        minutes = [run.minutes for run in of.members if run.verdict == SUCCESS and run.minutes is not None]
+        return RunTimes(of.score, minutes, of.runs - len(minutes))
 
     row.baseline = row is base
     result = speedup(row.aspects.benchmark, times(base), times(row))

@@ -1,6 +1,6 @@
-"""Runs become rows: one for each system, benchmark, variant, parameters, data set and target.
+"""Combines runs into rows: one for each system, benchmark, variant, parameters, dataset and target.
 
-A row has everything that a table shows, in full precision; None is what no source says.
+A row has every value of a table at full precision; None is unknown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.mllog import SUCCESS
-from results.comparing.scoring import Score, score_runs
+from results.comparing.score_of_runs import Score, score_runs
 from results.reading.load import FAILED, PENDING, Run
 from results.reading.measures import mean
 
@@ -24,12 +24,12 @@ ASPECTS = {
     "dataset_sha256": "dataset digest",
     "target_wer": "target WER",
 }
-"""What two rows must share to stand in one ranking, with its name in words."""
+"""What two rows must have in common to be ranked together, with its name in messages."""
 
 
 @dataclass(frozen=True)
 class Aspects:
-    """One value of each of ASPECTS; None is unknown, which is never taken for equal to something known."""
+    """The values of ASPECTS; None is unknown, which never equals a known value."""
 
     benchmark: str | None
     round: str | None
@@ -43,9 +43,9 @@ class Aspects:
 
 @dataclass(eq=False)
 class Row:
-    """One system's runs of one benchmark (and variant, parameters, data set, target). None is what no source says.
+    """One system's runs of one benchmark (and variant, parameters, dataset, target). None is unknown.
 
-    Minutes are minutes of wall clock from run_start to run_stop; `*_pct` percent; the rest has its unit in its name.
+    Minutes are wall-clock minutes from run_start to run_stop; `*_pct` are percent; other units are in the names.
     `run_minutes`, `run_seeds` and `run_epochs` are in the runs' order, failed runs included.
     """
 
@@ -90,12 +90,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Submitter and system, as far as they are known."""
+        """Submitter and system, as far as known."""
         return " / ".join(part for part in (self.submitter, self.system) if part) or self.members[0].log.name
 
 
 def aspects_of(run: Run) -> Aspects:
-    """What decides with which rows a run may be compared."""
+    """The aspects of a run, which decide with which rows it may be compared."""
     source = run.source
     return Aspects(
         run.benchmark,
@@ -110,7 +110,7 @@ def aspects_of(run: Run) -> Aspects:
 
 
 def machine_of(run: Run) -> tuple[Any, ...]:
-    """What makes runs of the same aspects runs of one system."""
+    """The fields that runs of one system have in common."""
     return run.submitter, run.system, run.accelerator, run.accelerators, run.nodes, run.processes
 
 
@@ -118,17 +118,17 @@ def row_of(aspects: Aspects, members: list[Run]) -> Row:
     """One row from the runs of one system; `members` in the order of their logs."""
     least_unknown = min(machine_of(run).count(None) for run in members)
     scored = [run for run in members if run.verdict != PENDING]
-    good = [run for run in scored if run.verdict == SUCCESS and run.minutes is not None]
-    minutes = [run.minutes for run in good if run.minutes is not None]
+    converged = [run for run in scored if run.verdict == SUCCESS and run.minutes is not None]
+    minutes = [run.minutes for run in converged if run.minutes is not None]
     factors = {run.scaling_factor for run in scored}
     scaling = factors.pop() if len(factors) == 1 else None
     if aspects.scaling_kind == "weak":
-        score = Score(None, "none", "weak scaling is scored by throughput of models, which is not done here")
+        score = Score(None, "none", "weak scaling is scored by throughput of models, which is not computed")
     else:
-        score = score_runs(aspects.benchmark, minutes, len(scored) - len(good), scaling)
-    # Identity is read off a run that tells it all: one that was cut short does not.
+        score = score_runs(aspects.benchmark, minutes, len(scored) - len(converged), scaling)
+    # Take the identity from a complete run: a truncated log lacks fields.
     first = next((run for run in members if machine_of(run).count(None) == least_unknown), members[0])
-    measured = [run.measures for run in good or scored]
+    measured = [run.measures for run in converged or scored]
     return Row(
         aspects=aspects,
         submitter=first.submitter,
@@ -140,24 +140,24 @@ def row_of(aspects: Aspects, members: list[Run]) -> Row:
         processes=first.processes,
         processor=first.processor,
         runs=len(scored),
-        converged=len(good),
+        converged=len(converged),
         left_out=len(members) - len(scored),
         score=score,
         minutes_min=min(minutes, default=None),
         minutes_max=max(minutes, default=None),
         run_minutes=[run.minutes for run in scored],
-        run_epochs=[run.last_epoch if run in good else None for run in scored],
+        run_epochs=[run.last_epoch if run in converged else None for run in scored],
         run_seeds=[run.seed for run in scored],
-        epochs_to_target=mean([run.last_epoch for run in good]),
+        epochs_to_target=mean([run.last_epoch for run in converged]),
         best_wer_pct=min((run.best_wer for run in scored if run.best_wer is not None), default=None),
-        samples_per_s=mean([run.samples_per_s for run in good or scored]),
-        audio_s_per_s=mean([run.audio_s_per_s for run in good or scored]),
+        samples_per_s=mean([run.samples_per_s for run in converged or scored]),
+        audio_s_per_s=mean([run.audio_s_per_s for run in converged or scored]),
         gpu_utilization_pct=mean([m.gpu_utilization_pct for m in measured]),
         sm_active_pct=mean([m.sm_active_pct for m in measured]),
         tensor_active_pct=mean([m.tensor_active_pct for m in measured]),
         peak_memory_bytes=max((m.peak_memory_bytes for m in measured if m.peak_memory_bytes is not None), default=None),
         power_w=mean([m.power_w for m in measured]),
-        energy_kwh=mean([run.measures.energy_kwh for run in good]),
+        energy_kwh=mean([run.measures.energy_kwh for run in converged]),
         global_batch_size=first.global_batch_size,
         members=members,
         notes=_notes(members, scored),
@@ -165,11 +165,11 @@ def row_of(aspects: Aspects, members: list[Run]) -> Row:
 
 
 def _notes(members: Sequence[Run], scored: Sequence[Run]) -> list[str]:
-    """What a reader of the row should know before quoting it."""
+    """Caveats for readers of the row."""
     notes = []
     verdicts = [run.verdict for run in scored if run.verdict != SUCCESS]
     for verdict in dict.fromkeys(verdicts):
-        meaning = "broke" if verdict == FAILED else verdict
+        meaning = "failed" if verdict == FAILED else verdict
         notes.append(f"{verdicts.count(verdict)} of {len(scored)} runs: {meaning}")
     if len(members) > len(scored):
         notes.append(f"{len(members) - len(scored)} unfinished left out")

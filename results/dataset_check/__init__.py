@@ -1,1 +1,1 @@
-"""Whether a dataset on disk is, to the last bit, what it should be."""
+"""Verifies that a dataset on disk is bit-identical to its reference."""

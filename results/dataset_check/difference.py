@@ -1,4 +1,4 @@
-"""Where a data set differs from what it should be, file by file."""
+"""Describes how a dataset differs from its reference, file by file."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from common.errors import one_line
 from datasets.checksums.digest import TreeSums, path_of_line, sums_path
 from datasets.checksums.tarball import members
 from datasets.dataset import Dataset
-from datasets.file_list import kept_lines
+from datasets.file_list import recorded_lines
 from results.dataset_check.reference import Reference
 
-SHOWN = 20
-"""How many files of a kind are named; the rest are counted."""
+MAX_LISTED = 20
+"""Number of files of a kind that are listed; the rest are counted."""
 
 
 def describe_difference(folder: Path, dataset: Dataset | None, reference: Reference, sums: TreeSums) -> Iterator[str]:
-    """Lines that say what differs from the reference, and which files are missing, extra or changed."""
+    """Yield lines with the differing sums, and with the files that are missing, extra or changed."""
     yield from _sums_that_differ(reference, sums)
     if not sums.digest.tree_sha256:
-        yield "which files differ was not looked at (--quick): leave it out, and they are named"
+        yield "--quick does not find which files differ: run again without it to list them"
         return
     own = dataset.digest.tree_sha256 if dataset else None
     if own == sums.digest.tree_sha256 or (own is None and reference.tree_sha256 == sums.digest.tree_sha256):
         empty = [path + b"/" for path in _empty_folders(folder)]
         if own == reference.tree_sha256 or own is None:
-            yield "all files are right; the folders differ"
-        yield from _named("empty folder", empty)
+            yield "all files are correct; the folders differ"
+        yield from _listed("empty folder", empty)
         return
-    lines = kept_lines(folder, own)
+    lines = recorded_lines(folder, own)
     if lines is None:
         kept = one_line(sums_path(folder).name)
-        yield f"which files differ cannot be told: {kept}, made with the data set, is missing or changed"
+        yield f"the files that differ are unknown: {kept}, made with the dataset, is missing or changed"
         return
     missing, extra, changed = compare_lines(lines, sums.lines)
-    yield from _named("missing", missing)
-    yield from _named("extra", extra)
-    yield from _named("changed", changed)
+    yield from _listed("missing", missing)
+    yield from _listed("extra", extra)
+    yield from _listed("changed", changed)
     if missing or changed:
-        yield "prepare the data set again, or put back the files named"
+        yield "prepare the dataset again, or restore the files listed"
     if extra:
-        yield "remove what is extra"
+        yield "remove the extra files"
 
 
 def _sums_that_differ(reference: Reference, sums: TreeSums) -> Iterator[str]:
@@ -59,7 +59,7 @@ def _sums_that_differ(reference: Reference, sums: TreeSums) -> Iterator[str]:
 
 
 def compare_lines(expected: Sequence[bytes], found: Sequence[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    """Paths that are missing, extra and changed, from `sha256sum` lines in byte order of their paths."""
+    """Missing, extra and changed paths, from `sha256sum` lines in byte order of their paths."""
     missing, extra, changed = [], [], []
     left, right = 0, 0
     while left < len(expected) or right < len(found):
@@ -82,7 +82,7 @@ def compare_lines(expected: Sequence[bytes], found: Sequence[bytes]) -> tuple[li
 def _empty_folders(folder: Path) -> Iterator[bytes]:
     previous = None
     for member in members(folder):
-        # A folder comes before its contents, so an empty one is followed by something outside it.
+        # A folder precedes its contents, so an empty one is followed by a member outside it.
         if previous is not None and not member.path.startswith(previous + b"/"):
             yield previous
         previous = member.path if member.is_folder and member.path else None
@@ -90,9 +90,9 @@ def _empty_folders(folder: Path) -> Iterator[bytes]:
         yield previous
 
 
-def _named(kind: str, paths: Iterable[bytes]) -> Iterator[str]:
+def _listed(kind: str, paths: Iterable[bytes]) -> Iterator[str]:
     all_paths = list(paths)
-    for path in all_paths[:SHOWN]:
+    for path in all_paths[:MAX_LISTED]:
         yield f"{kind}: {one_line(os.fsdecode(path))}"
-    if len(all_paths) > SHOWN:
-        yield f"{kind}: {len(all_paths) - SHOWN:,} more"
+    if len(all_paths) > MAX_LISTED:
+        yield f"{kind}: {len(all_paths) - MAX_LISTED:,} more"

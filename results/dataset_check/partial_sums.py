@@ -1,4 +1,4 @@
-"""The sums of an unfinished verification, kept beside the data set so that the next one goes on from them."""
+"""Sums of an unfinished verification, stored next to the dataset so that the next one resumes from them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 
 from common.errors import UserError
 from datasets.checksums.digest import BatchSums
-from datasets.dataset import writable_beside
+from datasets.dataset import writable_sibling_path
 
 
 class Cache:
-    """Sums of batches by key, appended to `NAME.verifying.jsonl` (`writable_beside`) as they come."""
+    """Sums of batches by key, appended to `NAME.verifying.jsonl` (`writable_sibling_path`) as they are computed."""
 
     def __init__(self, folder: Path) -> None:
         try:
-            self.path = writable_beside(folder, ".verifying.jsonl")
+            self.path = writable_sibling_path(folder, ".verifying.jsonl")
             self._file = open(self.path, "ab")
         except OSError as error:
             raise UserError(
-                f"the cache cannot be kept ({error.strerror})", where=error.filename, remedy="leave --cache out"
+                f"the cache cannot be written ({error.strerror})", where=error.filename, remedy="run without --cache"
             ) from None
         self._kept: dict[str, BatchSums] = {}
         with contextlib.suppress(FileNotFoundError):
             for line in self.path.read_bytes().splitlines():
-                # Whatever is no row of ours, such as the one that was being written when it stopped, is read anew.
+                # Skip invalid rows, such as one that was being written when the process stopped.
                 with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                     row = json.loads(line)
                     lines = tuple(text.encode("utf-8", "surrogateescape") for text in row["lines"])
@@ -33,11 +33,11 @@ class Cache:
         self._file.write(b"\n")
 
     def get(self, key: bytes) -> BatchSums | None:
-        """The sums kept under `key`, or None."""
+        """The sums stored for `key`, or None."""
         return self._kept.get(key.hex())
 
     def put(self, key: bytes, sums: BatchSums) -> None:
-        """Keep `sums` under `key`, at once."""
+        """Store `sums` for `key` immediately."""
         lines = [line.decode("utf-8", "surrogateescape") for line in sums.lines]
         row = {
             "key": key.hex(), "crc": sums.crc, "plain_crc": sums.plain_crc, "length": sums.length, "lines": lines,
@@ -46,6 +46,6 @@ class Cache:
         self._file.flush()
 
     def remove(self) -> None:
-        """Forget everything: the verification is finished."""
+        """Delete the cache: the verification is finished."""
         self._file.close()
         self.path.unlink(missing_ok=True)

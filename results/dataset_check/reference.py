@@ -1,4 +1,4 @@
-"""What a data set is compared with, and where that comes from."""
+"""Finds the reference sums that a dataset is compared with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from datasets.references import reference_of
 
 @dataclass(frozen=True)
 class Reference:
-    """Sums that a data set should have; None is not compared. `title` says whose they are."""
+    """Sums that a dataset should have; None is not compared. `title` is their origin."""
 
     title: str
     tree_sha256: str | None
@@ -29,25 +29,25 @@ class Reference:
         return cls(title, digest.tree_sha256, digest.tar_cksum, digest.tar_bytes)
 
     def matches(self, sums: TreeSums) -> bool:
-        """Whether all that is known agrees. Set-id bits of folders, which change the tar's cksum, may differ."""
+        """Whether all known sums agree. Set-id bits of folders, which change the tar's cksum, may differ."""
         found = sums.digest
         if self.tar_cksum is not None and self.tar_cksum not in (found.tar_cksum, sums.plain_cksum):
             return False
         if self.tar_bytes is not None and self.tar_bytes != found.tar_bytes:
             return False
-        # A quick reading has no SHA-256; it is then the cksum's word that counts, where the reference has one.
+        # A quick verification has no SHA-256: then the cksum decides, if the reference has one.
         if self.tree_sha256 is not None and found.tree_sha256:
             return self.tree_sha256 == found.tree_sha256
         return self.tar_cksum is not None
 
     def matches_tar(self, cksum: int, length: int) -> bool:
-        """Whether a tar with this cksum and length in bytes is the one described."""
+        """Whether a tar with this cksum and length in bytes matches."""
         return self.tar_cksum == cksum and self.tar_bytes in (None, length)
 
 
 def parse_expected(text: str) -> Reference:
-    """`--expect`: `CKSUM`, `CKSUM:BYTES` (also parted by a space, as cksum prints them) or a SHA-256 tree digest."""
-    title = "what --expect says"
+    """`--expect`: `CKSUM`, `CKSUM:BYTES` (or separated by a space, as cksum prints them) or a SHA-256 tree digest."""
+    title = "the value of --expect"
     if re.fullmatch(r"[0-9a-fA-F]{64}", text):
         return Reference(title, text.lower(), None, None)
     if found := re.fullmatch(r"(\d{1,10})(?:[: ]+(\d+))?", text.strip()):
@@ -56,7 +56,7 @@ def parse_expected(text: str) -> Reference:
 
 
 def find_references(folder: Path, dataset: Dataset | None, expected: Reference | None) -> list[Reference]:
-    """The references to compare with, the one that counts first; a later one tells an honest difference from damage."""
+    """The references to compare with; the first decides, a later one distinguishes a legitimate difference from damage."""
     if expected:
         return [expected]
     references = []
@@ -72,6 +72,6 @@ def _own_title(dataset: Dataset) -> str:
     if isinstance(archives, dict):
         names = one_line(", ".join(archives))
         if archives.items() <= {archive.name: archive.sha256 for archive in PUBLISHED}.items():
-            return f"what the published archives hold ({names})"
-        return f"what these archives held, which are NOT the published ones ({names})"
-    return "what was noted when the data set was prepared"
+            return f"the content of the published archives ({names})"
+        return f"the content of these archives, which are NOT the published ones ({names})"
+    return "the sums recorded when the dataset was prepared"

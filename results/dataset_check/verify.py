@@ -1,8 +1,9 @@
-"""`python -m results verify-dataset`: is this data set, to the last bit, what it should be?
+"""`python -m results verify-dataset`: checks that a dataset is bit-identical to its reference.
 
-The folder is read once and summed up as its normalised tar, of which nothing is written. The sums are compared with a
-reference: `--expect`, else the digest committed for `mini` or `synthetic`, else the data set's own description. LibriSpeech's was
-derived from what came out of archives with the published SHA-256, so reading it back and finding the same is proof.
+The folder is read once and checksummed as its normalised tar, which is not written. The sums are compared with a
+reference: `--expect`, else the digest committed for `mini` or `synthetic`, else the dataset's own description.
+LibriSpeech's description was computed from the content of archives with the published SHA-256, so equal sums prove
+that the files are those of the archives.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from common.progress import Progress
 from datasets.checksums.digest import TreeSums, sum_tree
 from datasets.checksums.posix_cksum import file_cksum
 from datasets.checksums.tarball import absolute, tar_bytes
+from datasets.command_options import default_folder
 from datasets.dataset import Dataset, Stamp, description_path, read_dataset, write_stamp
-from datasets.stats import default_folder
 from results.dataset_check.difference import describe_difference
 from results.dataset_check.partial_sums import Cache
 from results.dataset_check.reference import Reference, find_references, parse_expected
@@ -38,17 +39,17 @@ EPILOG = """examples:
   sh verify_dataset.sh
   sh verify_dataset.sh data/mini --quick
 
-The cksum line is what this prints in the folder that holds the data set's folder NAME:
+The cksum line is the output of this command, in the parent of the dataset's folder NAME:
 
   tar --sort=name --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rw,go=r,a+X -cf - NAME | cksum
 
-with GNU tar up to 1.34 (later ones leave two fields empty and give other sums).
+with GNU tar up to 1.34 (later versions leave two fields empty and give other sums).
 
-Exit status: 0 passed; 1 failed: what is missing, extra or changed is named; 2 it could not be done."""
+Exit status: 0 passed; 1 failed: missing, extra and changed files are listed; 2 could not be checked."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Verify a data set; see the module."""
+    """Run the command; `arguments` exclude its name."""
     options = _parser().parse_args(arguments)
     folder = absolute(options.folder or default_folder())
     limits.check_processes(options.processes)
@@ -56,14 +57,14 @@ def main(arguments: Sequence[str]) -> int:
         return _verify_tar_file(options.tarball, folder, options.expect)
     if not folder.is_dir():
         raise UserError(
-            "no data set lies here",
+            "no dataset here",
             where=folder,
-            remedy="name its folder, or prepare it (`sh script/download_dataset.sh`, `python -m datasets --help`)",
+            remedy="give its folder, or prepare it (`sh script/download_dataset.sh`, `python -m datasets --help`)",
         )
     dataset = read_dataset(folder) if description_path(folder).exists() else None
     references = find_references(folder, dataset, options.expect)
     if not references:
-        _refuse_folder_of_sets(folder)
+        _refuse_folder_of_datasets(folder)
     if options.tarball:
         check_target(folder, options.tarball)
     sums = _read(folder, dataset, options)
@@ -72,25 +73,25 @@ def main(arguments: Sequence[str]) -> int:
         write_tarball(folder, options.tarball, sums.digest)
     if not references:
         raise UserError(
-            "there is nothing to compare these sums with: the data set has no description",
+            "there is no reference for these sums: the dataset has no description",
             where=folder,
-            remedy="prepare it again, or give what you know of it with --expect",
+            remedy="prepare it again, or give a known sum with --expect",
         )
     own = find_references(folder, dataset, None) if options.expect else references
     if own and not options.quick:
-        # A number that only the user brought says nothing of the set: what is noted rests on the set's own sums.
-        sound = any(reference.matches(sums) for reference in own)
-        if sound != any(reference.matches(sums) for reference in references):
-            print(f"{'equal' if sound else 'NOT equal'} to {own[-1].title}: this is noted for later runs")
-        _stamp(folder, sums, sound)
-    passed = _judge(folder, dataset, references, sums)
+        # A sum given by the user proves nothing about the dataset: record the result for the dataset's own sums.
+        intact = any(reference.matches(sums) for reference in own)
+        if intact != any(reference.matches(sums) for reference in references):
+            print(f"{'equal' if intact else 'NOT equal'} to {own[-1].title}: this is recorded for later runs")
+        _stamp(folder, sums, intact)
+    passed = _report(folder, dataset, references, sums)
     return EXIT_OK if passed else EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m results verify-dataset",
-        description="Checksum a data set and compare it with its reference.",
+        description="Checksum a dataset and compare it with its reference.",
         epilog=EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -100,33 +101,33 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         type=Path,
         metavar="DIR",
-        help="the data set's folder (default: LibriSpeech's, else synthetic's, else mini's)",
+        help="the dataset's folder (default: LibriSpeech's, else synthetic's, else mini's)",
     )
     parser.add_argument(
         "--expect",
         type=parse_expected,
         metavar="SUM",
-        help="compare with this instead: `CKSUM`, `CKSUM:BYTES` or the SHA-256 tree digest",
+        help="compare with this sum instead: `CKSUM`, `CKSUM:BYTES` or the SHA-256 tree digest",
     )
-    parser.add_argument("--cache", action="store_true", help="when interrupted, go on from there the next time")
+    parser.add_argument("--cache", action="store_true", help="if interrupted, resume from there the next time")
     parser.add_argument(
-        "--quick", action="store_true", help="cksum alone, without SHA-256: finds damage; does not count as verified"
+        "--quick", action="store_true", help="only cksum, without SHA-256: finds damage, but does not count as verified"
     )
     parser.add_argument(
         "--tarball", type=Path, metavar="FILE", help="also write the tar to FILE; checksum FILE if it exists"
     )
-    parser.add_argument("--processes", type=int, metavar="N", help="readers at work (default: one a core)")
+    parser.add_argument("--processes", type=int, metavar="N", help="number of reader processes (default: one per core)")
     return parser
 
 
-def _refuse_folder_of_sets(folder: Path) -> None:
-    """UserError where `folder` holds data sets and is none: `data` was named where `data/mini` was meant."""
+def _refuse_folder_of_datasets(folder: Path) -> None:
+    """Raise UserError if `folder` contains datasets but is not one: `data` was given instead of `data/mini`."""
     ending = description_path(folder).name.removeprefix(folder.name)
     if names := [path.name.removesuffix(ending) for path in sorted(folder.glob("*" + ending))]:
         raise UserError(
-            "data sets lie in this folder, but it is none",
+            "this folder contains datasets, but is not one",
             where=folder,
-            remedy=f"name one of them: {', '.join(str(folder / name) for name in names)}",
+            remedy=f"give one of them: {', '.join(str(folder / name) for name in names)}",
         )
 
 
@@ -140,7 +141,7 @@ def _read(folder: Path, dataset: Dataset | None, options: argparse.Namespace) ->
 
         sums = sum_tree(folder, options.processes, progress, cache=cache, sha256=not options.quick)
     if cache is not None:
-        # What was read an hour ago proves nothing about tomorrow: the cache serves one verification.
+        # Sums read earlier prove nothing about the files later: the cache serves one verification.
         cache.remove()
     return sums
 
@@ -151,8 +152,8 @@ def _print_sums(folder: Path, sums: TreeSums) -> None:
         print(f"sha256  {sums.digest.tree_sha256}  (the tree of {sums.digest.files:,} files)")
 
 
-def _judge(folder: Path, dataset: Dataset | None, references: Sequence[Reference], sums: TreeSums) -> bool:
-    """Print the verdict and what it rests on; whether it passed."""
+def _report(folder: Path, dataset: Dataset | None, references: Sequence[Reference], sums: TreeSums) -> bool:
+    """Print the result and its reference; return whether it passed."""
     matched = next((reference for reference in references if reference.matches(sums)), None)
     if dataset and dataset.layout == "wav":
         print(f"bytes   {sums.digest.tar_bytes:,}; the MLPerf reference's tar has {REFERENCE_WAV_BYTES:,}")
@@ -164,8 +165,8 @@ def _judge(folder: Path, dataset: Dataset | None, references: Sequence[Reference
     print(f"equal to {matched.title}")
     if matched is not references[0]:
         print(
-            f"not equal to {references[0].title}: nothing is damaged, but this machine's synthesis gives other bytes; "
-            "compare results only between data sets with equal sums"
+            f"not equal to {references[0].title}: nothing is damaged, but this machine's synthesis produces other bytes; "
+            "compare results only between datasets with equal sums"
         )
     print(PASSED)
     return True
@@ -176,22 +177,22 @@ def _stamp(folder: Path, sums: TreeSums, passed: bool) -> None:
     try:
         path = write_stamp(folder, Stamp(now, sums.digest.tree_sha256, passed))
     except OSError as error:
-        # The verdict stands without it; only later runs will not know of it.
+        # The result is valid without it, but later runs will not find it.
         print(
-            f"the verification is not noted for later runs ({error.strerror}: {error.filename}) - "
-            "set XDG_STATE_HOME to a folder that can be written, here and for the runs",
+            f"the verification is not recorded for later runs ({error.strerror}: {error.filename}) - "
+            "set XDG_STATE_HOME to a writable folder, here and for the runs",
             file=sys.stderr,
         )
         return
     if path.parent != folder.parent:
         print(
-            f"noted for this user's later runs in {one_line(str(path))}, for {folder.parent} cannot be written",
+            f"recorded for this user's later runs in {one_line(str(path))}, since {folder.parent} is not writable",
             file=sys.stderr,
         )
 
 
 def _verify_tar_file(path: Path, folder: Path, expected: Reference | None) -> int:
-    """Checksum a tar that exists and compare it with the reference of the data set that it was made of."""
+    """Checksum an existing tar and compare it with the reference of its dataset."""
     dataset = read_dataset(folder) if folder.is_dir() and description_path(folder).exists() else None
     references = find_references(folder, dataset, expected)
     total = os.path.getsize(path)
@@ -201,9 +202,9 @@ def _verify_tar_file(path: Path, folder: Path, expected: Reference | None) -> in
     matched = next((reference for reference in references if reference.matches_tar(crc, length)), None)
     if not references or all(reference.tar_cksum is None for reference in references):
         raise UserError(
-            "there is nothing to compare this sum with",
+            "there is no reference for this sum",
             where=path,
-            remedy="name the data set's folder, or use --expect",
+            remedy="give the dataset's folder, or use --expect",
         )
     if matched:
         print(f"equal to {matched.title}")

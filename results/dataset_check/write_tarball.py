@@ -1,4 +1,4 @@
-"""Write a data set's normalised tar to a file."""
+"""Writes a dataset's normalised tar to a file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ MEGABYTE = 1_000_000
 
 
 def check_target(folder: Path, path: Path) -> None:
-    """UserError where no tar of `folder` can come to lie at `path`: said before hours of reading, not after them."""
+    """Raise UserError if a tar of `folder` cannot be written to `path`, before hours of reading."""
     target = absolute(path)
     if folder in target.parents:
-        raise UserError("the tar cannot lie in the folder that it holds", where=path, remedy="choose another place")
+        raise UserError("the tar cannot be in the folder that it contains", where=path, remedy="choose another place")
     if not target.parent.is_dir():
-        raise UserError("no such folder", where=target.parent, remedy="make it, or choose another place for the tar")
+        raise UserError("no such folder", where=target.parent, remedy="create it, or choose another place for the tar")
 
 
 def write_tarball(folder: Path, path: Path, digest: TreeDigest) -> None:
-    """Write the tar of `folder`, just found to have `digest`, to `path`; UserError where the disk is too small."""
+    """Write the tar of `folder`, which has `digest`, to `path`; UserError if there is too little disk space."""
     target = absolute(path)
     free = shutil.disk_usage(target.parent).free
     if free < digest.tar_bytes:
@@ -49,7 +49,7 @@ def write_tarball(folder: Path, path: Path, digest: TreeDigest) -> None:
                 bar.update(-(-length // MEGABYTE))
             os.fsync(file.fileno())
         if (posix_cksum(crc, length), length) != (digest.tar_cksum, digest.tar_bytes):
-            raise UserError("the data set changed while it was written", where=folder, remedy="start again")
+            raise UserError("the dataset changed while the tar was written", where=folder, remedy="start again")
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

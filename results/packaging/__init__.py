@@ -1,1 +1,1 @@
-"""A submission package from run folders."""
+"""Builds submission packages from run folders."""

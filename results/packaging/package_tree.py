@@ -1,4 +1,4 @@
-"""The package's files as bytes, and how they get to disk: whole, sealed, the same bytes for the same runs."""
+"""Builds the files of a package, with SHA256SUMS, and writes them atomically; the same runs give the same bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from benchmark.submission import (
     setup_of,
 )
 from common.errors import UserError
-from results.comparing.scoring import UNVERIFIED, score_runs
+from results.comparing.score_of_runs import UNVERIFIED, score_runs
 from results.packaging.run_checks import PackagedRun
 from results.reading.discover import natural_key
 from results.rendering.export import markdown_text
@@ -38,9 +38,9 @@ Files = dict[str, tuple[bytes, bool]]
 """{path inside ORG: (content, executable)}."""
 
 _RUN_AND_TIME = """#!/bin/sh
-# Makes one run like those of this result: sets itself up, trains, prints the log.
-#     sh run_and_time.sh            a run with a seed of its own
-#     RUNS=10 sh run_and_time.sh    ten, with the score at the end
+# Makes one run like those of this result: sets up the environment, trains, prints the log.
+#     sh run_and_time.sh            one run with a random seed
+#     RUNS=10 sh run_and_time.sh    ten runs, with the score at the end
 set -eu
 here=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
 DEVICE=${{DEVICE:-{device}}}
@@ -52,7 +52,7 @@ exec sh "$here/../implementations/reference/run_and_time.sh" --params "$here/par
 
 
 def system_files(runs: Sequence[PackagedRun], system: str, description: dict[str, Any]) -> Files:
-    """The files of one system's result, except the code: description, logs, records, and how to make them again."""
+    """The files of one system's result, except the code: description, logs, records, and how to reproduce them."""
     files: Files = {description_of(system): (_json(description), False)}
     for number, run in enumerate(runs):
         for name in [*run.record.files, RECORD_FILE]:
@@ -60,8 +60,8 @@ def system_files(runs: Sequence[PackagedRun], system: str, description: dict[str
             files[f"{results_of(system)}/{numbered(source.name, number)}"] = (source.read_bytes(), False)
     facts = runs[0].record.run
     module = runs[0].record.trainer
-    own = f" --trainer-module {shlex.quote(module)}" if module not in (None, TRAINER_MODULE) else ""
-    script = _RUN_AND_TIME.format(device=facts.device, nproc=facts.nproc, nnodes=facts.nnodes, trainer=own)
+    trainer = f" --trainer-module {shlex.quote(module)}" if module not in (None, TRAINER_MODULE) else ""
+    script = _RUN_AND_TIME.format(device=facts.device, nproc=facts.nproc, nnodes=facts.nnodes, trainer=trainer)
     setup = setup_of(system)
     files[f"{setup}/{README_FILE}"] = (_readme(runs, system, description).encode(), False)
     files[f"{setup}/{START_FILE}"] = (script.encode(), True)
@@ -75,19 +75,19 @@ def _json(tree: dict[str, Any]) -> bytes:
 
 def _readme(runs: Sequence[PackagedRun], system: str, description: dict[str, Any]) -> str:
     first = runs[0].record
-    good = [
+    converged = [
         run.record.run.minutes for run in runs if run.record.status == "success" and run.record.run.minutes is not None
     ]
-    score = score_runs(BENCHMARK, good, len(runs) - len(good))
-    told = "none" if score.minutes is None else f"{score.minutes:.6f} minutes"
+    score = score_runs(BENCHMARK, converged, len(runs) - len(converged))
+    score_text = "none" if score.minutes is None else f"{score.minutes:.6f} minutes"
     lines = [
         f"# {BENCHMARK} on {markdown_text(system)}",
         "",
-        f"Score: {told}, {score.rule}; {UNVERIFIED}.",
+        f"Score: {score_text}, {score.rule}; {UNVERIFIED}.",
         "",
         f"- variant {markdown_text(first.variant)}, {first.division} division, target WER {first.run.target_wer:g} %",
         f"- parameters: `params.yaml` (SHA-256 of the values {first.params_sha256})",
-        f"- data set {markdown_text(first.dataset.name)}, tree SHA-256 {first.dataset.tree_sha256}, "
+        f"- dataset {markdown_text(first.dataset.name)}, tree SHA-256 {first.dataset.tree_sha256}, "
         f"{first.dataset.train_utterances} training and {first.dataset.eval_utterances} evaluation utterances",
         f"- code: commit {first.code.commit}{'' if first.code.clean else ' with uncommitted changes'}, "
         "in `../implementations/reference`",
@@ -108,13 +108,13 @@ def _readme(runs: Sequence[PackagedRun], system: str, description: dict[str, Any
 
 
 def write_tree(folder: Path, system: str, own: Files, code: Files) -> bool:
-    """Bring `folder` (ORG) to hold these files, besides those of other systems; True if anything changed.
+    """Write these files to `folder` (ORG), keeping those of other systems; True if anything changed.
 
-    The new tree is made beside the old one and put in its place at the end, so that an interruption leaves the old one.
+    The new tree is built next to the old one and replaces it at the end, so that an interruption leaves the old one.
     """
     own = own | {f"{CODE_FOLDER}/{name}": content for name, content in code.items()}
-    kept = _kept(folder, system, set(own))
-    _one_code(folder, kept, own)
+    kept = _files_of_other_systems(folder, system, set(own))
+    _require_one_code_version(folder, kept, own)
     tree = kept | own
     sums = "".join(f"{hashlib.sha256(tree[name][0]).hexdigest()}  {name}\n" for name in sorted(tree))
     tree[SUMS_FILE] = (sums.encode(), False)
@@ -146,19 +146,19 @@ def _on_disk(folder: Path) -> Files:
     for path in sorted(folder.rglob("*"), key=natural_key):
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise UserError(
-                "only plain files belong into a package", where=path, remedy="take it away, or choose another --out"
+                "only regular files are allowed in a package", where=path, remedy="remove it, or choose another --out"
             )
         if path.is_file():
             found[path.relative_to(folder).as_posix()] = (path.read_bytes(), os.access(path, os.X_OK))
     return found
 
 
-def _kept(folder: Path, system: str, own: set[str]) -> Files:
-    """What an earlier package of this submitter has of other systems; UserError where `folder` is no package."""
+def _files_of_other_systems(folder: Path, system: str, own: set[str]) -> Files:
+    """The files of other systems in an earlier package of this submitter; UserError if `folder` is not a package."""
     if not folder.exists():
         return {}
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / SUMS_FILE).is_file()):
-        raise UserError("something that is no package lies here", where=folder, remedy="choose another --out")
+        raise UserError("this folder is not a package", where=folder, remedy="choose another --out")
     replaced = (f"{results_of(system)}/", f"{setup_of(system)}/")
     return {
         name: content
@@ -167,16 +167,16 @@ def _kept(folder: Path, system: str, own: set[str]) -> Files:
     }
 
 
-def _one_code(folder: Path, kept: Files, own: Files) -> None:
-    """One submitter's package holds one version of the code: drop an old one, unless other systems' results need it."""
-    room = CODE_FOLDER + "/"
-    old = {name: kept.pop(name) for name in list(kept) if name.startswith(room)}
+def _require_one_code_version(folder: Path, kept: Files, own: Files) -> None:
+    """Keep one version of the code per package: drop the old one, unless other systems' results need it."""
+    prefix = CODE_FOLDER + "/"
+    old = {name: kept.pop(name) for name in list(kept) if name.startswith(prefix)}
     others = any(name.startswith(f"{RESULTS}/") for name in kept)
     before = _on_disk(folder) if others else {}
-    changed = [name for name in own if name.startswith(room) and before.get(name, own[name]) != own[name]]
+    changed = [name for name in own if name.startswith(prefix) and before.get(name, own[name]) != own[name]]
     if others and (old or changed):
         raise UserError(
-            "the other systems' results here were made by other code",
+            "the results of the other systems in this package were made by other code",
             where=folder,
             remedy="package them from one commit, or choose another --out",
         )

@@ -1,4 +1,4 @@
-"""Which runs may go into one package: whole, sealed, and all of one submitter, system, data set, code and parameters."""
+"""Checks the runs of a package: complete, unmodified, and of one submitter, system, dataset, code and parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmark.log_summary import summarise
 from benchmark.record import RunRecord, read_record
 from benchmark.submission import LOG_FILE, RECORD_FILE, UNFINISHED
 from common.errors import UserError
-from common.sha256 import sha256_of
+from common.files import sha256_of
 from results.reading.discover import Source
 
 
@@ -26,26 +26,26 @@ class PackagedRun:
 
 
 def read_packaged(source: Source) -> PackagedRun:
-    """Read one run folder; UserError where it is none, is not over, or is not as its record sealed it."""
+    """Read one run folder; UserError if it is not one, is unfinished, or does not match the hashes in its record."""
     folder = source.log.parent
     if source.record is None or source.record.name != RECORD_FILE:
         raise UserError(
             f"not a run folder: it has no {RECORD_FILE}", where=source.log, remedy="package the folders that runs made"
         )
     record = read_record(source.record)
-    # One that failed is over and counts as a run: leaving it out would choose among the results.
+    # A failed run is finished and counts: omitting it would be selecting results.
     if record.status in UNFINISHED:
         raise UserError(
             f"this run is {record.status}",
             where=folder,
-            remedy=f"go on with it first: python -m benchmark run --resume {folder}",
+            remedy=f"resume it first: python -m benchmark run --resume {folder}",
         )
     if LOG_FILE not in record.files:
-        raise UserError(f"the record seals no {LOG_FILE}, so the run never began", where=folder)
+        raise UserError(f"the record has no hash of {LOG_FILE}, so the run never started", where=folder)
     for name, sha256 in record.files.items():
         path = folder / Path(name).name
         if not path.is_file():
-            raise UserError("a file that the record seals is gone", where=path)
+            raise UserError("a file with a hash in the record is missing", where=path)
         if sha256_of(path) != sha256:
             raise UserError(
                 "the file was changed after the run (its SHA-256 is not the record's)",
@@ -53,13 +53,13 @@ def read_packaged(source: Source) -> PackagedRun:
                 remedy="restore it as the run wrote it",
             )
     with open(source.log, "rb") as file:
-        said = summarise(mllog.read_lines(file))
-    if said.run_start is None:
-        raise UserError("the clock of this run never started, so it is no result", where=folder)
-    return PackagedRun(folder, record, {key: event.value for key, event in said.first.items()})
+        summary = summarise(mllog.read_lines(file))
+    if summary.run_start is None:
+        raise UserError("the timed region of this run never started, so it is not a result", where=folder)
+    return PackagedRun(folder, record, {key: event.value for key, event in summary.first.items()})
 
 
-_SAME_SYSTEM = (
+_SYSTEM_FIELDS = (
     "system_name",
     "number_of_nodes",
     "host_processor_model_name",
@@ -70,17 +70,17 @@ _SAME_SYSTEM = (
     "operating_system",
     "framework",
 )
-"""What tells machines apart; clocks and free space are left out, for they move on one machine too."""
-_ALIKE: dict[str, Callable[[PackagedRun], object]] = {
+"""The fields that identify a machine; clock rates and free space are not included, since they vary on one machine."""
+_MUST_MATCH: dict[str, Callable[[PackagedRun], object]] = {
     "variant": lambda run: run.record.variant,
     "division": lambda run: run.record.division,
     "parameters": lambda run: run.record.params_sha256,
-    "data set": lambda run: run.record.dataset.tree_sha256,
+    "dataset": lambda run: run.record.dataset.tree_sha256,
     "code": lambda run: run.record.code.commit,
     "lock file": lambda run: run.record.lock_sha256,
     "trainer": lambda run: run.record.trainer,
     "software": lambda run: run.record.software,
-    "system": lambda run: {name: run.record.system.get(name) for name in _SAME_SYSTEM},
+    "system": lambda run: {name: run.record.system.get(name) for name in _SYSTEM_FIELDS},
     "number of processes": lambda run: (run.record.run.nproc, run.record.run.nnodes),
     "device": lambda run: run.record.run.device,
     "submission_org": lambda run: run.logged.get(mllog.SUBMISSION_ORG),
@@ -89,34 +89,34 @@ _ALIKE: dict[str, Callable[[PackagedRun], object]] = {
 }
 
 
-def belong_together(runs: Sequence[PackagedRun], org: str, *, allow_dirty: bool) -> None:
-    """UserError, naming the run, unless all runs are of one kind, distinct, and of committed code."""
+def check_same_kind(runs: Sequence[PackagedRun], org: str, *, allow_dirty: bool) -> None:
+    """Raise UserError, naming the run, unless all runs are of one kind, distinct, and of committed code."""
     first = runs[0]
     for run in runs:
-        for what, value in _ALIKE.items():
+        for what, value in _MUST_MATCH.items():
             if value(run) != value(first):
                 found = f"{_short(value(run))}, not {_short(value(first))}"
                 raise UserError(
-                    f"another {what} than in {first.folder} ({found})",
+                    f"not the same {what} as in {first.folder} ({found})",
                     where=run.folder,
-                    remedy="package only runs that belong together",
+                    remedy="package only runs of one kind",
                 )
         code = run.record.code
         if code.commit is None:
-            raise UserError("nobody knows which code made this run: it was no git checkout", where=run.folder)
+            raise UserError("the code that made this run is unknown: it was not a git checkout", where=run.folder)
         if not code.clean and not allow_dirty:
             raise UserError(
                 "the run was made with uncommitted changes",
                 where=run.folder,
-                remedy="commit and run again, or say --allow-dirty (no compliance check will take it)",
+                remedy="commit and run again, or use --allow-dirty (the result will not be compliant)",
             )
     _distinct(runs)
-    said = first.logged.get(mllog.SUBMISSION_ORG)
-    if said != org:
+    logged_org = first.logged.get(mllog.SUBMISSION_ORG)
+    if logged_org != org:
         raise UserError(
-            f"the runs' logs name the submitter {said!r}, not {org!r}",
+            f"the runs' logs name the submitter {logged_org!r}, not {org!r}",
             where="--org",
-            remedy=f"say --org with that name, or make the runs with SUBMISSION_ORG={org!r}: logs are never edited",
+            remedy=f"use --org with that name, or make the runs with SUBMISSION_ORG={org!r}: logs are never edited",
         )
 
 
@@ -125,12 +125,12 @@ def _distinct(runs: Sequence[PackagedRun]) -> None:
     for run in runs:
         for what, key in (
             (f"the seed {run.record.seed}", run.record.seed),
-            ("the very log", run.record.files[LOG_FILE]),
+            ("the log", run.record.files[LOG_FILE]),
         ):
             other = seen.setdefault((what, key), run)
             if other is not run:
                 raise UserError(
-                    f"{what} of {other.folder} again", where=run.folder, remedy="each run needs its own seed"
+                    f"{what} is also that of {other.folder}", where=run.folder, remedy="each run needs its own seed"
                 )
 
 

@@ -1,4 +1,4 @@
-"""The code that ran, out of git: the files of the record's commit, as bytes."""
+"""Reads the code that ran from git: the files of the record's commit, as bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from benchmark.record import CodeVersion
 from common.errors import UserError
 
 FILES = (".", ":(exclude)results/published", ":(exclude)tests/data")
-"""What is code, as git's pathspecs: neither results of other runs nor other people's data, which have licences of their own."""
+"""Git pathspecs of the code: without published results and third-party test data, which has its own licences."""
 
 
 def code_files(root: Path, code: CodeVersion, *, allow_dirty: bool) -> dict[str, tuple[bytes, bool]]:
-    """{path: (content, executable)} of the commit in `code`, from the checkout at `root`; symbolic links stay behind.
+    """{path: (content, executable)} of the commit in `code`, from the checkout at `root`; symbolic links are omitted.
 
-    With `allow_dirty` and a changed checkout: the tracked files as they are now, for what ran was never committed.
+    With `allow_dirty` and a modified checkout: the files as they are now, since what ran was never committed.
     """
     if code.clean or not allow_dirty:
         return _archive(root, str(code.commit))

@@ -1,4 +1,4 @@
-"""SYSTEM.json: the machine's own description, made to say what was measured, and what a person adds to it."""
+"""Builds SYSTEM.json from the description detected on the machine, the runs, and the fields given with --describe."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _FROM_THE_RUNS = {"submitter", "division", "status", "number_of_nodes"}
 
 
 def read_description(path: Path | None) -> dict[str, Any]:
-    """The fields of --describe FILE (YAML, of which JSON is a part): known names, texts as they stand; {} without a file.
+    """The fields of --describe FILE (YAML, which includes JSON) with their texts as written; {} without a file.
 
-    UserError where it is missing, is none, or names a field that is unknown, empty or not a person's to give.
+    Raises UserError if the file is missing or invalid, or if a field is unknown, empty or determined by the runs.
     """
     if path is None:
         return {}
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError("no such description", where=path) from None
+        raise UserError("no such description file", where=path) from None
     except UnicodeDecodeError:
         raise UserError("not a text file in UTF-8", where=path, remedy="save it as UTF-8") from None
     tree, lines = read_yaml(text, path)
@@ -35,9 +35,11 @@ def read_description(path: Path | None) -> dict[str, Any]:
     for name, value in tree.items():
         place = f"{path}:{lines[name]}"
         if name not in FIELDS:
-            raise UserError(f"{name!r} is no field of a system description", where=place, remedy=f"{', '.join(FIELDS)}")
+            raise UserError(
+                f"{name!r} is not a field of a system description", where=place, remedy=f"{', '.join(FIELDS)}"
+            )
         if name in _FROM_THE_RUNS:
-            raise UserError(f"{name} is what the runs say and cannot be given here", where=place)
+            raise UserError(f"{name} is determined by the runs and cannot be set here", where=place)
         if name == "other_software_stack" and isinstance(value, dict):
             fields[name] = {part: _text(part, its, f"{path}:{lines[f'{name}.{part}']}") for part, its in value.items()}
         else:
@@ -47,29 +49,29 @@ def read_description(path: Path | None) -> dict[str, Any]:
 
 def _text(name: str, value: object, place: str) -> str:
     if value is None:
-        remedy = 'write one, "" for an empty one, or leave the line out; in quotes if it is null or ~, or begins with #'
+        remedy = 'write a text ("" for an empty one) or remove the line; use quotes if the text is null or ~, or starts with #'
         raise UserError(f"{name} has no text", where=place, remedy=remedy)
     if not isinstance(value, str):
-        remedy = f"write `{name}: one, two`; in quotes if the text begins with [ or {{"
+        remedy = f"write `{name}: one, two`; use quotes if the text starts with [ or {{"
         raise UserError(f"{name} must be text, not a {type(value).__name__}", where=place, remedy=remedy)
     return str(value)
 
 
-def describe_system(run: PackagedRun, org: str, system: str, told: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def describe_system(run: PackagedRun, org: str, system: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The 33 fields of MLPerf's description, and the names of those that are still empty.
 
-    The machine's own words come first; accelerators are those that the run used, not all that the machine has.
+    `given` overrides what was detected. Accelerators are those that the run used, not all of the machine's.
     """
     own = {name: run.record.system.get(name) or "" for name in FIELDS}
     status = run.logged.get(mllog.SUBMISSION_STATUS)
-    fields = own | _accelerators(run) | told
+    fields = own | _accelerators(run) | given
     fields |= {
         "submitter": org,
         "division": run.record.division,
         "status": AVAILABILITY.get(str(status), str(status)),
         "number_of_nodes": str(run.record.run.nnodes),
     }
-    if "system_name" not in told:
+    if "system_name" not in given:
         fields["system_name"] = system
     return fields, missing(fields)
 

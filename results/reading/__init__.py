@@ -1,1 +1,1 @@
-"""From logs and records on disk to runs, this benchmark's and those of published MLPerf rounds."""
+"""Reads logs and records into runs: those of this benchmark and of published MLPerf rounds."""

@@ -1,6 +1,6 @@
-"""Where the logs are: run folders, folders of runs, single logs and published MLPerf repositories, found by their shape.
+"""Finds logs in run folders, folders of runs, single files and published MLPerf repositories.
 
-Nothing is opened here but directories, and nothing is written anywhere.
+Only directories are read; no file is opened.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from benchmark.submission import (
 from benchmark.trainer_contract import CHECKPOINTS
 from common.errors import UserError
 
-_LEFT_OUT = {CHECKPOINTS, "__pycache__", "node_modules"}
+_SKIPPED_FOLDERS = {CHECKPOINTS, "__pycache__", "node_modules"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """One log and what lies beside it; None where there is none.
+    """One log and the files next to it; None if there is none.
 
     `submitter`, `system` and `benchmark` are the folders' names in an MLPerf tree; `round` is MLPerf's, from the
     repository's name (`training_results_v1.1` gives "1.1"); `scaling_kind` is HPC's `strong` or `weak`.
@@ -50,32 +50,32 @@ class Source:
 
     @property
     def published(self) -> bool:
-        """Whether the log lies in an MLPerf tree (`ORG/results/SYSTEM/BENCHMARK/result_N.txt`)."""
+        """Whether the log is in an MLPerf tree (`ORG/results/SYSTEM/BENCHMARK/result_N.txt`)."""
         return self.system is not None
 
 
 def natural_key(text: object) -> list[tuple[int, int, str]]:
-    """Sorts `result_10` after `result_9`."""
+    """Sort key that puts `result_10` after `result_9`."""
     parts = re.split(r"(\d+)", str(text))
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def find_sources(paths: Iterable[Path], problems: list[str] | None = None) -> list[Source]:
-    """Every log under `paths`, each once, in a fixed order: the paths' order, then natural order of names.
+    """Every log under `paths`, each once, ordered by path and then by name (natural order).
 
-    Folders that cannot be read are told in `problems`. Raises UserError for a path that does not exist or holds no log.
+    Unreadable folders are reported in `problems`. Raises UserError for a path that does not exist or has no log.
     """
     found: dict[Path, Source] = {}
-    told = [] if problems is None else problems
+    unreadable = [] if problems is None else problems
     for path in paths:
         if not path.exists():
             raise UserError("no such file or folder", where=path)
-        sources = [_source_of(path)] if path.is_file() else _walk(path, told)
+        sources = [_source_of(path)] if path.is_file() else _walk(path, unreadable)
         if not sources:
             raise UserError(
                 "no result log found",
                 where=path,
-                remedy="give a run folder, a folder of runs, a log, or an MLPerf results repository",
+                remedy="pass a run folder, a folder of runs, a log, or an MLPerf results repository",
             )
         for source in sources:
             found.setdefault(source.log.resolve(), source)
@@ -85,21 +85,21 @@ def find_sources(paths: Iterable[Path], problems: list[str] | None = None) -> li
 def _walk(top: Path, problems: list[str]) -> list[Source]:
     sources: list[Source] = []
 
-    def unreadable(error: OSError) -> None:
+    def report(error: OSError) -> None:
         problems.append(f"{error.filename}: cannot be read ({error.strerror})")
 
-    for folder, subfolders, files in os.walk(top, onerror=unreadable):
+    for folder, subfolders, files in os.walk(top, onerror=report):
         here = Path(folder)
         if is_run_folder(here):
-            # Its log may be missing, which the reader reports.
+            # If its log is missing, the reader reports it.
             sources.append(_source_of(here / LOG_FILE))
             subfolders.clear()
             continue
         sources.extend(_source_of(here / name) for name in files if number_of(here / name) is not None)
         if is_submitter(here):
-            # Its code folders may hold sample logs, which are no results.
+            # The code folders may contain sample logs, which are not results.
             subfolders[:] = [RESULTS]
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in _LEFT_OUT]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
     if not sources:
         plain = [entry for entry in top.iterdir() if entry.is_file() and entry.suffix in (*LOG_SUFFIXES, "")]
         sources = [_source_of(entry) for entry in plain]
@@ -107,7 +107,7 @@ def _walk(top: Path, problems: list[str]) -> list[Source]:
 
 
 def _source_of(log: Path) -> Source:
-    """The log with its surroundings, read off its path."""
+    """The source for a log, derived from its path."""
     record = file_of_run(log, RECORD_FILE)
     known = record if record is not None and record.is_file() else None
     if number_of(log) is None:

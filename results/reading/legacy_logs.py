@@ -1,4 +1,4 @@
-"""Log lines of the rounds before MLLOG, so that old results can stand in a comparison; new lines are never written so.
+"""Reads log lines of the rounds before MLLOG, so that old results can be compared. New logs never use these forms.
 
 v0.6: `:::MLL 1558640006.123 run_stop: {"value": ..., "metadata": {...}}`;
 v0.5: `:::MLPv0.5.0 resnet 1541635596.123 (file.py:12) run_stop: {"success": true}`. Times are seconds.
@@ -19,9 +19,9 @@ _V05 = re.compile(rb":::MLP(?:v[\d.]+)? (\w+) ([\d.]+) \(.*?\) (\w+)(?::\s*(.*))
 
 
 def read_lines(file: BinaryIO) -> Iterator[Event | BadLine]:
-    """The events of an open log of round 0.5 or 0.6, in the form that today's logs have."""
+    """The events of an open log of round 0.5 or 0.6, converted to the current form."""
     number = 0
-    benchmark_told = False
+    benchmark_logged = False
     while raw := file.readline(MAX_LINE_BYTES):
         number += 1
         if b":::ML" not in raw:
@@ -34,8 +34,8 @@ def read_lines(file: BinaryIO) -> Iterator[Event | BadLine]:
                 yield _event(match[2], value, metadata, match[1], number)
             elif match := _V05.search(raw):
                 value = orjson.loads(match[4]) if match[4] else None
-                if not benchmark_told:
-                    benchmark_told = True
+                if not benchmark_logged:
+                    benchmark_logged = True
                     yield _event(SUBMISSION_BENCHMARK.encode(), match[1].decode(), None, match[2], number)
                 yield _event(match[3], *_v05_value(match[3], value), match[2], number)
         except (orjson.JSONDecodeError, ValueError) as error:
@@ -48,7 +48,7 @@ def _event(key: bytes, value: Any, metadata: Any, seconds: bytes, number: int) -
 
 
 def _v05_value(key: bytes, value: Any) -> tuple[Any, dict[str, Any]]:
-    """Round 0.5 kept what is metadata today inside the value."""
+    """Split a value of round 0.5, which included what is now metadata."""
     if not isinstance(value, dict):
         return value, {}
     metadata = dict(value)

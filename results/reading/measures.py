@@ -1,20 +1,22 @@
-"""What a run's telemetry summary and record say of the hardware, and the small readers of values nobody vouches for."""
+"""Hardware figures of a run from its telemetry summary and record, and readers for unvalidated values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from common.values import is_text, number_or_text
+from common.values import is_text, parse_number
 
-WHOLE_SHARE = 0.98
-"""Of a run's time, what telemetry must cover for its energy to be the run's."""
+MIN_COVERAGE = 0.98
+"""Fraction of a run that telemetry must cover for its energy to be the run's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """One run's hardware figures over the timed region. Percentages are means over time and over the GPUs used; power
-    and energy are sums over the GPUs used; peak memory is that of the fullest GPU, or of the trainer on a CPU.
+    """One run's hardware figures over the timed region.
+
+    Percentages are means over time and over the GPUs used; power and energy are sums over the GPUs used; peak memory
+    is that of the GPU with the highest use, or of the trainer on a CPU.
     """
 
     gpu_utilization_pct: float | None = None
@@ -27,46 +29,46 @@ class Measures:
 
 
 def count(value: object) -> int | None:
-    """A whole number that is not negative, else None."""
-    found = number_or_text(value)
+    """`value` if it is a non-negative whole number, else None."""
+    found = parse_number(value)
     return int(found) if found is not None and found >= 0 and found == int(found) else None
 
 
 def text(value: object) -> str | None:
-    """A non-empty text, else None."""
+    """`value` if it is a non-empty text, else None."""
     return value.strip() if is_text(value) else None
 
 
 def measures_of(telemetry: object, peak_memory_bytes: float | None, run_s: float | None = None) -> Measures:
-    """Read a telemetry summary; whatever is missing, or of another type than promised, is None.
+    """Read a telemetry summary; values that are missing or of an unexpected type are None.
 
-    `peak_memory_bytes` is the trainer's, which counts where no GPU was used. Energy is that
-    of the whole run of `run_s` seconds: a summary of a part of it (a resumed run) does not tell it.
+    `peak_memory_bytes` is the trainer's, used if no GPU was. Energy is only given if the summary covers the whole run
+    of `run_s` seconds, which that of a resumed run does not.
     """
     summary = telemetry if isinstance(telemetry, dict) else {}
     listed = summary.get("gpus")
     gpus = [gpu for gpu in listed if isinstance(gpu, dict) and gpu.get("used")] if isinstance(listed, list) else []
     trainer = summary.get("trainer")
-    region_s = number_or_text(summary.get("region_s"))
-    whole = run_s is None or region_s is None or region_s >= WHOLE_SHARE * run_s
-    energies = [number_or_text(gpu.get("energy_j")) if whole else None for gpu in gpus]
-    memory = [number_or_text(_part(gpu, "memory_used_bytes", "max")) for gpu in gpus]
+    region_s = parse_number(summary.get("region_s"))
+    whole = run_s is None or region_s is None or region_s >= MIN_COVERAGE * run_s
+    energies = [parse_number(gpu.get("energy_j")) if whole else None for gpu in gpus]
+    memory = [parse_number(_part(gpu, "memory_used_bytes", "max")) for gpu in gpus]
     peak = max((value for value in memory if value is not None), default=None)
     if peak is None and not gpus:
-        peak = peak_memory_bytes or number_or_text(_part(trainer, "rss_bytes", "max"))
+        peak = peak_memory_bytes or parse_number(_part(trainer, "rss_bytes", "max"))
     return Measures(
         gpu_utilization_pct=_mean_over(gpus, "utilization_pct"),
         sm_active_pct=_mean_over(gpus, "sm_active_pct"),
         tensor_active_pct=_mean_over(gpus, "tensor_active_pct"),
-        cpu_pct=number_or_text(_part(summary, "host", "cpu_pct", "mean")),
+        cpu_pct=parse_number(_part(summary, "host", "cpu_pct", "mean")),
         peak_memory_bytes=peak,
-        power_w=_total([number_or_text(_part(gpu, "power_w", "mean")) for gpu in gpus]),
+        power_w=_total([parse_number(_part(gpu, "power_w", "mean")) for gpu in gpus]),
         energy_kwh=None if (joules := _total(energies)) is None else joules / 3.6e6,
     )
 
 
 def mean(values: list[float | None]) -> float | None:
-    """Mean of what is known, None where nothing is."""
+    """Mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -78,9 +80,9 @@ def _part(tree: object, *keys: str) -> object:
 
 
 def _mean_over(gpus: list[dict[str, Any]], key: str) -> float | None:
-    return mean([number_or_text(_part(gpu, key, "mean")) for gpu in gpus])
+    return mean([parse_number(_part(gpu, key, "mean")) for gpu in gpus])
 
 
 def _total(values: list[float | None]) -> float | None:
-    """The sum where every part is known: a sum over some of the GPUs would read as too little."""
+    """The sum, or None if a part is unknown: a sum over some of the GPUs would be too low."""
     return sum(value for value in values if value is not None) if values and None not in values else None

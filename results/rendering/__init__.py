@@ -1,1 +1,1 @@
-"""A comparison as a terminal table, a page with pictures, Markdown, CSV or JSON."""
+"""Renders a comparison as a terminal table, a page with charts, Markdown, CSV or JSON."""

@@ -1,8 +1,8 @@
-"""The report's pictures as inline SVG: horizontal bars with points, lines over an axis, stacked shares.
+"""Draws the report's charts as inline SVG: horizontal bars with points, curves, stacked bars.
 
-Drawn 480 units wide with large letters, so that they can be read on a phone; colours come from the page's style sheet by
-class (`s0`..`s7` for series), so that light, dark and print need no second picture. Every picture has a title and a
-description in words; what it shows stands in a table as well.
+Charts are 480 units wide with large text, so that they are readable on a phone. Colours come from the page's style
+sheet by class (`s0`..`s7` for series), so that light, dark and print use the same chart. Every chart has a title and a
+text description, and its values are also in a table.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from results.rendering.markup import Markup, join, tag
 WIDTH = 480
 SERIES_COLOURS = 8
 _LEFT, _RIGHT, _LETTER = 56, 12, 8.4
-"""Margins, and the mean width of a letter, in units."""
+"""Left and right margins and the mean width of a letter, in units."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its label, its length (None: no bar, with `note` telling why), single runs as points, a series number."""
+    """One bar: its label, its length (None for no bar), its text, single runs as points, a series number."""
 
     label: str
     value: float | None
@@ -41,8 +41,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: its name with unit; `log` for a logarithmic one; `top` fixes its end; `zero` starts it at 0;
-    `whole` marks whole numbers only.
+    """An axis: its name with unit, whether it is logarithmic, its fixed end `top`, whether it starts at `zero`, and
+    whether only `whole` numbers have ticks.
     """
 
     name: str
@@ -61,14 +61,14 @@ class Stack:
 
 
 def bars(identity: str, title: str, description: str, rows: Sequence[Bar], unit: str) -> Markup:
-    """Horizontal bars from 0, each under its label, with its single runs as points on it."""
+    """Horizontal bars from 0, each below its label, with single runs as points."""
     top = max([value for row in rows for value in (row.value or 0.0, *row.points)] or [1.0]) or 1.0
     ticks = nice_ticks(0, top)
     top = max(top, ticks[-1])
     height = 44 * len(rows) + 44
     right = WIDTH - _RIGHT
     scale = _linear(0, top, 8, right)
-    parts: list[Markup] = [_grid_down(scale(tick), 8, height - 38, number_text(tick)) for tick in ticks]
+    parts: list[Markup] = [_vertical_grid_line(scale(tick), 8, height - 38, number_text(tick)) for tick in ticks]
     for place, row in enumerate(rows):
         y = 18 + 44 * place
         figure = tag("tspan", row.text, dx=8, class_="strong")
@@ -88,23 +88,25 @@ def lines(
     title: str,
     description: str,
     curves: Sequence[Line],
-    across: Axis,
-    up: Axis,
+    x_axis: Axis,
+    y_axis: Axis,
     marks: Sequence[float] = (),
     target: float | None = None,
 ) -> Markup:
-    """Curves over an axis; `marks` are upright lines (epochs), `target` is a level one."""
+    """Curves; `marks` are vertical lines (epochs), `target` is a horizontal line."""
     height = 300
     xs = [x for curve in curves for x, _ in curve.points] or [0.0, 1.0]
     ys = [y for curve in curves for _, y in curve.points] or [0.0, 1.0]
     ys += [target] if target is not None else []
     x_ticks = nice_ticks(0, max(max(xs), 1e-9))
-    x_ticks = [tick for tick in x_ticks if not across.whole or tick == round(tick)]
+    x_ticks = [tick for tick in x_ticks if not x_axis.whole or tick == round(tick)]
     x_scale = _linear(0, max(max(xs), 1e-9), _LEFT, WIDTH - _RIGHT)
-    y_scale, y_ticks = _upwards(up, ys, height)
+    y_scale, y_ticks = _y_scale(y_axis, ys, height)
     bottom = height - 46
     parts = [tag("line", x1=_f(x_scale(x)), x2=_f(x_scale(x)), y1=24, y2=bottom, class_="mark") for x in marks]
-    parts += [_grid_down(x_scale(tick), 24, bottom, number_text(tick)) for tick in x_ticks if tick <= max(xs) * 1.001]
+    parts += [
+        _vertical_grid_line(x_scale(tick), 24, bottom, number_text(tick)) for tick in x_ticks if tick <= max(xs) * 1.001
+    ]
     for tick in y_ticks:
         y = _f(y_scale(tick))
         parts.append(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
@@ -116,8 +118,8 @@ def lines(
         parts.append(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y, class_="target"))
     for curve in curves:
         parts.append(_curve(curve, x_scale, y_scale))
-    parts.append(tag("text", up.name, x=4, y=14, class_="quiet"))
-    parts.append(tag("text", across.name, x=WIDTH - _RIGHT, y=height - 6, text_anchor="end", class_="quiet"))
+    parts.append(tag("text", y_axis.name, x=4, y=14, class_="quiet"))
+    parts.append(tag("text", x_axis.name, x=WIDTH - _RIGHT, y=height - 6, text_anchor="end", class_="quiet"))
     return _svg(identity, title, description, height, parts)
 
 
@@ -127,7 +129,7 @@ def stacks(identity: str, title: str, description: str, rows: Sequence[Stack], u
     ticks = nice_ticks(0, top)
     height = 44 * len(rows) + 44
     scale = _linear(0, max(top, ticks[-1]), 8, WIDTH - _RIGHT)
-    parts: list[Markup] = [_grid_down(scale(tick), 8, height - 38, number_text(tick)) for tick in ticks]
+    parts: list[Markup] = [_vertical_grid_line(scale(tick), 8, height - 38, number_text(tick)) for tick in ticks]
     for place, row in enumerate(rows):
         y, start = 18 + 44 * place, 0.0
         parts.append(tag("text", shortened(row.label, int((WIDTH - 16) / _LETTER)), x=8, y=y))
@@ -141,7 +143,7 @@ def stacks(identity: str, title: str, description: str, rows: Sequence[Stack], u
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers from at or below `low` to at or above `high`, about `wanted` of them."""
+    """About `wanted` round numbers, from at or below `low` to at or above `high`."""
     if not high > low:
         return [low]
     rough = (high - low) / wanted
@@ -152,7 +154,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten inside the range; the powers alone where that is plenty."""
+    """1, 2 and 5 times the powers of ten inside the range, or only the powers if there are too many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1,)):
         ticks = [m * 10.0**p for p in powers for m in steps if low * 0.999 <= m * 10.0**p <= high * 1.001]
@@ -162,19 +164,19 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def number_text(value: float) -> str:
-    """A tick's label: no trailing zeros, no exponent for everyday numbers."""
+    """A tick's label: no trailing zeros, an exponent only for very large and small numbers."""
     return f"{value:.6g}"
 
 
 def shortened(text: str, most: int) -> str:
-    """`text` in at most `most` letters, an ellipsis in the middle."""
+    """`text` shortened to at most `most` characters, with an ellipsis in the middle."""
     if len(text) <= most:
         return text
     half = max((most - 1) // 2, 1)
     return text[:half] + "…" + text[-half:]
 
 
-def _upwards(axis: Axis, ys: list[float], height: int) -> tuple[Callable[[float], float], list[float]]:
+def _y_scale(axis: Axis, ys: list[float], height: int) -> tuple[Callable[[float], float], list[float]]:
     bottom = height - 46
     positive = [y for y in ys if y > 0]
     if axis.log and positive:
@@ -197,7 +199,7 @@ def _curve(curve: Line, x_scale: Callable[[float], float], y_scale: Callable[[fl
 
 
 def series_class(series: int) -> str:
-    """A series' classes: one of eight colours, and from the ninth on a pattern of dashes as well."""
+    """A series' classes: one of eight colours, and from the ninth series also a dash pattern."""
     pattern = f" d{(series // SERIES_COLOURS - 1) % 3}" if series >= SERIES_COLOURS else ""
     return f"s{series % SERIES_COLOURS}{pattern}"
 
@@ -207,7 +209,7 @@ def _linear(low: float, high: float, start: float, end: float) -> Callable[[floa
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def _grid_down(x: float, top: float, bottom: float, text: str) -> Markup:
+def _vertical_grid_line(x: float, top: float, bottom: float, text: str) -> Markup:
     line = tag("line", x1=_f(x), x2=_f(x), y1=top, y2=bottom, class_="grid")
     anchor = "end" if x > WIDTH - 30 else "start" if x < 12 else "middle"
     return join([line, tag("text", text, x=_f(x), y=bottom + 18, text_anchor=anchor, class_="quiet")])

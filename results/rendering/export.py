@@ -1,4 +1,4 @@
-"""The comparison for other programs and pages: Markdown, CSV and JSON. docs/results.md defines the fields."""
+"""Renders a comparison as Markdown, CSV or JSON. docs/results.md defines the fields."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 from benchmark.submission import runs_wanted
 from common.errors import one_line
 from common.formats import COMPARISON
-from results.comparing.columns import COLUMNS, note_name
+from results.comparing.columns import filled_columns, note_name
 from results.comparing.comparison import Comparison, describe
 from results.comparing.rows import Row
-from results.comparing.scoring import UNVERIFIED
+from results.comparing.score_of_runs import UNVERIFIED
 from results.reading.load import Run
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
 
 def row_fields(row: Row) -> dict[str, Any]:
-    """One row as plain values at full precision; None where unknown. The order is that of the CSV's columns."""
+    """One row as plain values at full precision, in the order of the CSV's columns; None is unknown."""
     aspects, score = row.aspects, row.score
     return {
         "group": row.group,
@@ -78,7 +78,7 @@ def row_fields(row: Row) -> dict[str, Any]:
 
 
 def scored_members(row: Row) -> list[Run]:
-    """The runs that count, in the order of `run_minutes`."""
+    """The runs that are in the score, in the order of `run_minutes`."""
     return [run for run in row.members if run.verdict != "pending"]
 
 
@@ -97,7 +97,7 @@ def _run_fields(run: Run) -> dict[str, Any]:
 
 
 def render_json(comparison: Comparison, inference: Sequence[dict[str, Any]] = ()) -> str:
-    """The JSON object of docs/results.md; `inference` are the inference runs, as plain values."""
+    """The JSON object of docs/results.md; `inference` has the inference runs as plain values."""
     rows = [row_fields(row) | {"run_details": [_run_fields(run) for run in row.members]} for row in comparison.rows]
     groups = [
         {"group": group.number, "title": describe(group.aspects), "reason": group.reason, "rows": len(group.rows)}
@@ -111,11 +111,11 @@ def render_json(comparison: Comparison, inference: Sequence[dict[str, Any]] = ()
         "inference": list(inference),
         "problems": comparison.problems,
     }
-    return json.dumps(COMPARISON.stamped(tree), indent=1, allow_nan=False) + "\n"
+    return json.dumps(COMPARISON.with_version(tree), indent=1, allow_nan=False) + "\n"
 
 
 def render_csv(comparison: Comparison) -> str:
-    """One line a row; lists are JSON texts, unknown is an empty field, truth is True or False."""
+    """One line per row; lists are JSON texts, unknown values are empty, booleans are True or False."""
     names = list(row_fields(comparison.rows[0])) if comparison.rows else ["submitter", "system", "verification"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -132,13 +132,13 @@ def _csv_cell(value: object) -> object:
 
 
 def render_markdown(comparison: Comparison) -> str:
-    """One table a group, with every column that has something to say."""
+    """One table per group, with every column that has a value."""
     lines: list[str] = []
     for group in comparison.groups:
-        columns = [column for column in COLUMNS if any(column.cell(row) for row in group.rows)]
+        columns = filled_columns(group.rows)
         lines += [f"### Group {group.number}: {markdown_text(describe(group.aspects))}", ""]
         if group.reason:
-            lines += [markdown_text(group.reason.capitalize()) + ".", ""]
+            lines += [markdown_text(group.reason[0].upper() + group.reason[1:]) + ".", ""]
         lines.append("| " + " | ".join(markdown_text(column.header) for column in columns) + " |")
         lines.append("|" + "|".join("---:" if column.right else ":---" for column in columns) + "|")
         for row in group.rows:
@@ -153,5 +153,5 @@ def render_markdown(comparison: Comparison) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """`text` as one harmless line of Markdown."""
+    """`text` as one line of Markdown, with special characters escaped."""
     return _MARKDOWN_SPECIAL.sub(r"\\\1", one_line(text))

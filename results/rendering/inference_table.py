@@ -1,6 +1,7 @@
-"""Inference runs (`inference.json`, written by `python -m reference_model.infer`) as a table of their own.
+"""Renders inference runs (`inference.json`, written by `python -m reference_model.infer`) as a separate table.
 
-They are not ranked with trainings, nor with each other: each row says on what it ran. docs/inference.md defines the fields.
+They are not ranked with training runs or with each other: each row names its system. docs/inference.md defines the
+fields.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ import orjson
 from common.errors import UserError, one_line
 from common.formats import INFERENCE
 from results.comparing.columns import figure
-from results.comparing.scoring import UNVERIFIED
+from results.comparing.score_of_runs import UNVERIFIED
 from results.reading.discover import natural_key
-from results.rendering.terminal_table import break_cell
+from results.rendering.table_layout import natural_widths, table_lines, table_width
 
 NAME = "inference.json"
-_GAP = "  "
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def find_inference(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_inference(files: Iterable[Path], problems: list[str]) -> list[Inference]:
-    """The runs that can be read; what is wrong with the others goes to `problems`."""
+    """The readable runs; problems with the others are added to `problems`."""
     runs = []
     for file in files:
         try:
@@ -138,7 +138,7 @@ class _Times:
 
 @dataclass(frozen=True, kw_only=True)
 class _Report:
-    """What is read of inference.json."""
+    """The fields of inference.json that are read."""
 
     kind: Literal["inference"]
     model: _Model
@@ -205,42 +205,41 @@ _COLUMNS: tuple[tuple[str, Callable[[Inference], str], bool], ...] = (
 
 
 DROPPED = ("utts", "audio s/s", "RTF", "utt/s")
-"""Columns that a narrow terminal goes without, the first one first."""
+"""Columns that a narrow terminal omits, in this order."""
 
 
 def render_text(runs: Sequence[Inference], width: int) -> str:
-    """A table of at most `width` characters: a narrow one lacks columns of DROPPED, a very narrow one is lists."""
-    rows, columns, left_out = _cells(runs), list(range(len(_COLUMNS))), []
-    headers = [header for header, _, _ in _COLUMNS]
-    title, foot = ["Inference runs", ""], ["", f"Scores are {UNVERIFIED}."]
-    for name in (*DROPPED, None):
-        widths = _widths(rows, columns, width)
-        if sum(widths) + len(_GAP) * (len(widths) - 1) <= width:
+    """A table of at most `width` terminal cells; a narrow one omits columns of DROPPED, a very narrow one is lists."""
+    title, foot = "Inference runs", f"Scores are {UNVERIFIED}."
+    for count in range(len(DROPPED) + 1):
+        omitted = DROPPED[:count]
+        columns = [column for column in _COLUMNS if column[0] not in omitted]
+        headers, right = [header for header, _, _ in columns], [right for _, _, right in columns]
+        rows = [[one_line(cell(run)) for _, cell, _ in columns] for run in runs]
+        widths = _widths(headers, rows, right, width)
+        if table_width(widths) <= width:
             break
-        if name is None:
-            blocks = ["\n".join(f"{h}: {c}" for h, c in zip(headers, row, strict=True) if c) for row in rows]
-            return "\n\n".join([title[0], *blocks, foot[1]]) + "\n"
-        columns.remove(headers.index(name))
-        left_out.append(name)
-    lines = [*title, *_lines(headers, columns, widths), "-" * (sum(widths) + len(_GAP) * (len(widths) - 1))]
-    for row in rows:
-        lines += _lines(row, columns, widths)
-    if left_out:
-        lines.append(f"  not shown in {width} columns: {', '.join(left_out)}")
-    return "\n".join([*lines, *foot]) + "\n"
+    else:
+        named = [[(header, one_line(cell(run))) for header, cell, _ in _COLUMNS] for run in runs]
+        blocks = ["\n".join(f"{header}: {cell}" for header, cell in cells if cell) for cells in named]
+        return "\n\n".join([title, *blocks, foot]) + "\n"
+    lines = [title, "", *table_lines(headers, rows, right, widths)]
+    if omitted:
+        lines.append(f"  not shown in {width} columns: {', '.join(omitted)}")
+    return "\n".join([*lines, "", foot]) + "\n"
 
 
 def render_markdown(runs: Sequence[Inference]) -> str:
     """The same table in Markdown."""
     rows = [[header for header, _, _ in _COLUMNS], ["---:" if right else "---" for _, _, right in _COLUMNS]]
-    rows += [[cell.replace("|", "\\|") for cell in row] for row in _cells(runs)]
+    rows += [[one_line(cell(run)).replace("|", "\\|") for _, cell, _ in _COLUMNS] for run in runs]
     return (
         "## Inference runs\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\nScores are {UNVERIFIED}.\n"
     )
 
 
 def render_csv(runs: Sequence[Inference]) -> str:
-    """One line a run, full precision, the fields of Inference."""
+    """One line per run with the fields of Inference, at full precision."""
     out = io.StringIO()
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -253,28 +252,11 @@ def as_values(run: Inference) -> dict[str, Any]:
     return {name: getattr(run, name) for name in FIELDS} | {"file": str(run.file)}
 
 
-def _cells(runs: Sequence[Inference]) -> list[list[str]]:
-    return [[one_line(cell(run)) for _, cell, _ in _COLUMNS] for run in runs]
-
-
-def _widths(rows: Sequence[Sequence[str]], columns: Sequence[int], width: int) -> list[int]:
-    """The columns' widths: as wide as their texts, those that may fold narrower where it is needed."""
-    widths = [max(len(_COLUMNS[i][0]), *(len(row[i]) for row in rows)) for i in columns]
-    for at, index in enumerate(columns):
-        header, _, right = _COLUMNS[index]
-        spare = sum(widths) + len(_GAP) * (len(widths) - 1) - width
-        if not right and spare > 0:
-            widths[at] -= min(spare, max(0, widths[at] - max(8, len(header))))
+def _widths(headers: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], width: int) -> list[int]:
+    """The columns' widths: natural, but left-aligned columns are narrowed to fit into `width` if possible."""
+    widths = natural_widths(headers, cells)
+    for at, header in enumerate(headers):
+        excess = table_width(widths) - width
+        if not right[at] and excess > 0:
+            widths[at] -= min(excess, max(0, widths[at] - max(8, len(header))))
     return widths
-
-
-def _lines(cells: Sequence[str], columns: Sequence[int], widths: Sequence[int]) -> list[str]:
-    wrapped = [break_cell(cells[index], width) for index, width in zip(columns, widths, strict=True)]
-    lines = []
-    for at in range(max(map(len, wrapped))):
-        parts = []
-        for pieces, width, index in zip(wrapped, widths, columns, strict=True):
-            piece = pieces[at] if at < len(pieces) else ""
-            parts.append(piece.rjust(width) if _COLUMNS[index][2] else piece.ljust(width))
-        lines.append(_GAP.join(parts).rstrip())
-    return lines

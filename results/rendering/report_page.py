@@ -1,124 +1,122 @@
-"""The report's page: groups with ranking and pictures, then systems, parameters and where every figure came from."""
+"""The report page: groups with ranking and charts, then systems, parameters and the origin of every figure.
+
+`report.html.j2` has the page's structure; this module collects what each group shows.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.sha256 import sha256_of
-from results.comparing.columns import COLUMNS
+from common.errors import one_line
+from common.files import sha256_of
+from results.comparing.columns import Column, filled_columns, minutes_text, name_text
 from results.comparing.comparison import Comparison, Group, describe
 from results.comparing.rows import Row
-from results.comparing.scoring import UNVERIFIED
+from results.comparing.score_of_runs import UNVERIFIED
 from results.reading.load import Run
-from results.rendering.markup import Markup, join, tag
-from results.rendering.report_figures import group_figures, scrolled, telemetry_figures, typical_run
+from results.rendering.charts import series_class
+from results.rendering.markup import Markup
+from results.rendering.report_figures import PARTS, group_figures, mean_parts, telemetry_figures, typical_run
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _STYLE = Path(__file__).with_name("report.css")
-_LEFT_COLUMNS = {"system": "name", "accelerator": "name"}
+_TEMPLATE = "report.html.j2"
+_CODE = ("log", "code commit", "log SHA-256")
+_ORIGIN = ["system", "log", "verdict", "minutes", "seed", "started (UTC)", "code commit", "log SHA-256"]
+"""Columns of the table of origins; _CODE are those in the monospaced font."""
 
 
 def page(comparison: Comparison, title: str) -> str:
-    """The whole page. It loads nothing: one style sheet inside, whose hash is the only thing that its policy lets in."""
+    """The whole page. It loads nothing: its policy allows only the inline style sheet, by hash."""
     style = _STYLE.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", title),
-        tag("style", Markup(style)),
-    )
-    body = tag(
-        "body",
-        tag("a", "Skip to the results", href="#results", class_="skip"),
-        tag("header", tag("h1", title), tag("p", f"Scores are {UNVERIFIED}.", class_="unverified")),
-        _contents(comparison),
-        tag("main", *[_group(group) for group in comparison.groups], _problems(comparison), id="results"),
-    )
-    return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
-
-
-def _contents(comparison: Comparison) -> Markup | None:
-    items = [tag("li", tag("a", _title(group), href=f"#g{group.number}")) for group in comparison.groups]
-    if comparison.problems:
-        items.append(tag("li", tag("a", "Problems with the sources", href="#problems")))
-    return tag("nav", tag("ul", *items), aria_label="Contents") if len(items) > 1 else None
-
-
-def _title(group: Group) -> str:
-    return f"Group {group.number}: {describe(group.aspects)}"
-
-
-def _group(group: Group) -> Markup:
-    reason = None if group.reason is None else tag("p", group.reason.capitalize() + ".", class_="quiet")
-    return tag(
-        "section",
-        tag("h2", _title(group), id=f"g{group.number}-h"),
-        reason,
-        _ranking(group),
-        _notes(group),
-        group_figures(group),
-        telemetry_figures(group),
-        _systems(group),
-        _parameters(group),
-        _provenance(group),
-        id=f"g{group.number}",
-        aria_labelledby=f"g{group.number}-h",
+    return _template().render(
+        title=title,
+        style=Markup(style),
+        policy=policy,
+        unverified=UNVERIFIED,
+        groups=[_group(group) for group in comparison.groups],
+        problems=comparison.problems,
+        part_names=list(PARTS),
+        origin_names=_ORIGIN,
+        code_names=_CODE,
+        series_class=series_class,
+        column_class=_column_class,
     )
 
 
-def _ranking(group: Group) -> Markup:
-    columns = [column for column in COLUMNS if any(column.cell(row) for row in group.rows)]
-    header = [
-        tag("th", column.header, scope="col", class_="number" if column.right else _LEFT_COLUMNS.get(column.header))
-        for column in columns
-    ]
-    rows = []
-    for row in group.rows:
-        cells = [
-            tag("td", column.cell(row), class_="number" if column.right else _LEFT_COLUMNS.get(column.header))
-            for column in columns
-        ]
-        rows.append(tag("tr", *cells, class_="base" if row.baseline else None))
-    caption = tag("caption", "Ranking by time to target, in minutes")
-    table = tag("table", caption, tag("thead", tag("tr", *header)), tag("tbody", *rows))
-    return scrolled(f"Ranking of group {group.number}", table)
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        # Escaped text also has its control characters made visible; markup is a subclass of str and stays as it is.
+        finalize=lambda value: one_line(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(_TEMPLATE)
 
 
-def _notes(group: Group) -> Markup:
+def _column_class(column: Column) -> Markup:
+    if column.right:
+        return Markup(' class="number"')
+    return Markup(' class="name"' if column.header in ("system", "accelerator") else "")
+
+
+def _group(group: Group) -> dict[str, Any]:
+    """What the page shows of a group, by the names that the template uses."""
+    telemetry, omitted = telemetry_figures(group)
+    system_names, system_fields = _systems(group)
+    parts = [(row, minutes) for row in group.rows if (minutes := mean_parts(row)) is not None]
+    return {
+        "number": group.number,
+        "title": f"Group {group.number}: {describe(group.aspects)}",
+        "reason": group.reason,
+        "columns": filled_columns(group.rows),
+        "rows": group.rows,
+        "notes": _notes(group),
+        "figures": group_figures(group),
+        "time_parts": [(name_text(row), [minutes_text(value) for value in minutes]) for row, minutes in parts],
+        "telemetry": telemetry,
+        "telemetry_omitted": omitted,
+        "system_names": system_names,
+        "system_fields": system_fields,
+        "parameters": _parameters(group),
+        "origins": [_origin(row, run) for row in group.rows for run in row.members],
+    }
+
+
+def _notes(group: Group) -> list[str]:
     rules = dict.fromkeys(row.score.rule for row in group.rows)
     methods = dict.fromkeys(row.speedup_method for row in group.rows if row.speedup_method and not row.baseline)
     notes = [f"Minutes: {rule}." for rule in rules] + [f"Speed-up: {method}." for method in methods]
-    notes += [f"{row.name}: {'; '.join(row.notes)}." for row in group.rows if row.notes]
-    return tag("ul", *[tag("li", note) for note in notes], class_="notes")
+    return notes + [f"{row.name}: {'; '.join(row.notes)}." for row in group.rows if row.notes]
 
 
-def _systems(group: Group) -> Markup | None:
-    """The system descriptions side by side, without the fields that none of them fills."""
-    described = [(row, description_of(typical_run(row))) for row in group.rows]
-    described = [(row, fields) for row, fields in described if fields]
-    names = list(dict.fromkeys(name for _, fields in described for name, value in fields.items() if value))
-    if not names:
-        return None
-    header = tag("tr", tag("th", "field", scope="col"), *[tag("th", row.name, scope="col") for row, _ in described])
-    rows = [
-        tag("tr", tag("th", name, scope="row"), *[tag("td", fields.get(name, "")) for _, fields in described])
-        for name in names
+def _systems(group: Group) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The systems with a description, and each field that any of them fills in with the text of every system."""
+    described = [(row.name, fields) for row in group.rows if (fields := description_of(typical_run(row)))]
+    names = dict.fromkeys(name for _, fields in described for name, text in fields.items() if text)
+    return [system for system, _ in described], [
+        (name, [fields.get(name, "") for _, fields in described]) for name in names
     ]
-    table = tag("table", tag("thead", header), tag("tbody", *rows), class_="wide")
-    return tag("details", tag("summary", "Systems"), scrolled("System descriptions", table))
 
 
 def description_of(run: Run) -> dict[str, str]:
-    """A system description, or the record's own, as flat texts."""
+    """The system description, or the one in the record, with its values as text."""
     system = run.description or (run.record.system if run.record else None)
     return {name: _flat(value) for name, value in system.items()} if isinstance(system, dict) else {}
 
@@ -131,42 +129,17 @@ def _flat(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _parameters(group: Group) -> Markup | None:
-    """The group's parameters: the same for all of its rows, or they would stand in another group."""
+def _parameters(group: Group) -> list[tuple[str, str]]:
+    """The group's parameters, which are the same for all of its rows."""
     run = next((run for row in group.rows for run in row.members if run.hyperparameters), None)
-    if run is None:
-        return None
-    rows = [
-        tag("tr", tag("th", name, scope="row"), tag("td", _flat(value))) for name, value in run.hyperparameters.items()
-    ]
-    head = tag("thead", tag("tr", tag("th", "parameter", scope="col"), tag("th", "value", scope="col")))
-    table = tag("table", head, tag("tbody", *rows))
-    return tag("details", tag("summary", "Parameters"), scrolled("Parameters", table))
+    return [] if run is None else [(name, _flat(value)) for name, value in run.hyperparameters.items()]
 
 
-_PROVENANCE = ("system", "log", "verdict", "minutes", "seed", "started (UTC)", "code commit", "log SHA-256")
-
-
-def _provenance(group: Group) -> Markup:
-    rows = [tag("tr", *_origin(row, run)) for row in group.rows for run in row.members]
-    header = tag("tr", *[tag("th", name, scope="col") for name in _PROVENANCE])
-    table = tag("table", tag("thead", header), tag("tbody", *rows), class_="wide")
-    return tag("details", tag("summary", f"Provenance (logs: {len(rows)})"), scrolled("Provenance", table))
-
-
-def _origin(row: Row, run: Run) -> list[Markup]:
+def _origin(row: Row, run: Run) -> list[str]:
+    """The cells of _ORIGIN for one run."""
     started = "" if run.started_ms is None else _utc(run.started_ms)
     minutes = "" if run.minutes is None else f"{run.minutes:.6f}"
-    seed = "" if run.seed is None else _flat(run.seed)
-    texts = [row.name, str(run.log), run.verdict, minutes, seed, started, _commit(run), _sha256(run.log)]
-    return [tag("td", tag("code", text) if at in (1, 6, 7) and text else text) for at, text in enumerate(texts)]
-
-
-def _utc(time_ms: float) -> str:
-    try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return ""  # a time that no calendar has
+    return [row.name, str(run.log), run.verdict, minutes, _flat(run.seed), started, _commit(run), _sha256(run.log)]
 
 
 def _commit(run: Run) -> str:
@@ -176,15 +149,15 @@ def _commit(run: Run) -> str:
     return f"{code.commit}{'' if code.clean else ' with changes'}"
 
 
+def _utc(time_ms: float) -> str:
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return ""  # not a valid date
+
+
 def _sha256(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError:
-        return ""  # reported when it was read
-
-
-def _problems(comparison: Comparison) -> Markup | None:
-    if not comparison.problems:
-        return None
-    items = join(tag("li", problem) for problem in comparison.problems)
-    return tag("section", tag("h2", "Problems with the sources"), tag("ul", items, class_="notes"), id="problems")
+        return ""  # already reported when the log was read

@@ -1,7 +1,7 @@
-"""A run's telemetry.csv folded into a few hundred points, in memory that does not grow with the run.
+"""Reduces a run's telemetry.csv to a few hundred points, in constant memory.
 
-Times are minutes since run_start. A quantity of several GPUs is their mean (utilisation, memory) or sum (power) over
-the GPUs that the run used; on a run without GPUs the host's and the trainer's figures stand in.
+Times are minutes since run_start. Quantities of several GPUs are means (utilisation, memory) or sums (power) over the
+GPUs that the run used; a run without GPUs has those of the host and the trainer instead.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmark.submission import TELEMETRY_FILE, file_of_run
-from common.values import number_or_text
+from common.values import parse_number
 from results.reading.load import Run
 
 BINS = 240
+"""Points of a curve."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One picture: what it is called, in which unit, from which device and column, and how GPUs are put together."""
+    """One chart: its name and unit, the device and column it is read from, and whether GPUs are added or averaged."""
 
     name: str
     unit: str
@@ -42,7 +43,7 @@ HOST_QUANTITIES = (
 
 
 def read_curves(run: Run) -> dict[Quantity, list[tuple[float, float]]]:
-    """(minutes, value) of each quantity that the run's telemetry has; {} where there is none. Problems go to the run's."""
+    """(minutes, value) of each quantity in the run's telemetry; {} if there is none. Problems are added to the run's."""
     path = file_of_run(run.log, TELEMETRY_FILE)
     if path is None or not path.is_file() or run.started_ms is None or not run.minutes:
         return {}
@@ -51,7 +52,7 @@ def read_curves(run: Run) -> dict[Quantity, list[tuple[float, float]]]:
     sums: dict[tuple[Quantity, str, int], list[float]] = {}
     try:
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
-            _fold(csv.DictReader(file), run, quantities, used, sums)
+            _accumulate(csv.DictReader(file), run, quantities, used, sums)
     except (OSError, csv.Error) as error:
         run.problems.append(f"{path.name}: cannot be read ({error})")
         return {}
@@ -65,7 +66,7 @@ def _used_gpus(run: Run) -> set[str]:
     return {str(gpu.get("uuid")) for gpu in gpus if gpu.get("used")}
 
 
-def _fold(
+def _accumulate(
     rows: Iterable[dict[str, str]],
     run: Run,
     quantities: Iterable[Quantity],
@@ -74,7 +75,7 @@ def _fold(
 ) -> None:
     assert run.started_ms is not None and run.minutes
     for row in rows:
-        time_s, device = number_or_text(row.get("time_unix_s")), row.get("device") or ""
+        time_s, device = parse_number(row.get("time_unix_s")), row.get("device") or ""
         if time_s is None or device == "mark":
             continue
         minute = (time_s - run.started_ms / 1000) / 60
@@ -83,7 +84,7 @@ def _fold(
         place = min(int(minute / run.minutes * BINS), BINS - 1)
         for quantity in quantities:
             fits = row.get("uuid") in used if quantity.device == "gpu" else device == quantity.device
-            value = number_or_text(row.get(quantity.column)) if fits else None
+            value = parse_number(row.get(quantity.column)) if fits else None
             if value is not None:
                 cell = sums.setdefault((quantity, device, place), [0.0, 0])
                 cell[0] += value
@@ -98,9 +99,9 @@ def _curve(
         if which is quantity:
             devices.setdefault(place, []).append(total / samples * quantity.factor)
     most = max((len(values) for values in devices.values()), default=0)
-    # A sum over some of the GPUs only, as where one gave no reading, would show a dip that never was.
-    whole = {place: values for place, values in devices.items() if not quantity.total or len(values) == most}
+    # If a GPU gave no reading, a sum over the others would show a drop that did not happen.
+    complete = {place: values for place, values in devices.items() if not quantity.total or len(values) == most}
     return [
         ((place + 0.5) / BINS * minutes, sum(values) if quantity.total else sum(values) / len(values))
-        for place, values in sorted(whole.items())
+        for place, values in sorted(complete.items())
     ]

@@ -1,4 +1,4 @@
-"""The system's clock is set, or the machine sleeps, in the middle of a run: what the log, the score and the telemetry say."""
+"""The system clock is set, or the machine sleeps, during a run: what the log, the score and the telemetry say."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ HOUR_S = 3600
 
 
 class FakeClock:
-    """The library that poses as the C library's clocks, and the file that tells it what has happened to them."""
+    """The library that replaces the C library's clocks, and the file with the changes that it applies."""
 
     def __init__(self, folder: Path) -> None:
         library, self.changes = fake_library.build("fake_clock.c", folder / "clock.so"), folder / "changes"
-        self.happens()
+        self.change()
         self.environment = {"LD_PRELOAD": str(library), "FAKE_CLOCK": str(self.changes)}
 
-    def happens(self, set_forward_s: int = 0, slept_s: int = 0) -> None:
+    def change(self, set_forward_s: int = 0, slept_s: int = 0) -> None:
         """From now on the clock is `set_forward_s` ahead, and the machine has slept for `slept_s`."""
         # Written in place: the running processes have the file mapped.
         with open(self.changes, "r+b" if self.changes.exists() else "w+b") as file:
@@ -49,7 +49,7 @@ def run_with(bench: Bench, fake_clock: FakeClock, **what: int):
     """A run of three epochs; in the second of them, `what` happens. Its log's times in seconds, in the log's order."""
     process = bench.start(plan={"epoch_s": 1.0}, env=fake_clock.environment)
     wait_for(lambda: any(path.read_text().count("epoch_start") == 2 for path in bench.folder.glob("runs/*/*/*.txt")))
-    fake_clock.happens(**what)
+    fake_clock.change(**what)
     done = finish(process)
     assert done.status == 0, done.stderr
     events, bad = read_log(bench.folders()[0] / "result.txt")
@@ -58,7 +58,7 @@ def run_with(bench: Bench, fake_clock: FakeClock, **what: int):
 
 
 @pytest.mark.parametrize("set_forward_s", [HOUR_S, -HOUR_S])
-def test_a_clock_that_is_set_in_mid_run_is_no_part_of_the_score(bench, fake_clock, set_forward_s):
+def test_a_clock_that_is_set_during_a_run_does_not_change_the_score(bench, fake_clock, set_forward_s):
     times_s = run_with(bench, fake_clock, set_forward_s=set_forward_s)
     assert times_s == sorted(times_s)
     run = bench.record().run
@@ -69,20 +69,20 @@ def test_a_clock_that_is_set_in_mid_run_is_no_part_of_the_score(bench, fake_cloc
     assert not [note for note in bench.record().notes if "slept" in note]
 
 
-def test_a_machine_that_sleeps_does_not_stop_the_clock_and_the_record_tells(bench, fake_clock):
+def test_a_machine_that_sleeps_does_not_stop_the_clock_and_the_record_has_a_note(bench, fake_clock):
     times_s = run_with(bench, fake_clock, slept_s=HOUR_S)
     assert times_s == sorted(times_s)
     record = bench.record()
     assert HOUR_S + 3 <= record.run.run_s < HOUR_S + 600
     (note,) = (note for note in record.notes if "slept" in note)
     assert "slept for 3600 s" in note
-    assert record.telemetry["region_s"] < 600, "what nobody sampled is not made up"
+    assert record.telemetry["region_s"] < 600, "what was not sampled is not made up"
 
 
 def test_the_library_really_moves_the_clocks(tmp_path, fake_clock):
     """Guards the tests above: a library that did nothing would let them pass."""
     python = "import time; print(time.time() - {}, time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())"
-    fake_clock.happens(set_forward_s=-HOUR_S, slept_s=2 * HOUR_S)
+    fake_clock.change(set_forward_s=-HOUR_S, slept_s=2 * HOUR_S)
     done = subprocess.run(
         [sys.executable, "-c", python.format(time.time())],
         env=os.environ | fake_clock.environment, capture_output=True, text=True, check=True,
@@ -92,11 +92,11 @@ def test_the_library_really_moves_the_clocks(tmp_path, fake_clock):
     assert asleep_s == pytest.approx(2 * HOUR_S, abs=60)
 
 
-@pytest.mark.parametrize("told", [None, "yesterday"])
-def test_what_the_harness_starts_has_its_clock(told):
-    environment = launch.child_environment() | ({} if told is None else {clock.VARIABLE: told})
+@pytest.mark.parametrize("offset", [None, "yesterday"])
+def test_child_processes_have_the_clock_of_the_harness(offset):
+    environment = launch.child_environment() | ({} if offset is None else {clock.VARIABLE: offset})
     command = [sys.executable, "-c", "from benchmark import clock; print(repr(clock.OFFSET_S))"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    if told is None:
-        assert float(done.stdout) == clock.OFFSET_S, "to the last bit"
+    if offset is None:
+        assert float(done.stdout) == clock.OFFSET_S, "bit for bit"
     assert float(done.stdout) == pytest.approx(time.time() - clock.even_s(), abs=HOUR_S)

@@ -1,4 +1,4 @@
-"""The doctor's screen, on this machine, beside a library that poses as NVML, and on machines with something amiss."""
+"""The doctor's report on this machine, with a fake NVML, and on machines with problems."""
 
 import json
 import os
@@ -18,14 +18,29 @@ from tests.support.corpus import tiny_corpus
 from tests.support.fake_nvml import build, environment, run_python
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = "import sys; from benchmark.doctor.doctor import main; sys.exit(main(sys.argv[1:]))"
 TORCH_ON_CPU = {"version": "2.11.0", "built_for": "13.0", "gpus": [], "nccl": None}
-LOOK = """
-import dataclasses, json
+FIND = """
+import dataclasses, json, os
 from benchmark.doctor.gpu_checks import gpu_findings
-seen = {"built_for": "13.0", "gpus": [], "nccl": None}
-print(json.dumps([dataclasses.asdict(finding) for finding in gpu_findings(seen)]))
+for settings in json.loads(SETTINGS):
+    os.environ |= (variables := {f"FAKE_NVML_{name.upper()}": str(value) for name, value in settings.items()})
+    torch = {"built_for": "13.0", "gpus": [], "nccl": None}
+    print(json.dumps([dataclasses.asdict(finding) for finding in gpu_findings(torch)]))
+    for name in variables:
+        del os.environ[name]
 """
+DRIVERS = {
+    "busy, shared memory": {"gpus": 1, "unified": 1, "busy": 60},
+    "held, shared memory": {"gpus": 1, "unified": 1, "busy": 0, "others": 2},
+    "free, shared memory": {"gpus": 1, "unified": 1, "busy": 0},
+    "silent, shared memory": {"gpus": 1, "unified": 1, "busy": -1},
+    "full, unknown utilization": {"gpus": 1, "busy": -1},
+    "no GPU": {"gpus": 0},
+    "no permission": {"bad_handle": 4},
+    "lost": {"bad_handle": 15},
+    "version mismatch": {"init": 18},
+}
+"""How the fake NVML behaves, by what it stands for."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +48,7 @@ def driver(tmp_path_factory):
     return build(tmp_path_factory.mktemp("nvml"))
 
 
-def data_set(folder, name="mini", sha="a" * 64):
+def make_dataset(folder, name="mini", sha="a" * 64):
     (folder / name).mkdir(parents=True, exist_ok=True)
     split = Split("m.jsonl", "m.csv", 10, 1800.0, 3)
     dataset = Dataset(folder / name, name, "librispeech", {"train": split}, TreeDigest(sha, 1, 2, 3), {})
@@ -45,9 +60,15 @@ def by_subject(findings):
     return {finding.subject: finding for finding in findings}
 
 
-def gpu_findings(driver, **settings):
-    """What the doctor says of GPUs beside a library that poses as NVML and behaves as `settings` say."""
-    return [Finding(**fields) for fields in json.loads(run_python(LOOK, driver, **settings).stdout)]
+@pytest.fixture(scope="module")
+def gpu_findings(driver):
+    """What the doctor reports about GPUs with each of DRIVERS, from one process."""
+    code = f"SETTINGS = {json.dumps(list(DRIVERS.values()))!r}\n{FIND}"
+    lines = run_python(code, driver).stdout.splitlines()
+    return {
+        name: by_subject(Finding(**fields) for fields in json.loads(line))
+        for name, line in zip(DRIVERS, lines, strict=True)
+    }
 
 
 @pytest.fixture(params=[None, "docker", "podman", "apptainer", "kubernetes"])
@@ -63,17 +84,19 @@ def bare(monkeypatch, tmp_path):
     monkeypatch.setattr(hardware, "PROC", tmp_path / "proc")
 
 
-def test_the_screen_of_this_machine_is_readable_and_honest(tmp_path):
-    variables = os.environ | {"DATA_DIR": str(tmp_path / "new" / "data"), "RESULTS_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, env=variables, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert done.stderr == ""
-    # A command or a path is not broken; whether it fits depends on where the checkout lies.
+def test_the_report_on_this_machine_is_readable_and_correct(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "new" / "data"))
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
+    status = doctor.main([])
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert printed.err == ""
+    # A command or a path is not broken; whether it fits depends on the checkout's path.
     assert max(len(line) for line in lines if "/" not in line) <= 80
-    assert "\033" not in done.stdout, "colours are for terminals"
+    assert "\033" not in printed.out, "colours are for terminals"
     levels = {line.split()[0] for line in lines[:-2] if not line.startswith(" ")}
     assert levels <= {"good", "warning", "problem"}
-    assert done.returncode == ("problem" in levels)
+    assert status == ("problem" in levels)
     for subject in (
         "Python",
         "PyTorch",
@@ -82,16 +105,26 @@ def test_the_screen_of_this_machine_is_readable_and_honest(tmp_path):
         "data folder",
         "results folder",
         "file caches",
-        "data sets",
+        "datasets",
     ):
-        assert f" {subject} " in done.stdout
-    assert not (tmp_path / "new").exists(), "the doctor looks and touches nothing"
+        assert f" {subject} " in printed.out
+    assert not (tmp_path / "new").exists(), "the doctor changes nothing"
+
+
+FAKE_TORCH = """
+import types
+__version__ = "2.11.0"
+version = types.SimpleNamespace(cuda="13.0")
+cuda = types.SimpleNamespace(is_available=lambda: False, device_count=lambda: 0, init=lambda: None)
+"""
 
 
 def test_gpus_that_pytorch_cannot_see_are_a_problem(driver, tmp_path):
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
     variables = environment(driver) | {"DATA_DIR": str(tmp_path), "RESULTS_DIR": str(tmp_path)}
+    variables["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
     done = subprocess.run(
-        [sys.executable, "-c", CODE, "--json"], cwd=ROOT, env=variables, capture_output=True, text=True
+        [sys.executable, "-m", "benchmark", "doctor", "--json"], cwd=ROOT, env=variables, capture_output=True, text=True
     )
     findings = by_subject(Finding(**fields) for fields in json.loads(done.stdout))
     assert done.returncode == 1
@@ -102,42 +135,42 @@ def test_gpus_that_pytorch_cannot_see_are_a_problem(driver, tmp_path):
     assert findings["CUDA"].level == "problem"
 
 
-def test_a_card_without_a_figure_for_its_memory_is_busy_all_the_same(driver):
-    busy = by_subject(gpu_findings(driver, gpus=1, unified=1, busy=60))["GPU 0"]
+def test_a_gpu_that_reports_no_memory_use_may_still_be_busy(gpu_findings):
+    busy = gpu_findings["busy, shared memory"]["GPU 0"]
     assert (busy.level, busy.text) == ("warning", "NVIDIA H200, memory unknown: in use (memory unknown, 60 % busy)")
-    held = by_subject(gpu_findings(driver, gpus=1, unified=1, busy=0, others=2))["GPU 0"]
+    held = gpu_findings["held, shared memory"]["GPU 0"]
     assert (held.level, held.text) == (
         "warning",
         "NVIDIA H200, memory unknown: in use (memory unknown, 0 % busy, processes: 2)",
     )
-    quiet = by_subject(gpu_findings(driver, gpus=1, unified=1, busy=0))["GPU 0"]
+    quiet = gpu_findings["free, shared memory"]["GPU 0"]
     assert (quiet.level, quiet.text) == ("good", "NVIDIA H200, memory unknown")
 
 
-def test_a_card_that_tells_nothing_of_its_use_is_not_taken_for_free(driver):
-    silent = by_subject(gpu_findings(driver, gpus=1, unified=1, busy=-1))["GPU 0"]
+def test_a_gpu_that_reports_nothing_about_its_use_is_not_assumed_to_be_free(gpu_findings):
+    silent = gpu_findings["silent, shared memory"]["GPU 0"]
     assert silent.level == "warning"
-    assert silent.text.endswith("neither memory in use nor load can be read")
-    full = by_subject(gpu_findings(driver, gpus=1, busy=-1))["GPU 0"]
+    assert silent.text.endswith("neither memory in use nor utilization can be read")
+    full = gpu_findings["full, unknown utilization"]["GPU 0"]
     assert full.text == "NVIDIA H200, 140 GiB: in use (10.0 GiB, load unknown)"
 
 
-def test_a_driver_without_a_gpu_for_this_process_is_not_good(driver):
-    findings = by_subject(gpu_findings(driver, gpus=0))
+def test_a_driver_without_a_gpu_for_this_process_is_not_good(gpu_findings):
+    findings = gpu_findings["no GPU"]
     assert findings["GPU"].level == "warning"
-    assert "names no GPU to this process" in findings["GPU"].text
+    assert "lists no GPU for this process" in findings["GPU"].text
     assert "CUDA" not in findings
 
 
-def test_a_gpu_that_another_job_holds_is_not_to_be_reset(driver, monkeypatch):
-    closed = by_subject(gpu_findings(driver, bad_handle=4))["GPU"]
+def test_a_gpu_that_another_job_holds_is_not_to_be_reset(gpu_findings):
+    closed = gpu_findings["no permission"]["GPU"]
     assert closed.level == "problem"
     assert "it may belong to another job or container" in closed.remedy and "reset" not in closed.remedy
-    assert "nvidia-smi -r" in by_subject(gpu_findings(driver, bad_handle=15))["GPU"].remedy
+    assert "nvidia-smi -r" in gpu_findings["lost"]["GPU"].remedy
 
 
-def test_a_driver_that_cannot_be_asked_is_told_with_its_reason(driver):
-    (finding,) = gpu_findings(driver, init=18)
+def test_a_driver_that_does_not_respond_is_reported_with_the_reason(gpu_findings):
+    (finding,) = gpu_findings["version mismatch"].values()
     assert finding.level == "warning"
     assert "version mismatch" in finding.text
     assert "modprobe nvidia" in finding.remedy and "--gpus" not in finding.remedy
@@ -151,7 +184,7 @@ GIVES = {
 }
 
 
-def test_each_container_has_its_own_way_to_bring_gpus_in(container):
+def test_each_kind_of_container_has_its_own_remedy(container):
     for code in (gpu_remedies.LIBRARY_NOT_FOUND, gpu_remedies.OPERATING_SYSTEM, gpu_remedies.NO_PERMISSION):
         remedy = gpu_remedies.for_nvml(code)
         if container:
@@ -160,10 +193,10 @@ def test_each_container_has_its_own_way_to_bring_gpus_in(container):
             assert not any(option in remedy for option in ("--gpus", "--nv", "nvidia.com"))
 
 
-def test_an_updated_driver_is_loaded_anew_and_then_the_container_started_anew(container):
+def test_an_updated_driver_is_reloaded_and_then_the_container_restarted(container):
     remedy = gpu_remedies.for_nvml(gpu_remedies.VERSION_MISMATCH)
     assert "rmmod nvidia_uvm nvidia_drm nvidia_modeset nvidia" in remedy
-    assert remedy.endswith("then start the container anew" if container else "or restart the machine")
+    assert remedy.endswith("then restart the container" if container else "or restart the machine")
     assert not any(option in remedy for option in ("--gpus", "--nv", "nvidia.com"))
 
 
@@ -193,13 +226,13 @@ def test_a_driver_that_is_not_loaded(container, monkeypatch, tmp_path):
         (None, "dmesg"),
     ],
 )
-def test_each_error_of_nvml_has_its_remedy(bare, code, words):
+def test_each_nvml_error_has_its_remedy(bare, code, words):
     assert words in gpu_remedies.for_nvml(code)
 
 
-def test_a_container_that_lost_its_devices_is_started_anew(monkeypatch):
+def test_a_container_that_lost_its_devices_is_restarted(monkeypatch):
     monkeypatch.setattr(hardware, "container", lambda: "docker")
-    assert gpu_remedies.for_nvml(gpu_remedies.UNKNOWN).startswith("start the container anew")
+    assert gpu_remedies.for_nvml(gpu_remedies.UNKNOWN).startswith("restart the container")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +246,7 @@ def test_a_container_that_lost_its_devices_is_started_anew(monkeypatch):
         (None, "this PyTorch needs one for CUDA 13.0"),
     ],
 )
-def test_what_pytorch_says_decides_the_remedy(bare, monkeypatch, why, words):
+def test_the_remedy_follows_from_the_message_of_pytorch(bare, monkeypatch, why, words):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert words in gpu_remedies.for_torch(TORCH_ON_CPU | {"why": why})
     assert "without CUDA" in gpu_remedies.for_torch(TORCH_ON_CPU | {"why": why, "built_for": None})
@@ -221,7 +254,7 @@ def test_what_pytorch_says_decides_the_remedy(bare, monkeypatch, why, words):
     assert gpu_remedies.for_torch(TORCH_ON_CPU | {"why": why}) == "unset CUDA_VISIBLE_DEVICES"
 
 
-def test_a_torch_that_breaks_is_told_by_its_last_line(monkeypatch):
+def test_a_broken_torch_is_reported_with_its_last_line(monkeypatch):
     monkeypatch.setattr(torch_gpus, "_ASK_TORCH", "raise ImportError('libcudart is missing')")
     seen = torch_gpus.ask_torch()
     finding = checks._torch(seen)
@@ -244,13 +277,13 @@ def test_a_torch_that_breaks_is_told_by_its_last_line(monkeypatch):
         ({"error": "broken"}, 2, "warning"),
     ],
 )
-def test_what_torch_sees_is_held_against_the_driver(seen, gpus, level):
+def test_the_gpus_of_torch_are_compared_with_those_of_the_driver(seen, gpus, level):
     finding = gpu_checks.cuda(seen, gpus)
     assert finding.level == level
     assert (finding.remedy is None) == (level == "good")
 
 
-def test_a_card_without_a_driver_is_noticed(bare, monkeypatch):
+def test_a_gpu_without_a_driver_is_reported(bare, monkeypatch):
     error = gpu_checks.NvmlUnavailable("NVML cannot be used", OSError("no library"))
     error.code = gpu_remedies.LIBRARY_NOT_FOUND
     monkeypatch.setattr(gpu_checks, "has_gpu_devices", lambda: False)
@@ -259,39 +292,39 @@ def test_a_card_without_a_driver_is_noticed(bare, monkeypatch):
     monkeypatch.setattr(hardware, "nvidia_devices_on_bus", lambda: 1)
     finding = gpu_checks.no_driver(error)
     assert (finding.level, finding.remedy) == ("warning", "install NVIDIA's driver")
-    assert finding.text == "1 on the bus, but NVML cannot be used (no library)"
+    assert finding.text == "1 on the PCI bus, but NVML cannot be used (no library)"
 
 
-def test_data_sets_are_held_against_their_stamps(tmp_path):
+def test_datasets_are_compared_with_their_stamps(tmp_path):
     assert [finding.text for finding in checks._datasets(tmp_path)] == [
-        "none prepared yet: a run of `mini` or `synthetic` makes its own"
+        "none prepared yet: a run of `mini` or `synthetic` synthesises its own"
     ]
-    folder = data_set(tmp_path)
+    folder = make_dataset(tmp_path)
     assert "never verified" in next(checks._datasets(tmp_path)).text
     write_stamp(folder, Stamp("2026-01-02T03:04:05Z", "a" * 64, True))
     good = next(checks._datasets(tmp_path))
     assert (good.level, good.text) == ("good", "mini: 0.50 h train; verified 2026-01-02T03:04:05Z")
-    data_set(tmp_path, sha="b" * 64)
+    make_dataset(tmp_path, sha="b" * 64)
     assert "never verified" in next(checks._datasets(tmp_path)).text
     write_stamp(folder, Stamp("2026-01-02T03:04:05Z", "a" * 64, True))
-    assert "prepared anew" in next(checks._datasets(tmp_path)).text
+    assert "prepared again" in next(checks._datasets(tmp_path)).text
     write_stamp(folder, Stamp("2026-01-02T03:04:05Z", "b" * 64, False))
     failed = next(checks._datasets(tmp_path))
     assert failed.level == "problem"
     assert failed.remedy == f"remove it (rm -r {folder} {description_path(folder)}) and prepare it again"
-    data_set(tmp_path, sha="b" * 64)
+    make_dataset(tmp_path, sha="b" * 64)
     assert "never verified" in next(checks._datasets(tmp_path)).text
     description_path(folder).write_text("{")
-    libri = data_set(tmp_path / "libri", name="LibriSpeech_dataset")
+    libri = make_dataset(tmp_path / "libri", name="LibriSpeech_dataset")
     write_stamp(libri, Stamp("2026-01-02T03:04:05Z", "a" * 64, False))
-    assert next(checks._datasets(libri.parent)).remedy == "start its download again, which mends it"
+    assert next(checks._datasets(libri.parent)).remedy == "start its download again, which repairs it"
     broken = next(checks._datasets(tmp_path))
     assert broken.level == "problem"
     assert broken.remedy
 
 
-def test_the_remedy_verifies_that_very_data_set(tmp_path):
-    """Its command, pasted into a shell as it stands on the screen."""
+def test_the_remedy_verifies_exactly_that_dataset(tmp_path):
+    """Its command, pasted into a shell as printed."""
     mine = tiny_corpus(tmp_path / "my data" / "mine (2)").folder
     (finding,) = checks._datasets(mine.parent)
     assert finding.level == "warning"
@@ -305,7 +338,7 @@ def test_the_remedy_verifies_that_very_data_set(tmp_path):
 
 @pytest.fixture
 def closed(tmp_path):
-    """A folder, and a way to close it to its owner, be that root or not."""
+    """A folder, and a check with the folder read-only, even for root."""
     folder = tmp_path / "closed"
     folder.mkdir()
 
@@ -330,7 +363,7 @@ def closed(tmp_path):
     return examined
 
 
-def test_a_read_only_data_folder_is_judged_by_what_it_holds(closed):
+def test_a_read_only_data_folder_must_hold_what_a_run_needs(closed):
     look = f"_data_folder(Path({str(closed.folder)!r}), 'mini')"
     level, text, remedy = closed(look)
     assert level == "problem" and "cannot be written" in text
@@ -343,7 +376,7 @@ def test_a_read_only_data_folder_is_judged_by_what_it_holds(closed):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user: root may read every folder")
-def test_a_folder_that_nobody_lets_us_into_is_a_problem(tmp_path):
+def test_a_folder_without_permission_is_a_problem(tmp_path):
     (tmp_path / "locked" / "in").mkdir(parents=True)
     (tmp_path / "locked").chmod(0o000)
     for folder in (tmp_path / "locked", tmp_path / "locked" / "in"):
@@ -359,7 +392,7 @@ def test_a_read_only_results_folder_is_a_problem(closed):
     assert (level, remedy) == ("problem", "choose another folder with RESULTS_DIR")
 
 
-def test_disks_too_small_or_closed_are_problems(tmp_path):
+def test_disks_that_are_too_small_or_read_only_are_problems(tmp_path):
     sizes = {"wanted_for": "LibriSpeech"}
     huge = checks._disk("data folder", tmp_path, needed_bytes=1 << 60, wanted_bytes=1 << 61, **sizes)
     assert (huge.level, "DATA_DIR" in huge.remedy) == ("problem", True)
@@ -371,7 +404,7 @@ def test_disks_too_small_or_closed_are_problems(tmp_path):
     assert closed.level == "problem"
 
 
-def test_little_memory_or_one_core_is_told(monkeypatch):
+def test_little_memory_or_one_core_is_reported(monkeypatch):
     monkeypatch.setattr(checks.limits, "machine_memory_bytes", lambda: 64 * GIB)
     for limit, free, level, words in (
         (2, 2, "problem", "Slurm: `--mem`"),
@@ -390,38 +423,38 @@ def test_little_memory_or_one_core_is_told(monkeypatch):
     assert checks._cores().level == "warning"
 
 
-def test_a_limited_address_space_is_told():
+def test_a_limited_address_space_is_reported():
     code = "from benchmark.doctor import checks as doctor_checks; print(*doctor_checks._address_space(), sep='\\n')"
     shell = 'ulimit -v 20971520; exec "$@"'
     done = subprocess.run(
         ["sh", "-c", shell, "sh", sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert "at most 20.0 GiB for each process" in done.stdout, done.stderr
-    assert "another job or session" in done.stdout, "what `ulimit` took away it does not give back"
+    assert "a new job or session" in done.stdout, "a hard limit cannot be raised"
 
 
-def test_a_load_that_disturbs_or_is_unknown_is_no_good_one():
+def test_a_high_or_unknown_load_is_a_warning():
     levels = [checks._load(Load(taken, 2.0)).level for taken in (0.1, 0.6, None)]
     assert levels == ["good", "warning", "warning"]
 
 
-def test_the_screen_wraps_hostile_and_long_text():
+def test_the_report_wraps_hostile_and_long_text():
     findings = [
-        Finding("problem", "data set", "name\x1b[31m\nwith " + "words " * 40, "mend " * 30),
+        Finding("problem", "dataset", "name\x1b[31m\nwith " + "words " * 40, "repair " * 30),
         Finding("good", "load", "0.1"),
     ]
     text = doctor.screen(findings)
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
     long = f"`sh verify_dataset.sh '/a/folder/{'with many words' * 5}'`"
-    assert long in doctor.screen([Finding("warning", "data set", "x", f"now run {long} and look")]), "it can be pasted"
-    assert text.endswith("To mend before a run: 1 (see the remedies above).")
+    assert long in doctor.screen([Finding("warning", "dataset", "x", f"now run {long} and look")]), "it can be pasted"
+    assert text.endswith("Problems to fix before a run: 1 (see the remedies above).")
     assert doctor.screen(findings[1:]).endswith("This machine can run the benchmark.")
     assert "\033[32mgood" in doctor.screen(findings[1:], colour=True)
 
 
 @pytest.mark.parametrize(("gigabytes", "level"), [(16, "warning"), (24, "good")])
-def test_a_card_too_small_for_synthetic_is_told(gigabytes, level):
+def test_a_gpu_too_small_for_synthetic_is_reported(gigabytes, level):
     quiet = SimpleNamespace(
         info=SimpleNamespace(
             index=0, mig_parent_uuid=None, mig_enabled=False, name="Tesla T4", gpm_supported=False,
@@ -436,7 +469,7 @@ def test_a_card_too_small_for_synthetic_is_told(gigabytes, level):
         assert "longest batches of `synthetic` need" in finding.remedy and "NPROC" in finding.remedy
 
 
-def test_a_gpus_run_needs_more_disk(tmp_path, monkeypatch):
+def test_a_run_on_a_gpu_needs_more_disk_space(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "ask_torch", lambda: {"version": "2", "built_for": "13", "gpus": ["a"], "nccl": "2"})
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5 << 30))
     findings = by_subject(checks.examine(tmp_path, tmp_path))

@@ -1,4 +1,4 @@
-"""The one reading of a log: clock, epochs and outcome, for record, comparison and compliance alike."""
+"""The one interpretation of a log: time, epochs and outcome, for record, comparison and compliance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmark.mllog import Event
 from benchmark.record import read_record, write_record
 from compliance.check import check_paths
 from compliance.convergence import epochs_to_target
-from compliance.integrity_rules import Sealed, seal_agreement
+from compliance.integrity_rules import RecordedRun, integrity_agreement
 from compliance.log import read
 from results.reading.discover import find_sources
 from results.reading.load import read_run
@@ -24,7 +24,7 @@ def event(key: str, time_ms: float, value: object = None, **metadata) -> Event:
     return Event(key, value, metadata, time_ms, "POINT_IN_TIME", "", 0)
 
 
-def test_epochs_are_read_from_the_log_with_nothing_made_up():
+def test_epochs_are_read_from_the_log_without_invented_values():
     events = [
         event(mllog.EPOCH_START, 1000, epoch_num=1),
         event(mllog.EPOCH_STOP, 3500, epoch_num=1),
@@ -45,28 +45,28 @@ CLOCK = [event("init_start", 0), event("init_stop", 400), event("run_start", 100
 
 
 def test_the_clock_runs_from_the_first_run_start_to_the_first_run_stop():
-    said = summarise(CLOCK)
-    assert (said.init_s, said.run_s, said.minutes) == (0.4, 60.0, 1.0)
+    summary = summarise(CLOCK)
+    assert (summary.init_s, summary.run_s, summary.minutes) == (0.4, 60.0, 1.0)
     later = [event("run_start", 30_000), event("run_start", 70_000), event("run_stop", 121_000)]
-    said = summarise([*CLOCK[:3], later[0], CLOCK[3], *later[1:]])
-    assert (said.run_s, [start.time_ms for start in said.restarts]) == (60.0, [30_000])
+    summary = summarise([*CLOCK[:3], later[0], CLOCK[3], *later[1:]])
+    assert (summary.run_s, [start.time_ms for start in summary.restarts]) == (60.0, [30_000])
     assert summarise(CLOCK[:3]).run_s is None and summarise([]).init_s is None
     backwards = summarise([event("run_start", 1000), event("run_stop", 900)])
     assert backwards.run_s is None and backwards.minutes is None
 
 
-def test_other_benchmarks_are_timed_as_their_own_summariser_does_it():
+def test_other_benchmarks_are_timed_as_by_their_own_summariser():
     from mlperf_logging.result_summarizer.result_summarizer import _query_run_start_stop
 
     lines = [event("submission_benchmark", 0, "rnnt"), *CLOCK[:3], event("run_start", 30_000), CLOCK[3]]
-    said = summarise(lines)
+    summary = summarise(lines)
 
     class Line:
         def __init__(self, event: Event) -> None:
             self.key, self.timestamp = event.key, event.time_ms
 
     start_ms, stop_ms = _query_run_start_stop([Line(each) for each in lines])
-    assert said.run_s == (stop_ms - start_ms) / 1000 == 31.0
+    assert summary.run_s == (stop_ms - start_ms) / 1000 == 31.0
     assert summarise([*CLOCK[:3], event("run_start", 30_000), CLOCK[3]], "rnnt").run_s == 31.0
 
 
@@ -91,7 +91,7 @@ def stopped_again(lines: list[str]) -> list[str]:
 
 
 def out_of_order(lines: list[str]) -> list[str]:
-    """The last epoch bears the number 2, and the second one the number 4."""
+    """The last epoch has the number 2, and the second one the number 4."""
     swapped = []
     for line in lines:
         fields = fields_of(line)
@@ -121,7 +121,7 @@ GOOD = {"verdict": "success", "epochs": 4, "final": 100 * 250 / 1300, "to_target
         (evaluated_twice, GOOD | {"epochs": 5}),
     ],
 )
-def test_record_comparison_and_compliance_give_one_answer(tmp_path, change, expected):
+def test_record_comparison_and_compliance_agree(tmp_path, change, expected):
     whole = summarise(map(mllog.parse_line, "\n".join(FakeRun().write()).encode().splitlines()))
     folder = write_run(tmp_path / "run", FakeRun(), edit=change)
     record, log = read_record(folder), read(folder / "result.txt")
@@ -132,19 +132,19 @@ def test_record_comparison_and_compliance_give_one_answer(tmp_path, change, expe
     assert record.run.epochs == len(run.evals) == len(log.summary.epochs) == expected["epochs"]
     assert record.run.final_wer == run.last_accuracy == log.summary.final == expected["final"]
     assert epochs_to_target(log) == expected["to_target"]
-    assert not list(seal_agreement(Sealed(folder / "record.json", log)))
+    assert not list(integrity_agreement(RecordedRun(folder / "record.json", log)))
     broken = {finding.rule for verdict in check_paths([folder]) for finding in verdict.findings}
-    assert broken & {"run-telemetry", "run-time", "seal-agreement", "target-reached"} == set()
+    assert broken & {"run-telemetry", "run-time", "integrity-agreement", "target-reached"} == set()
 
 
-def test_a_run_that_the_harness_saw_fail_is_no_success(tmp_path):
+def test_a_run_that_failed_in_the_harness_is_not_a_success(tmp_path):
     folder = write_run(tmp_path / "run", FakeRun(), status="failed", reason="exit status 1, but run_stop says success")
     (run,) = map(read_run, find_sources([folder]))
     assert run.verdict == "failed" and "exit status 1, but run_stop says success" in run.problems[-1]
 
 
 @pytest.mark.parametrize("changes", [{"epochs": ()}, {"epochs": "less"}, {"epochs": "loss"}, {"status": "failed"}])
-def test_a_record_that_says_less_or_else_than_the_log_is_found_out(tmp_path, changes):
+def test_a_record_that_disagrees_with_the_log_is_detected(tmp_path, changes):
     folder = write_run(tmp_path / "run", FakeRun())
     record = read_record(folder)
     if changes == {"epochs": "less"}:
@@ -152,12 +152,12 @@ def test_a_record_that_says_less_or_else_than_the_log_is_found_out(tmp_path, cha
     elif changes == {"epochs": "loss"}:
         changes = {"epochs": (replace(record.epochs[0], train_loss=-1.0), *record.epochs[1:])}
     write_record(replace(record, **changes), folder)
-    assert list(seal_agreement(Sealed(folder / "record.json", read(folder / "result.txt"))))
+    assert list(integrity_agreement(RecordedRun(folder / "record.json", read(folder / "result.txt"))))
 
 
-def test_a_second_run_start_is_told_with_the_one_that_counts(tmp_path):
+def test_a_second_run_start_is_reported_with_the_one_that_counts(tmp_path):
     folder = write_run(tmp_path / "run", FakeRun(), edit=restarted)
     (run,) = map(read_run, find_sources([folder]))
     assert [problem.partition(": ")[2] for problem in run.problems] == [
-        "run_start again; the clock is taken from the first one"
+        "run_start again; the timed region starts at the first one"
     ]

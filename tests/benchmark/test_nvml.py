@@ -1,4 +1,4 @@
-"""NVML through the real bindings and a C library that poses as it."""
+"""NVML through the real bindings and a fake library in C."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ from benchmark.telemetry import readings
 from tests.support.fake_nvml import REFUSED_BY_GPU_1, UUIDS, build, run_python
 
 ONLY_MONITORS = {each.name for each in readings.GPU_READINGS if each.gpm and not each.calls}
-"""The readings that a chip without performance monitors does not have."""
+"""The readings that a GPU without performance monitors does not have."""
 
 READ_TWICE = """
 import json, time
@@ -69,7 +69,7 @@ def test_every_reading_arrives_in_its_unit(driver):
         "pcie_rx_bytes_per_s": 200 * 1024**2,
     }
     assert first[0]["sm_active_pct"] is None, "the monitors need two samples"
-    assert first[0]["pcie_tx_bytes_per_s"] is None, "the call that waits for 20 ms is left to chips without monitors"
+    assert first[0]["pcie_tx_bytes_per_s"] is None, "the call that waits for 20 ms is only for GPUs without monitors"
     assert [info["uuid"] for info in infos] == UUIDS
     assert infos[0]["memory_total_bytes"] == 140 * 1024**3
     assert infos[0]["compute_capability"] == "9.0"
@@ -78,7 +78,7 @@ def test_every_reading_arrives_in_its_unit(driver):
     assert infos[1]["mig_enabled"] is None
 
 
-def test_an_unsupported_value_is_missing_alone(driver):
+def test_only_the_unsupported_value_is_missing(driver):
     _, (_, gpu), *_ = read_twice(driver)
     assert {name for name, value in gpu.items() if value is None} == REFUSED_BY_GPU_1
 
@@ -94,7 +94,7 @@ def test_an_old_driver_is_read_by_its_old_names(old_driver):
     assert infos[0]["gpm_supported"] is False
 
 
-def test_a_lost_gpu_reads_nothing_and_the_other_goes_on(driver):
+def test_a_lost_gpu_reads_nothing_and_the_other_continues(driver):
     first, second, *_ = read_twice(driver, lost_after=1)
     assert first[1]["power_w"] is None or second[1]["power_w"] is None
     assert set(second[1].values()) == {None}
@@ -123,12 +123,12 @@ with Nvml() as nvml:
     assert later["sm_active_pct"] == 40, "the sample that came too soon was not taken, and the one before it was kept"
 
 
-def test_a_mig_slice_stands_beside_its_gpu_with_what_it_can_tell(driver):
+def test_a_mig_slice_is_listed_after_its_gpu_with_the_readings_it_has(driver):
     _, second, infos, *_ = read_twice(driver, mig=1)
     assert [info["uuid"][:4] for info in infos] == ["GPU-", "MIG-", "GPU-"]
     assert infos[1]["mig_parent_uuid"] == UUIDS[0]
     assert second[1]["sm_active_pct"] == 40
-    assert second[1]["power_w"] is None, "a slice has no power meter of its own"
+    assert second[1]["power_w"] is None, "a slice has no power reading"
 
 
 def test_a_gpu_is_found_by_the_uuid_that_torch_writes(driver):
@@ -160,7 +160,7 @@ def test_the_processes_on_a_gpu_are_listed(kind, request, tmp_path):
     code = "from benchmark.machine.nvml import Nvml\nwith Nvml() as nvml: print(nvml.gpus[0].process_ids())"
     found = run_python(code, request.getfixturevalue(kind), pids=tmp_path / "pids", others=1).stdout
     assert json.loads(found) == [17, 18, 1 << 22]
-    assert json.loads(run_python(code, request.getfixturevalue(kind)).stdout) == [], "nobody is there"
+    assert json.loads(run_python(code, request.getfixturevalue(kind)).stdout) == [], "there are no processes"
 
 
 def test_text_that_an_older_pynvml_returns_as_bytes_is_text(driver):
@@ -180,15 +180,15 @@ with Nvml() as nvml:
 
 
 def names_of_pynvml() -> list[str]:
-    """Every name of pynvml's that telemetry uses, as an attribute of the gate (or of what it hands on) or as a text."""
+    """Every name of pynvml's that telemetry uses, as an attribute of `_nv` (or of what it is passed as) or as a string."""
     found = set()
-    for module, gate in ((nvml, "_nv"), (readings, "nv")):
+    for module, alias in ((nvml, "_nv"), (readings, "nv")):
         for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == gate:
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == alias:
                 found.add(node.attr)
             elif isinstance(node, ast.Attribute):
                 past = hasattr(pynvml, node.attr) and node.attr.startswith(("nvml", "NVML", "c_nvml"))
-                assert not past, f"{module.__name__}:{node.lineno}: {node.attr} is looked up past the gate"
+                assert not past, f"{module.__name__}:{node.lineno}: {node.attr} is looked up not through `{alias}`"
             elif isinstance(node, ast.Constant) and re.fullmatch(r"(nvml|NVML|c_nvml)\w+", str(node.value)):
                 found.add(node.value)
     return sorted(found)
@@ -203,7 +203,7 @@ from benchmark.telemetry.readings import GPU_READINGS
 whole = vars(pynvml)
 
 def without(name):
-    # The rest of pynvml goes on: a version that lacks a name does not use it itself.
+    # The rest of pynvml still works: a version that lacks a name does not use it itself.
     less = types.ModuleType("pynvml")
     vars(less).update({key: value for key, value in whole.items() if key != name})
     sys.modules["pynvml"] = less
@@ -212,26 +212,26 @@ def without(name):
     spec.loader.exec_module(module)
     return module
 
-modules, opened, told = {name: without(name) for name in [None, *NAMES]}, {}, {}
+modules, opened, results = {name: without(name) for name in [None, *NAMES]}, {}, {}
 for name, module in modules.items():
     try:
         opened[name] = module.Nvml()
-        told[name] = {}
+        results[name] = {}
     except module.NvmlUnavailable as error:
-        told[name] = str(error)
+        results[name] = str(error)
 for wait_s in (0.15, 0.0):
     for name, nvml in opened.items():
         for gpu in nvml.gpus:
             values = gpu.read(time.monotonic())
             # These differ from one reading to the next.
             changing = {"utilization_pct", *(each.name for each in GPU_READINGS if each.kind == "counter")}
-            told[name][gpu.info.index] = {each: value for each, value in values.items() if each not in changing}
+            results[name][gpu.info.index] = {each: value for each, value in values.items() if each not in changing}
     time.sleep(wait_s)
 for name, nvml in opened.items():
-    told[name] |= {"info": [vars(gpu.info) for gpu in nvml.gpus], "processes": [gpu.process_ids() for gpu in nvml.gpus]}
-    told[name]["versions"] = [nvml.driver_version, nvml.nvml_version, nvml.cuda_driver_version]
+    results[name] |= {"info": [vars(gpu.info) for gpu in nvml.gpus], "processes": [gpu.process_ids() for gpu in nvml.gpus]}
+    results[name]["versions"] = [nvml.driver_version, nvml.nvml_version, nvml.cuda_driver_version]
     nvml.close()
-print(json.dumps({str(name): found for name, found in told.items()}))
+print(json.dumps({str(name): found for name, found in results.items()}))
 """
 
 
@@ -253,14 +253,14 @@ def leaves(tree, path=()):
 
 
 OPENS = {"nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"}
-"""What no GPU is found without."""
+"""Names without which no GPU is found."""
 STAND_INS = {
     "memory_used_bytes": {11 * 1024**3, 12 * 1024**3},
     "pcie_tx_bytes_per_s": {1024**2},
     "pcie_rx_bytes_per_s": {2 * 1024**2},
     "gpm_supported": {False},
 }
-"""Values that an older call gives in the place of one that is missing."""
+"""Values of an older call that replaces a missing one."""
 MISSING = {
     "NVML_FI_DEV_POWER_AVERAGE": set(),
     "NVML_FI_DEV_POWER_INSTANT": {"power_instant_w"},
@@ -274,11 +274,11 @@ MISSING = {
     "NVML_ERROR_FUNCTION_NOT_FOUND": set(),
     "NVMLError": set(),
 }
-"""What GPU 0 does not tell where pynvml lacks a name."""
+"""The readings that GPU 0 lacks if pynvml lacks a name."""
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_pynvml_lacks_costs_its_own_values_alone(name, without_each):
+def test_a_name_that_pynvml_lacks_costs_only_its_own_values(name, without_each):
     whole, found = without_each["None"], without_each[name]
     if name == "nvmlInit":
         assert found == "NVML cannot be used (pynvml has no nvmlInit)"
@@ -294,7 +294,7 @@ def test_a_name_that_pynvml_lacks_costs_its_own_values_alone(name, without_each)
             assert {reading for reading, value in found["0"].items() if value is None} == MISSING[name]
 
 
-def test_the_names_are_found_and_what_can_be_asked_otherwise_is(without_each):
+def test_the_names_are_found_and_alternative_calls_are_used(without_each):
     assert len(NAMES) > 60
     assert set(NAMES) >= {"nvmlInit", "NVMLError", "NVML_ERROR_GPU_IS_LOST", "NVML_FI_DEV_POWER_AVERAGE", *MISSING}
     assert without_each["None"]["processes"] == [[1 << 22, (1 << 22) + 1]] * 2

@@ -1,4 +1,4 @@
-"""What a result and its submission are: held against MLPerf's own tools, and the same for whoever builds, scores or checks."""
+"""Results and submission packages: compared with MLPerf's own tools, and the same for building, scoring and checking."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MINUTES = st.floats(0.001, 1e6)
 
 
 @given(st.lists(MINUTES, max_size=45), st.integers(0, 5), st.sampled_from([1, 4]))
-def test_the_olympic_mean_is_mlperfs_to_the_bit(minutes, failed, dropped):
+def test_the_olympic_mean_is_bit_identical_with_mlperfs(minutes, failed, dropped):
     mean = submission.olympic_mean([*minutes, *[float("inf")] * failed], dropped)
     assert mean == (_compute_olympic_average(list(minutes), failed, dropped) if failed <= dropped else None)
 
 
 @pytest.mark.parametrize("ruleset", ["4.0.0", "4.1.0", "5.1.0"])
-def test_a_descriptions_status_is_what_mlperfs_checker_takes(ruleset, tmp_path):
+def test_a_descriptions_status_is_accepted_by_mlperfs_checker(ruleset, tmp_path):
     path = tmp_path / "box.json"
     for status, name in submission.AVAILABILITY.items():
         path.write_text(json.dumps(dict.fromkeys(FIELDS, "N/A") | {"status": name}))
@@ -54,25 +54,25 @@ def test_the_round_is_in_the_name_of_the_nearest_folder_that_has_one(folder, fou
     assert next((each for _, each in submission.rounds_above(Path("/", folder, "Org"))), None) == found
 
 
-def test_files_of_a_run_lie_beside_its_log():
+def test_files_of_a_run_are_next_to_its_log():
     assert submission.file_of_run(Path("run/result.txt"), "record.json") == Path("run/record.json")
     assert submission.file_of_run(Path("x/result_10.txt"), "telemetry.csv") == Path("x/telemetry_10.csv")
     assert submission.file_of_run(Path("x/slurm-12.out"), "record.json") is None
 
 
 def test_the_same_logs_are_scored_and_checked(tmp_path):
-    """Numbered ones, in order, in submitters' folders of every make: not those of their code, and none of another name."""
+    """Numbered logs, in order, in every kind of submitter's folder; not those in code folders or with other names."""
     places = []
-    for org, beside in (("One", "systems"), ("Two", "benchmarks"), ("Three", "SHA256SUMS")):
+    for org, marker in (("One", "systems"), ("Two", "benchmarks"), ("Three", "SHA256SUMS")):
         results = tmp_path / org / "results" / "box" / "deepspeech2"
         code = tmp_path / org / "benchmarks" / "deepspeech2" / "implementations" / "own"
-        for folder in (results, code) if beside == "benchmarks" else (results,):
+        for folder in (results, code) if marker == "benchmarks" else (results,):
             folder.mkdir(parents=True)
             for name in ("result_2.txt", "result_10.txt", "result_best.txt", "result_1.txt.bak"):
                 (folder / name).write_bytes(written(FakeRun().write()))
-        if beside != "benchmarks":
-            path = tmp_path / org / beside
-            path.mkdir() if beside == "systems" else path.touch()
+        if marker != "benchmarks":
+            path = tmp_path / org / marker
+            path.mkdir() if marker == "systems" else path.touch()
         places += [results / "result_2.txt", results / "result_10.txt"]
     checked = [Path(verdict.file) for verdict in check_paths([tmp_path]) if verdict.kind == "log"]
     assert sorted(checked) == sorted(source.log for source in find_sources([tmp_path])) == sorted(places)

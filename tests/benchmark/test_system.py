@@ -1,4 +1,4 @@
-"""The system description: MLPerf's own checker accepts it, and what it says agrees with the machine."""
+"""The system description: MLPerf's own checker accepts it, and it agrees with the machine."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ print(json.dumps([description, system.missing(description), system.software(), s
 def test_mlperfs_checker_accepts_the_description_once_a_person_has_filled_it(tmp_path):
     description = system.describe()
     for field in system.missing(description):
-        description[field] = "said by a person"
+        description[field] = "filled by a person"
     description["status"] = "Research, Development, or Internal (RDI)"
     path = tmp_path / "system.json"
     path.write_text(json.dumps(description))
@@ -58,7 +58,7 @@ def test_the_description_agrees_with_the_machine():
     assert all(isinstance(value, (str, dict)) for value in description.values())
 
 
-def test_what_only_a_person_knows_is_asked_for():
+def test_what_only_a_person_knows_is_missing():
     assert {"submitter", "division", "status", "cooling"} <= set(system.missing(system.describe()))
     assert set(system.missing({})) == set(system.FIELDS) - {"hw_notes", "sw_notes"}
 
@@ -76,7 +76,7 @@ def test_accelerators_come_from_the_driver(with_gpus):
     assert label == "h200"
 
 
-def test_a_run_on_the_cpu_is_described_without_the_gpus_that_it_leaves_alone(tmp_path):
+def test_a_run_on_the_cpu_is_described_with_its_gpus_as_unused(tmp_path):
     code = """
 import json
 from benchmark.machine import system
@@ -85,7 +85,7 @@ print(json.dumps([system.describe(gpus=names) for names in ([], ["NVIDIA H200"])
     on_cpu, on_gpu, label = json.loads(run_python(code, build(tmp_path)).stdout)
     assert (on_cpu["accelerators_per_node"], on_cpu["accelerator_model_name"]) == ("0", "N/A")
     assert "H200" not in on_cpu["system_name"]
-    assert "GPUs left alone: 2x NVIDIA H200" in on_cpu["hw_notes"]
+    assert "unused GPUs: 2x NVIDIA H200" in on_cpu["hw_notes"]
     assert (on_gpu["accelerator_model_name"], on_gpu["system_name"].endswith("2x H200")) == ("NVIDIA H200", True)
     assert label == "cpu"
 
@@ -166,7 +166,7 @@ def test_a_folder_without_a_repository_of_its_own_has_no_commit(checkout, tmp_pa
     inner = checkout / "unpacked"
     inner.mkdir()
     nothing = {"commit": None, "clean": None}
-    assert system.code_version(inner) == nothing, "the commit of a folder above says nothing about this one"
+    assert system.code_version(inner) == nothing, "the commit of a parent folder is not this folder's"
     monkeypatch.setenv("PATH", str(inner))
     assert system.code_version(checkout) == nothing
 
@@ -260,7 +260,7 @@ def test_a_containers_limits_count(machine, tmp_path):
         ({"container": "lxc"}, "lxc"),
     ],
 )
-def test_a_container_is_known_by_what_its_engine_sets(monkeypatch, signs, kind):
+def test_a_container_is_recognised_by_what_its_engine_sets(monkeypatch, signs, kind):
     for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "KUBERNETES_SERVICE_HOST", "container"):
         monkeypatch.delenv(name, raising=False)
     for name, value in signs.items():
@@ -268,7 +268,7 @@ def test_a_container_is_known_by_what_its_engine_sets(monkeypatch, signs, kind):
     assert hardware.container() == kind
 
 
-def test_a_machine_that_says_nothing_is_described_by_nothing(machine):
+def test_a_machine_that_reports_nothing_has_an_empty_description(machine):
     cpu = hardware.processor()
     assert (cpu.model, cpu.sockets, cpu.caches, cpu.governor) == (None, None, None, None)
     assert hardware.disks() == []

@@ -1,4 +1,4 @@
-"""Running sums against plain ones over all samples, and their bounded memory."""
+"""Running sums compared with plain sums over all samples, and their bounded memory."""
 
 import math
 import random
@@ -34,7 +34,7 @@ def test_edges_between_samples_are_interpolated():
     assert totals["energy"].integral == pytest.approx(300 * 4.75)
 
 
-def test_what_was_not_measured_counts_neither_as_zero_nor_as_time():
+def test_missing_values_count_neither_as_zero_nor_as_time():
     sums = Integrals([Reading("power", "gauge"), Reading("never", "mean")])
     for second in range(11):
         sums.add(second, {"power": 100 if second < 5 else None})
@@ -42,10 +42,10 @@ def test_what_was_not_measured_counts_neither_as_zero_nor_as_time():
     assert stat(totals["power"]) == Stat(100, 100)
     assert totals["power"].known_s == 4
     assert stat(totals["never"]) is None
-    assert whole(totals["power"], 10, 1) is None, "energy with a hole in it would look like little energy"
+    assert whole(totals["power"], 10, 1) is None, "energy with a gap would look like less energy"
 
 
-def test_a_counter_catches_up_after_a_gap_and_a_reset_leaves_a_hole():
+def test_a_counter_catches_up_after_a_gap_and_a_reset_leaves_a_gap():
     gap = Integrals([Reading("bytes", "counter")])
     for second, value in enumerate([0, 10, None, None, 40]):
         gap.add(second, {"bytes": value})
@@ -57,7 +57,7 @@ def test_a_counter_catches_up_after_a_gap_and_a_reset_leaves_a_hole():
     assert reset.over(0, 3)[0]["bytes"] == Totals(20, 2, None)
 
 
-def test_memory_stays_bounded_and_marks_stay_sharp():
+def test_memory_stays_bounded_and_marks_stay_exact():
     sums = Integrals(READINGS, max_blocks=64)
     values = random.Random(5)
     exact = {"gauge": 0.0, "mean": 0.0}
@@ -103,7 +103,7 @@ def test_merging_changes_no_total(steps, data):
         assert whole_run[1][name].peak == whole_run[0][name].peak
 
 
-def test_an_empty_region_has_nothing():
+def test_an_empty_region_has_no_figures():
     sums = Integrals(READINGS)
     assert stat(sums.over(0, 10)[0]["gauge"]) is None
     sums.add(0, {"gauge": 1})
@@ -112,7 +112,7 @@ def test_an_empty_region_has_nothing():
     assert (stat(totals["gauge"]), samples) == (None, 0)
 
 
-def test_flags_of_one_name_in_two_readings_are_kept_apart_and_have_their_shares():
+def test_flags_of_one_name_in_two_readings_are_separate():
     one = Reading("one", "flags", flags={0x1: "hot", 0x4: "slow"})
     two = Reading("two", "flags", flags={0x1: "slow", 0x2: "hot"})
     sums = Integrals([one, two])

@@ -1,9 +1,9 @@
-"""What harness and trainer agree on: one home in the code, the same on docs/trainer.md, and a plain trainer that keeps to it."""
+"""The trainer contract: the code, docs/trainer.md and the checker agree, and a plain trainer fulfils it."""
 
 from __future__ import annotations
 
 import ast
-import os
+import json
 import re
 import signal
 import subprocess
@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 
 from benchmark import mllog, trainer_contract
-from benchmark.harness.outcome import verdict
+from benchmark.harness.outcome import outcome
 from benchmark.harness.run_log import RunLog
 from benchmark.log_summary import summarise
 from benchmark.mllog import parse_line, read_log
+from benchmark.params import load_variant
 from benchmark.record import read_record
-from benchmark.trainer_contract import ProgressLine, checkpoint_of, checkpoints, lacking, read_progress
+from benchmark.trainer_contract import ProgressLine, checkpoint_of, checkpoints, missing_from, read_progress
 from common.errors import UserError
 from compliance.log_rules import EDGE, INIT, KEYS, RUN
 from tests.conftest import ROOT
+from tests.support import fake_trainer
 from tests.support.harness import Bench, Finished, finish, keys, make_dataset, wait_for
 from tests.support.logs import FakeRun
 
@@ -33,16 +35,13 @@ def bench(tmp_path):
     return Bench(tmp_path)
 
 
-def start(bench: Bench, module: str | None, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "benchmark", "run", *arguments]
-    command += ["--trainer-module", module] if module else []
-    environment = os.environ | bench.environment | {"PYTHONPATH": f"{ROOT}:{bench.folder}"} | variables
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=environment, cwd=bench.folder, **streams)
+def own_module(bench: Bench) -> dict[str, str]:
+    """The environment in which the trainer's process imports modules from the bench's folder."""
+    return {"PYTHONPATH": f"{ROOT}:{bench.folder}"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The page, and the checker, say what the code says
+# The documentation and the checker agree with the code
 
 PAGE = (ROOT / trainer_contract.PAGE).read_text(encoding="utf-8")
 
@@ -79,7 +78,7 @@ def test_the_page_lists_every_option_variable_and_exit_status():
 
 
 def test_the_checker_wants_those_events_and_no_others_of_a_trainer():
-    of_trainers = [key for key in KEYS if key.required and key.stretch in (EDGE, INIT, RUN)]
+    of_trainers = [key for key in KEYS if key.required and key.phase in (EDGE, INIT, RUN)]
     assert tuple(key.name for key in of_trainers) == trainer_contract.EVENTS
     assert tuple(key.name for key in of_trainers if key.each_epoch) == trainer_contract.EPOCH_EVENTS
 
@@ -89,16 +88,16 @@ def test_the_checker_wants_those_events_and_no_others_of_a_trainer():
 
 
 def test_a_parser_reads_what_the_harness_writes():
-    said = {"params": Path("p.yaml"), "data": Path("d"), "run_dir": Path("r"), "seed": 7, "device": "cpu"}
+    options = {"params": Path("p.yaml"), "data": Path("d"), "run_dir": Path("r"), "seed": 7, "device": "cpu"}
     parser = trainer_contract.argument_parser("trainer")
     for resume in (None, Path("r/checkpoints/epoch_03")):
-        command = trainer_contract.command_line(**said, resume=resume)
-        assert vars(parser.parse_args(command)) == said | {"resume": resume, "progress": "events"}
+        command = trainer_contract.command_line(**options, resume=resume)
+        assert vars(parser.parse_args(command)) == options | {"resume": resume, "progress": "events"}
 
 
-def test_progress_is_read_as_it_was_told(capfd):
+def test_progress_is_read_as_it_was_printed(capfd):
     line = ProgressLine("train", 2, 3, 6, note="loss 3\n")
-    line.tell()
+    line.print()
     (raw,) = capfd.readouterr().out.splitlines()
     assert read_progress(raw.encode()) == line
 
@@ -113,7 +112,7 @@ def test_progress_is_read_as_it_was_told(capfd):
         '{"phase": 1, "epoch": 1, "done": "x", "total": 2}',
     ],
 )
-def test_what_is_no_progress_is_none(text):
+def test_a_line_that_is_not_progress_is_none(text):
     assert read_progress(f":::PROGRESS {text}".encode()) is None
     assert read_progress(text.encode()) is None
 
@@ -132,13 +131,13 @@ def test_a_checkpoint_is_a_file_or_a_folder_of_any_suffix(tmp_path):
         assert trainer_contract.checkpoint_path(tmp_path, epoch).name == f"epoch_{epoch:02d}"
 
 
-def test_of_two_checkpoints_of_an_epoch_none_is_guessed(tmp_path):
+def test_two_checkpoints_of_an_epoch_are_refused(tmp_path):
     for suffix in (".pt", ".safetensors", ".json"):
-        trainer_contract.keep_checkpoint(tmp_path, 2, suffix, b"state")
+        trainer_contract.save_checkpoint(tmp_path, 2, suffix, b"state")
     assert checkpoint_of(tmp_path, 2).suffix == ".pt"
-    trainer_contract.keep_checkpoint(tmp_path, 3, ".onnx", b"network")
+    trainer_contract.save_checkpoint(tmp_path, 3, ".onnx", b"network")
     assert checkpoint_of(tmp_path, 3) is None, "exported from a checkpoint that is gone"
-    trainer_contract.keep_checkpoint(tmp_path, 2, ".npz", b"state")
+    trainer_contract.save_checkpoint(tmp_path, 2, ".npz", b"state")
     with pytest.raises(UserError, match=r"epoch 2 has several checkpoints \(epoch_02.npz, epoch_02.pt\)"):
         checkpoint_of(tmp_path, 2)
 
@@ -149,8 +148,8 @@ def without(key: str, epoch: int | None = None) -> list[mllog.Event]:
 
 
 def test_a_log_that_lacks_nothing():
-    assert lacking(summarise(without("opt_name"))) is None, "that is the checker's business"
-    assert lacking(summarise(without(""))) is None
+    assert missing_from(summarise(without("opt_name"))) is None, "the checker's task"
+    assert missing_from(summarise(without(""))) is None
 
 
 @pytest.mark.parametrize(
@@ -176,11 +175,11 @@ def test_a_log_that_lacks_nothing():
     ],
 )
 def test_what_a_log_lacks_is_named(events, what):
-    assert lacking(summarise(events)) == what
+    assert missing_from(summarise(events)) == what
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Trainers that keep to none of it
+# Trainers that violate the contract
 
 SUCCESS_ALONE = """
 from benchmark.mllog import LogWriter
@@ -194,26 +193,26 @@ NO_START = "the trainer logged no run_start: see docs/trainer.md"
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "reason"),
     [
         ("", NO_START),
         ("print('Epoch 1/10 loss 3.2')", NO_START),
-        ("import sys; print('no data', file=sys.stderr)", f"{NO_START} (its last words on stderr: no data)"),
+        ("import sys; print('no data', file=sys.stderr)", f"{NO_START} (its last line on stderr: no data)"),
         (SUCCESS_ALONE, "the trainer logged no eval_accuracy for epoch 1: see docs/trainer.md"),
         (None, "the trainer could not be started: No module named wrong (--trainer-module)"),
     ],
 )
-def test_a_wrong_trainer_is_told_what_is_missing(bench, source, said):
+def test_what_a_wrong_trainer_lacks_is_reported(bench, source, reason):
     if source is not None:
         (bench.folder / "wrong.py").write_text(source)
-    done = finish(start(bench, "wrong", "--params", str(bench.params)))
-    assert (done.status, done.last_line) == (2, f"error: {said}")
-    assert (bench.record().status, bench.record().reason) == ("failed", said)
+    done = bench.run(trainer="wrong", env=own_module(bench))
+    assert (done.status, done.last_line) == (2, f"error: {reason}")
+    assert (bench.record().status, bench.record().reason) == ("failed", reason)
     assert "Epoch 1/10" not in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("exit_status", "dropped", "errors", "said"),
+    ("exit_status", "dropped", "errors", "expected"),
     [
         (0, "run_stop", [], "the trainer logged no run_stop: see docs/trainer.md"),
         (0, "run_stop", ["error: minor", "LostError: minor"], ".* no run_stop: .*stderr: LostError: minor.*"),
@@ -226,23 +225,23 @@ def test_a_wrong_trainer_is_told_what_is_missing(bench, source, said):
         (-9, "run_start", [], ".* killed .*"),
     ],
 )
-def test_a_crash_is_told_before_what_the_log_lacks(tmp_path, exit_status, dropped, errors, said):
-    status, reason = verdict(exit_status, logged(tmp_path, dropped), errors, target_wer=23.0, log_decides=False)
-    assert status == "failed" and re.fullmatch(said, reason)
+def test_a_crash_is_reported_before_what_the_log_lacks(tmp_path, exit_status, dropped, errors, expected):
+    status, reason = outcome(exit_status, logged(tmp_path, dropped), errors, target_wer=23.0, log_decides=False)
+    assert status == "failed" and re.fullmatch(expected, reason)
 
 
-def test_a_target_that_was_reached_is_not_missed(tmp_path):
+def test_a_reached_target_that_the_trainer_calls_missed_is_a_failure(tmp_path):
     log = logged(tmp_path, "run_stop")
     mllog.LogWriter(log.sink).end("run_stop", status="aborted", epoch_num=4)
-    status, reason = verdict(1, log, [], target_wer=23.0, log_decides=False)
-    assert (status, reason.split(",")[0]) == ("failed", "the trainer says that the target was missed")
+    status, reason = outcome(1, log, [], target_wer=23.0, log_decides=False)
+    assert (status, reason.split(",")[0]) == ("failed", "the trainer reports that the target was missed")
 
 
-def test_a_reason_in_the_log_is_the_runs_own(tmp_path):
+def test_a_reason_in_the_log_is_the_runs_reason(tmp_path):
     log = logged(tmp_path, None)
     mllog.LogWriter(log.sink).event("run_aborted_reason", "no more data")
     expected = ("failed", "the trainer ended early: no more data")
-    assert verdict(2, log, [], target_wer=23.0, log_decides=False) == expected
+    assert outcome(2, log, [], target_wer=23.0, log_decides=False) == expected
 
 
 def logged(folder: Path, dropped: str | None) -> RunLog:
@@ -255,20 +254,59 @@ def logged(folder: Path, dropped: str | None) -> RunLog:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A trainer that keeps to all of it
+# The tests' fake trainer has its own code for the contract
+
+
+def test_the_fake_trainer_accepts_exactly_the_contracts_options(monkeypatch, capsys):
+    actions = trainer_contract.argument_parser("trainer")._actions
+    assert {name for action in actions for name in action.option_strings} - {"-h", "--help"} == fake_trainer.OPTIONS
+    monkeypatch.setattr(sys, "argv", ["trainer", "--parameters", "tiny.yaml"])
+    assert fake_trainer.main() == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --parameters\n"
+
+
+def test_the_fake_trainers_log_lines_are_those_of_the_log_writer(capfd):
+    expected: list[str] = []
+    for log in (fake_trainer.Log(silent=False), mllog.LogWriter(expected.append)):
+        log.start("epoch_start", epoch_num=1)
+        log.event("hyperparameters", {"model.rnn_layers": 3, "train.target_wer": 23.5, "data.noise": None})
+        log.end("run_stop", status="aborted", epoch_num=1)
+    printed = capfd.readouterr().out.splitlines()
+    assert [without_origin(line) for line in printed] == [without_origin(line) for line in expected]
+
+
+def without_origin(line: str) -> tuple[str, list[tuple[str, object]]]:
+    """The token and the fields in order, without the time and the source line of the call."""
+    token, brace, text = line.partition("{")
+    fields = json.loads(brace + text)
+    assert fields.pop("time_ms").__class__ is int
+    for name in ("file", "lineno"):
+        fields["metadata"].pop(name, None)
+    return token, list(fields.items())
+
+
+@pytest.mark.parametrize("variant", ["mini", "librispeech"])
+def test_the_fake_trainer_reads_the_parameters_that_the_harness_writes(tmp_path, variant):
+    params = load_variant(variant)
+    (tmp_path / "params.yaml").write_text(params.dump())
+    assert fake_trainer.read_params(str(tmp_path / "params.yaml")) == params.flat()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A trainer that fulfils the contract
 
 PAUSED = f"""
 import runpy, time
 from pathlib import Path
 from benchmark.trainer_contract import ProgressLine
 
-def tell(line, told=ProgressLine.tell):
-    told(line)
+def print_and_pause(line, original=ProgressLine.print):
+    original(line)
     if line.epoch == 2 and not Path("ready").exists():
         Path("ready").touch()
         time.sleep(600)
 
-ProgressLine.tell = tell
+ProgressLine.print = print_and_pause
 runpy.run_module("{EXAMPLE}", run_name="__main__", alter_sys=True)
 """
 
@@ -278,14 +316,15 @@ def test_the_plain_trainer_is_timed_interrupted_resumed_and_compliant(bench):
     make_dataset(bench.folder / "data", "longer", lasting_s=15.0)
     bench.params.write_text(bench.params.read_text().replace("folder: tiny", "folder: longer"))
     (bench.folder / "paused.py").write_text(PAUSED)
-    process = start(bench, "paused", "--params", str(bench.params), SUBMISSION_DIVISION="open")
+    variables = own_module(bench) | {"SUBMISSION_DIVISION": "open"}
+    process = bench.start(trainer="paused", env=variables)
     wait_for(lambda: (bench.folder / "ready").exists() or process.poll() is not None)
     stopped = finish(process, signal.SIGTERM)
     assert stopped.last_line == "error: interrupted by SIGTERM"
     (folder,) = bench.folders()
 
-    # Without a word on the trainer, the run goes on with its own.
-    done = finish(start(bench, None, "--resume", str(folder)))
+    # Without the option, the run resumes with its own trainer.
+    done = bench.run("--resume", str(folder), trainer=None, env=own_module(bench))
     assert done.status == 0, done.stderr
     assert " -m compliance " in done.last_line
     record = read_record(folder)
@@ -308,15 +347,15 @@ def compliance(folder: Path) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def test_the_plain_trainer_misses_a_target_as_any_trainer_does(bench):
+def test_the_plain_trainer_may_miss_the_target(bench):
     bench.params.write_text(bench.params.read_text().replace("max_epochs: 5", "max_epochs: 1"))
-    done = finish(start(bench, EXAMPLE, "--params", str(bench.params)))
+    done = bench.run(trainer=EXAMPLE)
     assert done.status == 1, done.stderr
     assert bench.record().status == "aborted"
 
 
-def test_the_plain_trainer_ends_where_the_kept_epoch_had_reached_the_target(bench):
-    trainer_contract.keep_checkpoint(bench.folder, 2, ".txt", b"[2, 0.0]")
+def test_the_plain_trainer_ends_at_once_if_the_resumed_epoch_had_reached_the_target(bench):
+    trainer_contract.save_checkpoint(bench.folder, 2, ".txt", b"[2, 0.0]")
     options = trainer_contract.command_line(
         params=bench.params, data=bench.folder / "data" / "tiny", run_dir=bench.folder, seed=1, device="cpu",
         resume=checkpoint_of(bench.folder, 2),
@@ -329,6 +368,6 @@ def test_the_plain_trainer_has_forty_lines_at_most():
     source = (ROOT / "examples" / "plain_trainer.py").read_text(encoding="utf-8")
     tree = ast.parse(source)
     documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.FunctionDef)]
-    said = {line for node in documented for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)}
-    lines = [text for number, text in enumerate(source.splitlines(), 1) if number not in said and text.strip()]
+    docstrings = {line for node in documented for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+    lines = [text for number, text in enumerate(source.splitlines(), 1) if number not in docstrings and text.strip()]
     assert all(map(ast.get_docstring, documented)) and len(lines) <= 40

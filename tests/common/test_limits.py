@@ -1,4 +1,4 @@
-"""What containers and batch systems leave of a machine: their control groups as files, and one that the kernel really enforces."""
+"""Limits of containers and batch systems, from cgroup files, and from one cgroup that the kernel enforces."""
 
 import json
 import os
@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from common import limits
-from common.errors import UserError
-from reference_model import process
+from common.errors import EXIT_ERROR, UserError, run_cli
+from datasets.commands import main as datasets_main
+from reference_model import runtime
 from reference_model.data import data_loader
+from results.dataset_check.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
@@ -20,7 +22,7 @@ UNLIMITED_V1 = 9223372036854771712
 
 
 class Machine:
-    """A machine of files: 64 cores, 256 GiB of memory, 200 of it available, and the control groups that a test writes."""
+    """A simulated machine: 64 cores, 256 GiB of memory, 200 GiB available, and the cgroup files that a test writes."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -33,11 +35,11 @@ class Machine:
         file.write_text(f"{text}\n")
 
     def in_group(self, *lines):
-        """What /proc/self/cgroup says."""
+        """Set the contents of /proc/self/cgroup."""
         self.write("proc/self/cgroup", "\n".join(lines))
 
     def mount(self, point, kind, options="rw", root="/"):
-        """Have the group `root` mounted at `point`, as /proc/self/mountinfo tells."""
+        """Mount the group `root` at `point` in /proc/self/mountinfo."""
         place = str(self.folder / point).replace(" ", "\\040")
         self.mounts.append(f"42 31 0:33 {root} {place} rw,nosuid shared:9 master:1 - {kind} {kind} {options}")
         self.write("proc/self/mountinfo", "\n".join(["22 1 8:1 / / rw - ext4 /dev/root rw", *self.mounts]))
@@ -52,7 +54,7 @@ def machine(tmp_path, monkeypatch):
 
 
 def found():
-    """Usable cores, and memory and what is available of it in GiB."""
+    """Usable cores, memory in GiB, and available memory in GiB."""
     return limits.usable_cores(), limits.memory_bytes() / GIB, limits.available_bytes() / GIB
 
 
@@ -61,7 +63,7 @@ def test_without_control_groups_the_whole_machine_counts(machine):
     assert limits.machine_memory_bytes() == 256 * GIB
 
 
-def test_limits_that_are_none_limit_nothing(machine):
+def test_groups_without_limits_are_ignored(machine):
     machine.in_group("4:memory:/a", "3:cpu,cpuacct:/a", "0::/a")
     machine.mount("memory", "cgroup", "rw,memory")
     machine.mount("cpu", "cgroup", "rw,cpu,cpuacct")
@@ -87,7 +89,7 @@ def test_docker_with_the_first_version(machine):
     machine.write("memory/memory.usage_in_bytes", 3 * GIB)
     files = {"total_inactive_file": GIB, "total_active_file": GIB, "inactive_file": 1}
     machine.write("memory/memory.stat", "\n".join(f"{name} {size}" for name, size in files.items()))
-    assert found() == (2.5, 4, 3), "what is kept of files is given back when it is needed"
+    assert found() == (2.5, 4, 3), "page cache counts as available"
     assert limits.cores() == 2
     assert limits.quotas() == [limits.Quota(2.5, 7.5)]
 
@@ -100,7 +102,7 @@ def test_a_limit_above_the_group_that_a_container_sees(machine):
     assert found() == (64, 2, 2)
 
 
-def test_slurm_limits_the_groups_above_a_task(machine):
+def test_slurm_limits_the_parent_groups_of_a_task(machine):
     job = "system.slice/slurmstepd.scope/job_7"
     machine.in_group(f"0::/{job}/step_0/user/task_0")
     machine.mount("sys fs/cgroup", "cgroup2")
@@ -117,7 +119,7 @@ def test_slurm_limits_the_groups_above_a_task(machine):
     machine.write(f"sys fs/cgroup/{job}/step_0/cpu.stat", "usage_usec 1500000\nuser_usec 1")
     assert found() == (4, 8, 4)
     assert limits.Quota(4.0, 1.5) in limits.quotas()
-    # Beyond this one the kernel stops no process, but slows all of them down.
+    # Above memory.high the kernel throttles the processes.
     machine.write(f"sys fs/cgroup/{job}/memory.high", 6 * GIB)
     assert found() == (4, 6, 4)
 
@@ -140,7 +142,7 @@ def test_kubernetes_gives_a_pod_a_namespace_of_its_own(machine):
         ("/kubepods.slice/pod/xyz/gone", "/kubepods.slice/pod/xyz"),
     ],
 )
-def test_a_group_that_cannot_be_found_from_here_is_taken_for_the_mounted_one(machine, own, root):
+def test_a_group_outside_the_mount_is_treated_as_the_mounted_one(machine, own, root):
     machine.in_group(f"0::{own}")
     machine.mount("cgroup2", "cgroup2", root=root)
     machine.write("cgroup2/cpu.max", "200000 100000")
@@ -157,7 +159,7 @@ def test_both_versions_at_once(machine):
     assert found() == (3, 16, 16)
 
 
-def test_a_sandbox_whose_mounts_are_not_told(machine):
+def test_a_sandbox_without_a_mount_table(machine):
     machine.in_group("0::/", "2:memory:/")
     machine.write("cgroup/cpu.max", "200000 100000")
     machine.write("cgroup/memory/memory.limit_in_bytes", GIB)
@@ -171,12 +173,12 @@ def test_a_quota_below_one_core_is_one_worker(machine):
     assert (limits.usable_cores(), limits.cores(), limits.workers()) == (0.5, 1, 1)
 
 
-# What follows from it
+# Consequences
 
 
 @pytest.fixture
 def small_container(machine):
-    """All 64 cores, and half a GiB left of two."""
+    """All 64 cores, and half a GiB available of two."""
     machine.in_group("0::/")
     machine.mount("cgroup2", "cgroup2")
     machine.write("cgroup2/memory.max", 2 * GIB)
@@ -184,7 +186,7 @@ def small_container(machine):
     return machine
 
 
-def test_no_more_workers_start_than_memory_holds(small_container):
+def test_the_number_of_workers_is_limited_by_memory(small_container):
     assert limits.cores() == 64
     assert limits.workers(64 << 20) == 8
     assert limits.workers(GIB) == 1
@@ -192,7 +194,7 @@ def test_no_more_workers_start_than_memory_holds(small_container):
     assert limits.workers() == 1
 
 
-def test_a_gpus_trainer_starts_no_more_loaders_than_memory_holds(small_container):
+def test_the_number_of_data_loader_workers_is_limited_by_memory(small_container):
     gpu = torch.device("cuda")
     small_container.write("cgroup2/memory.max", "max")
     assert data_loader.default_workers(gpu) == 16
@@ -202,25 +204,25 @@ def test_a_gpus_trainer_starts_no_more_loaders_than_memory_holds(small_container
     assert data_loader.default_workers(torch.device("cpu")) == 0
 
 
-def test_without_shared_memory_a_gpus_trainer_loads_by_itself_and_says_so(monkeypatch, capsys):
+def test_without_shared_memory_the_trainer_loads_data_itself_and_warns(monkeypatch, capsys):
     monkeypatch.setattr(limits, "has_semaphores", lambda: False)
     assert data_loader.default_workers(torch.device("cuda")) == 0
     assert "/dev/shm cannot be written" in capsys.readouterr().err
 
 
-def test_threads_keep_to_the_quota(machine, monkeypatch):
+def test_the_number_of_threads_respects_the_quota(machine, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert process.usual_threads() == 64
+    assert runtime.available_threads() == 64
     machine.in_group("0::/")
     machine.mount("cgroup2", "cgroup2")
     machine.write("cgroup2/cpu.max", "350000 100000")
-    assert process.usual_threads() == 3
+    assert runtime.available_threads() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
-    assert process.usual_threads() == 64, "the user decides"
+    assert runtime.available_threads() == 64, "the user decides"
 
 
-def test_processes_that_cannot_be_are_refused(machine):
+def test_too_many_processes_are_rejected(machine):
     limits.check_processes(None)
     limits.check_processes(4096)
     with pytest.raises(UserError, match="--processes: must be 1 or more"):
@@ -232,21 +234,22 @@ def test_processes_that_cannot_be_are_refused(machine):
 @pytest.mark.parametrize(
     "command",
     [
-        ("datasets", "synthesise", "mini", "--data-dir"),
-        ("datasets", "import", "--train", "a.csv", "--val", "b.csv", "--out"),
-        ("datasets", "pack"),
-        ("results", "verify-dataset"),
+        (datasets_main, "synthesise", "mini", "--data-dir"),
+        (datasets_main, "import", "--train", "a.csv", "--val", "b.csv", "--out"),
+        (datasets_main, "pack"),
+        (verify,),
     ],
+    ids=["synthesise", "import", "pack", "verify-dataset"],
 )
-def test_every_door_refuses_them(command, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", *command, tmp_path, "--processes", "10000000"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: --processes: 10000000 processes do not fit into ")
+def test_every_command_rejects_too_many_processes(command, tmp_path, capsys):
+    main, *arguments = command
+    assert run_cli(lambda: main([*arguments, str(tmp_path), "--processes", "10000000"])) == EXIT_ERROR
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: --processes: 10000000 processes do not fit into ")
 
 
-# Really
+# With a real cgroup
 
 
 @pytest.mark.root("make a control group")
@@ -257,12 +260,12 @@ def test_every_door_refuses_them(command, tmp_path):
         ("cpu", {"cpu.max": "50000 100000", "cpu.cfs_quota_us": 50000}, {"cores": 0.5}),
     ],
 )
-def test_a_limit_that_the_kernel_enforces(controller, files, expected):
+def test_a_limit_enforced_by_the_kernel_is_found(controller, files, expected):
     group = next(limits._groups(controller)) / f"test-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:
-        pytest.skip(f"needs the right to make a control group ({error})")
+        pytest.skip(f"needs permission to make a control group ({error})")
     try:
         written = [(group / name).write_text(f"{text}\n") for name, text in files.items() if (group / name).exists()]
         if not written:
@@ -288,17 +291,18 @@ import sys
 from pathlib import Path
 import numpy, soundfile
 from common import limits
-from datasets.checksums.digest import digest_tree
 from common.errors import run_cli
+from datasets.checksums import digest
 from datasets.imported import import_corpus
 
 def main():
     assert not limits.has_semaphores()
     folder = Path(sys.argv[1])
-    for number in range(3000):
+    digest.BATCH_FILES = 32
+    for number in range(300):
         (folder / f"tree/{number}").write_bytes(bytes(number))
-    one, many = digest_tree(folder / "tree", 1), digest_tree(folder / "tree", 2)
-    assert one == many and one.files == 3000
+    one, many = digest.digest_tree(folder / "tree", 1), digest.digest_tree(folder / "tree", 2)
+    assert one == many and one.files == 300
     for split in ("train", "val"):
         soundfile.write(folder / f"{split}.wav", numpy.random.default_rng(0).normal(0, 0.1, 16000), 16000)
         (folder / f"{split}.txt").write_text("HELLO")
@@ -317,7 +321,7 @@ def test_checksums_and_imports_need_no_shared_memory(tmp_path):
     assert limits.has_semaphores()
     own_mounts = ["unshare", "-rm", "--propagation", "private"]
     if subprocess.run([*own_mounts, "true"], capture_output=True).returncode:
-        pytest.skip("needs the right to make a user namespace, to take /dev/shm away")
+        pytest.skip("needs permission to make a user namespace, to hide /dev/shm")
     (tmp_path / "tree").mkdir()
     (tmp_path / "main.py").write_text(WITHOUT_SEMAPHORES)
     hide = 'mount -t tmpfs -o ro none /dev/shm && exec "$@"'

@@ -1,4 +1,4 @@
-"""The lock that keeps two processes apart: with a file system's own locks, and on one that has none."""
+"""File locks, on file systems with `flock` and on those without."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support import fake_library
 from tests.support.harness import Bench, finish
 
 NO_LOCKS = {"Lustre without flock": errno.ENOSYS, "NFS without lockd": errno.ENOLCK, "user space": errno.EOPNOTSUPP}
-BUSY = UserError("somebody else is at work", where="here")
+BUSY = UserError("another process is running", where="here")
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -70,7 +70,7 @@ def holder(tmp_path, environment):
         process.wait()
 
 
-def test_the_second_waits_until_the_first_has_ended_however_it_ends(holder):
+def test_a_second_process_waits_until_the_first_has_ended(holder):
     first = holder()
     assert first.stdout.readline() == "held\n"
     second = holder()
@@ -81,11 +81,11 @@ def test_the_second_waits_until_the_first_has_ended_however_it_ends(holder):
     assert second.returncode == 0
 
 
-def test_a_file_system_without_locks_is_told_of_once(holder, environment, tmp_path):
+def test_a_file_system_without_locks_is_reported_once(holder, environment, tmp_path):
     process = holder()
-    _, told = process.communicate("")
+    _, printed = process.communicate("")
     assert process.returncode == 0
-    lines = told.splitlines()
+    lines = printed.splitlines()
     if not environment:
         assert lines == []
         return
@@ -95,13 +95,13 @@ def test_a_file_system_without_locks_is_told_of_once(holder, environment, tmp_pa
     assert "from another machine" in lines[0]
 
 
-def test_whoever_does_not_wait_is_refused_and_may_come_again(tmp_path):
-    with FileLock(tmp_path / "lock", BUSY), pytest.raises(UserError, match="somebody else is at work"):
+def test_a_lock_that_is_held_raises_the_error_and_can_be_taken_later(tmp_path):
+    with FileLock(tmp_path / "lock", BUSY), pytest.raises(UserError, match="another process is running"):
         FileLock(tmp_path / "lock", BUSY)
     FileLock(tmp_path / "lock", BUSY).close()
 
 
-def test_a_child_that_inherits_the_lock_holds_it_when_its_parent_is_gone(holder, tmp_path, environment):
+def test_a_child_that_inherits_the_lock_holds_it_after_its_parent(holder, tmp_path, environment):
     parent = f"""
 import os, subprocess, sys
 from pathlib import Path
@@ -119,7 +119,7 @@ os._exit(0)
     assert other.stdout.readline() == "held\n"
 
 
-def test_a_corpus_is_brought_in_where_there_are_no_locks(library, tmp_path):
+def test_a_corpus_is_imported_without_locks(library, tmp_path):
     noise = np.random.default_rng(0).normal(0, 0.1, 16000)
     (tmp_path / "words.txt").write_text("HELLO")
     for split in ("train", "val"):
@@ -135,13 +135,13 @@ def test_a_corpus_is_brought_in_where_there_are_no_locks(library, tmp_path):
     assert is_prepared(out)
 
 
-def test_a_run_where_there_are_no_locks_is_still_not_resumed_beside_itself(library, tmp_path):
+def test_a_running_run_is_not_resumed_without_locks(library, tmp_path):
     bench = Bench(tmp_path)
     environment = {"LD_PRELOAD": str(library), "FLOCK_ERRNO": str(errno.ENOLCK)}
     process = bench.hanging(at=3, env=environment)
     (folder,) = bench.folders()
     refused = bench.run("--resume", str(folder), env=environment)
-    assert refused.status == 2 and "this run is still going on" in refused.last_line
+    assert refused.status == 2 and "this run is still in progress" in refused.last_line
     finish(process, signal.SIGTERM)
     done = bench.run("--resume", str(folder), env=environment)
     assert done.status == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Logs of MLPerf's own benchmarks: mlperf_logging's verdict, with lines of our counting."""
+"""Logs of MLPerf's own benchmarks: mlperf_logging's result, with the right line numbers."""
 
 from __future__ import annotations
 
@@ -34,10 +34,6 @@ def test_every_file_of_a_published_round_has_the_official_verdict(where, capsys)
 NVIDIA_LOG = DATA / ROUND / "NVIDIA/results/dgxa100_n16_ngc21.09_pytorch/rnnt/result_0.txt"
 
 
-def a_log():
-    return NVIDIA_LOG.read_text()
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -45,8 +41,8 @@ def a_log():
         ('"key": "opt_name", "value": "lamb"', '"key": "opt_name", "value": "adam"'),
     ],
 )
-def test_our_line_numbers_point_at_the_line(old, new, tmp_path):
-    text = a_log().replace(old, new, 1)
+def test_findings_have_the_line_of_the_event(old, new, tmp_path):
+    text = NVIDIA_LOG.read_text().replace(old, new, 1)
     path = tmp_path / "training_results_v1.1" / "result_0.txt"
     path.parent.mkdir()
     path.write_text(text)
@@ -54,8 +50,8 @@ def test_our_line_numbers_point_at_the_line(old, new, tmp_path):
     assert [text.splitlines()[f.line - 1].count(new) for f in found] == [1]
 
 
-def test_a_log_on_which_the_checker_stops_is_a_finding(tmp_path):
-    lines = a_log().splitlines()
+def test_a_traceback_of_the_checker_is_a_finding(tmp_path):
+    lines = NVIDIA_LOG.read_text().splitlines()
     place = next(n for n, line in enumerate(lines) if '"run_start"' in line)
     lines[place] = ':::MLLOG {"key": "run_start"}'
     path = tmp_path / "result_0.txt"
@@ -70,14 +66,14 @@ def test_the_rule_set_comes_from_the_user_the_folder_or_the_benchmark(tmp_path):
     assert ruleset_for(tmp_path / "x", "rnnt", None) == "3.1.0"
     assert ruleset_for(tmp_path / "training_results_v1.1-main" / "training_v99.9" / "x", "bert", None) == "1.1.0"
     assert ruleset_for(tmp_path / "hpc_results_v3.0" / "results_2.0" / "x", "rnnt", None) == "3.1.0", (
-        "no round of training's"
+        "not a training round"
     )
     assert "5.1.0" in rulesets()
     with pytest.raises(UserError, match="no rule set"):
         main([str(tmp_path), "--ruleset", "9.9.9"])
 
 
-def test_nothing_is_written_anywhere(capsys, tmp_path, monkeypatch):
+def test_the_check_writes_no_files(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in NVIDIA_LOG.parent.iterdir())
     assert main([str(NVIDIA_LOG)]) == 0
@@ -86,6 +82,6 @@ def test_nothing_is_written_anywhere(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "../training_5.1.0/closed_bert", "a\0b", ""])
-def test_a_benchmarks_name_that_no_rule_file_can_have_has_no_rules(name):
+def test_a_benchmark_name_that_is_no_file_name_has_no_rules(name):
     assert rulesets_of(name) == []
     assert rulesets_of("bert")

@@ -25,7 +25,7 @@ def write(folder: Path, runs: list[list[str]]) -> Path:
     return folder
 
 
-def across(folder: Path):
+def run_findings(folder: Path):
     return [f for verdict in check_paths([folder]) if verdict.kind == "runs" for f in verdict.findings]
 
 
@@ -50,14 +50,14 @@ def points(monkeypatch, tmp_path_factory):
     return folder
 
 
-def test_ten_good_runs_pass(tmp_path, points):
-    assert across(write(tmp_path, ten_runs())) == []
+def test_ten_valid_runs_pass(tmp_path, points):
+    assert run_findings(write(tmp_path, ten_runs())) == []
 
 
 @pytest.mark.parametrize("count", [9, 11])
 def test_a_result_has_ten_runs(count, tmp_path, points):
     runs = [*ten_runs(), FakeRun(seed=7, start_s=1_790_000_000.0, word_edits=(1200, 700, 400, 290)).write()][:count]
-    assert rules_and_files(across(write(tmp_path, runs))) == [("runs-count", tmp_path.name, "warning")]
+    assert rules_and_files(run_findings(write(tmp_path, runs))) == [("runs-count", tmp_path.name, "warning")]
 
 
 CROSS = [
@@ -68,8 +68,8 @@ CROSS = [
     ("other parameters", lambda runs: change_value("hyperparameters", train__batch_size=8)(runs[4]), "runs-parameters"),
     ("another variant", lambda runs: change("variant", value="librispeech")(runs[4]), "runs-parameters"),
     ("another division", lambda runs: change("submission_division", value="open")(runs[4]), "runs-parameters"),
-    ("another data set", lambda runs: change_value("dataset", tree_sha256="0" * 64)(runs[4]), "runs-dataset"),
-    ("a smaller data set", lambda runs: change("train_samples", value=7)(runs[4]), "runs-dataset"),
+    ("another dataset", lambda runs: change_value("dataset", tree_sha256="0" * 64)(runs[4]), "runs-dataset"),
+    ("a smaller dataset", lambda runs: change("train_samples", value=7)(runs[4]), "runs-dataset"),
     ("another submitter", lambda runs: change("submission_org", value="Other")(runs[4]), "runs-system"),
     ("another machine", lambda runs: change("submission_platform", value="other")(runs[4]), "runs-system"),
     ("more processes", lambda runs: change("number_of_processes", value=2)(runs[4]), "runs-system"),
@@ -79,11 +79,11 @@ CROSS = [
 
 
 @pytest.mark.parametrize(("edit", "rule"), [c[1:] for c in CROSS], ids=[c[0] for c in CROSS])
-def test_a_stray_run_is_named(edit, rule, tmp_path, points):
+def test_a_deviating_run_is_named(edit, rule, tmp_path, points):
     runs = ten_runs()
     runs[4] = edit(runs)
-    found = [f for f in across(write(tmp_path, runs)) if f.rule == rule and f.severity == "error"]
-    # The later of two alike is named; so is the one that differs from the most.
+    found = [f for f in run_findings(write(tmp_path, runs)) if f.rule == rule and f.severity == "error"]
+    # Of two equal runs the later one is named; of different runs the one that differs from most others.
     assert {Path(f.file).name for f in found} == {"result_4.txt"} and all(f.line for f in found)
 
 
@@ -91,42 +91,44 @@ def test_two_failed_runs_are_too_many(tmp_path, points):
     runs = ten_runs()
     for number in (2, 6):
         runs[number] = change("run_stop", metadata={"status": "aborted"})(runs[number])
-    found = across(write(tmp_path, runs))
+    found = run_findings(write(tmp_path, runs))
     assert rules_and_files(found) == [("runs-aborted", f"result_{n}.txt", "error") for n in (2, 6)]
 
 
 def test_runs_that_converge_too_fast_fail_and_too_slowly_warn(tmp_path, points):
     for edits, severity in (((900, 250), "error"), ((1290, 1200, 1100, 900, 800, 700, 600, 250), "warning")):
-        found = across(write(tmp_path, ten_runs(word_edits=edits)))
+        found = run_findings(write(tmp_path, ten_runs(word_edits=edits)))
         kinds = [(f.rule, f.severity) for f in found if f.rule == "rcp-convergence"]
         assert kinds == [("rcp-convergence", severity)]
 
 
 def test_without_reference_points_there_is_a_warning(tmp_path, no_points):
-    found = across(write(tmp_path, ten_runs()))
+    found = run_findings(write(tmp_path, ten_runs()))
     assert rules_and_files(found) == [("rcp-convergence", "result_0.txt", "warning")]
 
 
-def test_a_gpus_benchmark_has_no_reference_points_yet_and_the_check_says_so(tmp_path):
-    """With the committed file: whoever makes points for it takes this test away."""
+def test_synthetic_has_no_reference_points_yet_and_gets_a_warning(tmp_path):
+    """Checks the committed file; remove this test once there are reference points for `synthetic`."""
     gpu = FakeRun(params=load_variant("synthetic"), train_samples=23_401, eval_samples=2_025)
     runs = [replace(gpu, seed=seed, start_s=1_780_000_000.0 + 10_000 * seed).write() for seed in range(10)]
-    (finding,) = [each for each in across(write(tmp_path, runs)) if each.rule == "rcp-convergence"]
+    (finding,) = [each for each in run_findings(write(tmp_path, runs)) if each.rule == "rcp-convergence"]
     assert finding.severity == "warning"
     assert finding.found.startswith(
         "no reference points yet for synthetic with these parameters at batch size 64: not checked"
     )
 
 
-def test_points_of_other_parameters_do_not_count(tmp_path, points):
+def test_points_of_other_parameters_are_not_used(tmp_path, points):
     path = points / "mini.json"
     tree = json.loads(path.read_text())
     tree["deepspeech2_mini_bs16"]["Hyperparams"]["params_sha256"] = "0" * 64
     path.write_text(json.dumps(tree))
-    assert rules_and_files(across(write(tmp_path, ten_runs()))) == [("rcp-convergence", "result_0.txt", "warning")]
+    assert rules_and_files(run_findings(write(tmp_path, ten_runs()))) == [
+        ("rcp-convergence", "result_0.txt", "warning")
+    ]
 
 
-def test_the_smallest_mean_is_the_official_one():
+def test_the_smallest_allowed_mean_is_the_official_one():
     from mlperf_logging.rcp_checker import rcp_checker
 
     for epochs in (
@@ -151,7 +153,7 @@ def test_points_are_interpolated_by_batch_size():
     assert reference_at(points, 8) is None and reference_at(points, 64) is None
 
 
-def test_points_are_made_from_honest_runs_alone(tmp_path):
+def test_points_are_made_only_from_compliant_runs(tmp_path):
     runs = []
     for number in range(20):
         edits = (1290, 800, 420, 250) if number % 2 else (1290, 800, 420, 310, 250)
@@ -176,7 +178,7 @@ def test_points_are_made_from_honest_runs_alone(tmp_path):
         make_points(runs)
 
 
-def test_a_broken_file_of_points_is_an_error_that_names_it(tmp_path):
+def test_a_broken_file_of_points_is_named_in_the_error(tmp_path):
     (tmp_path / "mini.json").write_text("{")
     with pytest.raises(UserError, match=r"mini\.json"):
         read_points("mini", tmp_path)

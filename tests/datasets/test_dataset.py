@@ -1,4 +1,4 @@
-"""A prepared data set: its description is what makes it whole."""
+"""The description of a prepared dataset, which marks it as complete, and its verification stamp."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ def dataset(tmp_path):
     )
 
 
-def test_what_is_described_is_read_again(dataset):
+def test_a_description_is_read_back_unchanged(dataset):
     write_description(dataset)
     assert is_prepared(dataset.folder)
     assert read_dataset(dataset.folder) == dataset
     assert [u.text for u in read_dataset(dataset.folder).manifest("val")] == ["YES"]
 
 
-def test_the_description_does_not_lie_in_the_folder_it_describes(dataset):
+def test_the_description_is_next_to_the_folder(dataset):
     write_description(dataset)
     assert description_path(dataset.folder) == dataset.folder.parent / "mini.dataset.json"
     assert [path.name for path in dataset.folder.iterdir()] == ["mini_val_manifest.jsonl"]
 
 
-def test_a_folder_without_a_description_is_half_made(dataset):
+def test_a_folder_without_a_description_is_incomplete(dataset):
     assert not is_prepared(dataset.folder)
-    with pytest.raises(UserError, match="half-made"):
+    with pytest.raises(UserError, match="incomplete"):
         read_dataset(dataset.folder)
 
 
-def test_a_description_without_a_folder_is_no_data_set(dataset):
+def test_a_description_without_a_folder_is_not_a_dataset(dataset):
     write_description(dataset)
     (dataset.folder / "mini_val_manifest.jsonl").unlink()
     dataset.folder.rmdir()
     assert not is_prepared(dataset.folder)
-    with pytest.raises(UserError, match="no data set lies here") as caught:
+    with pytest.raises(UserError, match="no dataset here") as caught:
         read_dataset(dataset.folder)
     assert caught.value.remedy
 
@@ -96,14 +96,14 @@ def test_a_damaged_description_is_named(dataset, damage):
 
 
 @pytest.mark.parametrize(("name", "folder_stays"), [("mini", False), ("my corpus", False), (LIBRISPEECH, True)])
-def test_a_damaged_description_has_a_remedy_that_its_maker_takes(tmp_path, name, folder_stays):
+def test_the_remedy_for_a_damaged_description_works(tmp_path, name, folder_stays):
     folder = tmp_path / name
     folder.mkdir()
     description_path(folder).write_bytes(b"{")
     with pytest.raises(UserError) as caught:
         read_dataset(folder)
     if folder_stays:
-        assert "leave the folder" in caught.value.remedy
+        assert "keep the folder" in caught.value.remedy
         return
     command = re.search(r"\((rm -r .*)\)", caught.value.remedy)[1]
     subprocess.run(command, shell=True, check=True)
@@ -111,20 +111,20 @@ def test_a_damaged_description_has_a_remedy_that_its_maker_takes(tmp_path, name,
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null"])
-def test_a_description_that_is_something_else_is_named(dataset, content):
+def test_a_description_that_is_not_an_object_is_named(dataset, content):
     description_path(dataset.folder).write_bytes(content)
     with pytest.raises(UserError) as caught:
         read_dataset(dataset.folder)
     assert caught.value.where == str(description_path(dataset.folder))
 
 
-def test_a_split_that_is_not_there_is_refused_with_those_that_are(dataset):
+def test_an_unknown_split_is_rejected_with_a_list_of_the_splits(dataset):
     with pytest.raises(UserError, match="no split 'test'") as caught:
         dataset.manifest("test")
     assert "val" in caught.value.remedy
 
 
-def test_a_stamp_is_read_again_and_a_damaged_one_counts_as_none(dataset):
+def test_a_stamp_is_read_back_and_a_damaged_one_is_ignored(dataset):
     assert read_stamp(dataset.folder) is None
     stamp = Stamp("2026-01-02T03:04:05Z", "ab" * 32, True)
     write_stamp(dataset.folder, stamp)
@@ -134,7 +134,7 @@ def test_a_stamp_is_read_again_and_a_damaged_one_counts_as_none(dataset):
         assert read_stamp(dataset.folder) is None
 
 
-def test_a_new_description_forgets_what_was_found_of_an_earlier_tree(dataset):
+def test_writing_a_description_deletes_the_earlier_stamp(dataset):
     write_stamp(dataset.folder, Stamp("2026-01-02T03:04:05Z", "ab" * 32, False))
     write_description(dataset)
     assert read_stamp(dataset.folder) is None

@@ -1,4 +1,4 @@
-"""A corpus of 300,000 utterances is verified, listed and prepared in little memory."""
+"""A corpus of 300,000 utterances is verified and listed with a bounded amount of memory."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from datasets.checksums.digest import digest_and_keep_sums
+from datasets.checksums.digest import digest_and_write_sums
 from datasets.dataset import Dataset, Split, write_description
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def peak_memory_mb(*command: str) -> float:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree of LibriSpeech's shape and more than its size, of files of 100 bytes."""
+    """A tree with LibriSpeech's structure and more utterances, of 100 bytes each."""
     folder = tmp_path_factory.mktemp("large") / "large"
     lines = []
     for number in range(UTTERANCES):
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(orjson.dumps(row))
     (folder / "large_train_manifest.jsonl").write_bytes(b"\n".join(lines))
     split = Split("large_train_manifest.jsonl", "large_train_manifest.csv", UTTERANCES, 1.0, UTTERANCES // 250)
-    write_description(Dataset(folder, "large", "flac", {"train": split}, digest_and_keep_sums(folder), {}))
+    write_description(Dataset(folder, "large", "flac", {"train": split}, digest_and_write_sums(folder), {}))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The data sets' door: help, exit statuses, one line for what went wrong; and the errors and progress it is made of."""
+"""The command line `python -m datasets`: help and exit statuses; errors and progress of all commands."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 
 from common import progress
 from common.errors import EXIT_ERROR, EXIT_FAILED, EXIT_OK, UserError, from_os_error, one_line, run_cli
-from common.progress import Progress, clock
+from common.progress import Progress, format_duration
 from datasets import commands
-from datasets.librispeech.transfer_progress import Meter
+from datasets.librispeech.transfer_progress import TransferProgress
 from tests.support.harness import members, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,22 +30,20 @@ def command(*arguments):
     return [sys.executable, "-m", "datasets", *map(str, arguments)]
 
 
-def door(*arguments, **options):
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, **options)
-
-
 @pytest.mark.parametrize("line", [["synthesise", "mini"], ["download", "clean_test"]])
-def test_corpora_are_made_where_data_dir_says(line, monkeypatch, tmp_path):
+def test_data_dir_is_the_default_folder_of_corpora(line, monkeypatch, tmp_path):
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     assert commands.build_parser().parse_args(line).data_dir == tmp_path
 
 
-def test_help_shows_every_command_with_examples():
-    shown = door("--help")
-    assert shown.returncode == 0
+def test_help_shows_every_command_with_examples(capsys):
+    with pytest.raises(SystemExit) as exit:
+        commands.main(["--help"])
+    printed = capsys.readouterr().out
+    assert exit.value.code == 0
     for name in ("synthesise", "import"):
-        assert name in shown.stdout
-    assert "examples:\n  python -m datasets synthesise mini" in shown.stdout
+        assert name in printed
+    assert "examples:\n  python -m datasets synthesise mini" in printed
 
 
 @pytest.mark.parametrize("name", ["synthesise", "import"])
@@ -66,7 +64,7 @@ def test_a_wrong_command_line_ends_with_2(arguments, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["synthesise", "mini", "--hours", "3"], "--hours: mini has a fixed size"),
         (["synthesise", "synthetic", "--hours", "0"], "--hours: must be between"),
@@ -79,10 +77,10 @@ def test_a_wrong_command_line_ends_with_2(arguments, capsys):
         (["import", "--train", "t", "--val", "v", "--out", "o", "--processes", "-1"], "--processes: must be 1 or more"),
     ],
 )
-def test_a_wrong_value_is_named(arguments, said, tmp_path, monkeypatch, capsys):
+def test_a_wrong_value_is_named(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_cli(lambda: commands.main(arguments)) == EXIT_ERROR
-    assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert capsys.readouterr().err.startswith(f"error: {message}")
     assert not list(tmp_path.iterdir())
 
 
@@ -98,8 +96,8 @@ def test_ctrl_c_ends_the_whole_group_with_one_line(tmp_path):
     while process.poll() is None and not list(done.glob("*.json")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate()[1]
-    assert process.returncode == EXIT_ERROR and said == "error: interrupted\n"
+    printed = process.communicate()[1]
+    assert process.returncode == EXIT_ERROR and printed == "error: interrupted\n"
     assert not (tmp_path / "synthetic-1h").exists()
     wait_for(lambda: not members(process.pid))
 
@@ -115,9 +113,9 @@ def raising(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
-        (UserError("it is wrong", where="a.csv:3", remedy="mend it"), "error: a.csv:3: it is wrong - mend it\n"),
+        (UserError("it is wrong", where="a.csv:3", remedy="fix it"), "error: a.csv:3: it is wrong - fix it\n"),
         (UserError("it is wrong"), "error: it is wrong\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/data/x"),
@@ -125,36 +123,36 @@ def raising(error):
         ),
         (
             OSError(errno.EROFS, "Read-only file system", "/data"),
-            "error: /data: Read-only file system - choose a folder",
+            "error: /data: Read-only file system - choose a writable folder",
         ),
         (OSError(errno.EACCES, "Permission denied", b"/d\xe9"), "error: /d\\udce9: Permission denied - check the"),
         (KeyboardInterrupt(), "error: interrupted\n"),
         (MemoryError(), "error: out of memory"),
     ],
 )
-def test_what_users_can_mend_is_one_line_and_status_2(error, said, capsys):
+def test_an_error_that_users_can_fix_is_one_line_and_status_2(error, message, capsys):
     assert run_cli(raising(error)) == EXIT_ERROR
-    shown = capsys.readouterr()
-    assert shown.err.startswith(said) and shown.err.count("\n") == 1 and shown.out == ""
+    printed = capsys.readouterr()
+    assert printed.err.startswith(message) and printed.err.count("\n") == 1 and printed.out == ""
 
 
-def test_statuses_pass_and_a_bug_keeps_its_traceback():
+def test_a_status_is_returned_and_a_bug_keeps_its_traceback():
     assert run_cli(lambda: EXIT_OK) == 0 and run_cli(lambda: EXIT_FAILED) == 1
     with pytest.raises(ZeroDivisionError):
         run_cli(raising(ZeroDivisionError()))
 
 
-def test_a_name_with_line_breaks_and_escapes_stays_one_harmless_line():
+def test_line_breaks_and_control_characters_are_escaped():
     error = UserError("no such file", where="evil\n\x1b[2J.wav")
     assert str(error) == "evil\\n\\x1b[2J.wav: no such file"
     assert one_line("naïve ⚑ text") == "naïve ⚑ text"
 
 
-def test_an_os_error_without_a_number_is_still_told():
+def test_an_os_error_without_a_number_is_reported():
     assert str(from_os_error(OSError("odd"))) == "OSError"
 
 
-def test_a_name_that_the_encoding_cannot_hold_is_shown_as_an_escape():
+def test_characters_that_the_encoding_lacks_are_escaped():
     code = "from common.errors import run_cli; run_cli(lambda: print('caf\\xe9 \\udce9') or 0)"
     line = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
@@ -162,9 +160,9 @@ def test_a_name_that_the_encoding_cannot_hold_is_shown_as_an_escape():
     assert (shown.stdout, shown.stderr) == ("caf\\xe9 \\udce9\n", "")
 
 
-def test_closed_streams_change_nothing_else():
+def test_closed_streams_do_not_change_the_status():
     code = "import sys; from common.errors import run_cli; sys.exit(run_cli(lambda: print('x') or 1))"
-    for closed in (">&-", "2>&-", ">&- 2>&- <&-"):
+    for closed in ("2>&-", ">&- 2>&- <&-"):
         assert subprocess.run(f'"{sys.executable}" -c "{code}" {closed}', shell=True, cwd=ROOT).returncode == 1
     done = subprocess.run(
         f'"{sys.executable}" -m datasets stats /nothing >&-', shell=True, cwd=ROOT, capture_output=True
@@ -176,12 +174,12 @@ def test_closed_streams_change_nothing_else():
 def test_the_folder_may_be_the_working_directory_but_not_the_root(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_cli(lambda: commands.main([command, "."])) == EXIT_ERROR
-    assert f"{tmp_path}.dataset.json: the data set is half-made" in capsys.readouterr().err
+    assert f"{tmp_path}.dataset.json: the dataset is incomplete" in capsys.readouterr().err
     assert run_cli(lambda: commands.main([command, "/"])) == EXIT_ERROR
-    assert capsys.readouterr().err.startswith("error: /: the root of the file system cannot be a data set")
+    assert capsys.readouterr().err.startswith("error: /: the root of the file system cannot be a dataset")
 
 
-def test_a_reader_that_goes_away_ends_quietly():
+def test_a_closed_pipe_ends_the_command_silently():
     code = "import sys; from common.errors import run_cli; sys.exit(run_cli(lambda: print('x\\n' * 10**6) or 0))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()
@@ -193,14 +191,14 @@ def test_a_reader_that_goes_away_ends_quietly():
 
 
 class Clock:
-    """A clock that tests move by hand."""
+    """A clock that tests advance manually."""
 
     def __init__(self, monkeypatch):
         self.now_s = 100.0
         monkeypatch.setattr(progress.time, "monotonic", lambda: self.now_s)
 
 
-def test_plain_progress_is_a_line_now_and_then_and_one_at_the_end(monkeypatch, capsys):
+def test_plain_progress_is_a_line_every_15_seconds_and_one_at_the_end(monkeypatch, capsys):
     clock_ = Clock(monkeypatch)
     with Progress("reading", 1200, "files") as shown:
         for done in range(0, 1201, 100):
@@ -215,48 +213,48 @@ def test_plain_progress_is_a_line_now_and_then_and_one_at_the_end(monkeypatch, c
     ]
 
 
-def test_a_job_that_fails_does_not_claim_an_end(capsys):
+def test_a_failed_job_does_not_report_its_end(capsys):
     with pytest.raises(ValueError, match="no"), Progress("reading", 3):
         raise ValueError("no")
     assert capsys.readouterr().err == ""
 
 
 def on_terminal(code: str, columns: int = 80) -> bytes:
-    """What `code` shows on a terminal of that width; it must print nothing on stdout."""
+    """The output of `code` on a terminal of that width; it must print nothing on stdout."""
     master, slave = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": str(columns)}
     line = [sys.executable, "-c", "from common.progress import Progress\n" + code]
     ran = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env=environment)
     os.close(slave)
     shown = io.BytesIO()
-    # EIO is how a terminal says that its last writer has gone.
+    # A terminal reports EIO when its last writer has closed it.
     with open(master, "rb", 0) as screen, pytest.raises(OSError, match="Input/output error"):
         shutil.copyfileobj(screen, shown)
     assert ran.returncode == 0 and ran.stdout == b""
     return shown.getvalue()
 
 
-def test_nothing_is_drawn_on_stdout_and_a_terminal_gets_a_bar():
-    # What looks like a style to the bar's library is a name like any other.
+def test_a_terminal_gets_a_bar_on_stderr():
+    # Text that looks like rich markup is shown literally.
     shown = on_terminal("with Progress('[/]reading', 5, 'files') as p: p.update(5, '[/b]')")
     assert b"[/]reading" in shown and b"5/5" in shown and b"[/b]" in shown
 
 
-def test_what_gives_way_on_a_narrow_terminal_is_the_note():
+def test_a_narrow_terminal_truncates_the_note():
     shown = on_terminal("with Progress('LibriSpeech', 122_800, 'MB') as p: p.update(61_400, '3.8 MB/s, ' + 50 * 'x')")
     plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
     assert re.search(r" 61400/122800 MB 0:00:0\d -:--:-- 3\.8 MB/s, x+…", plain)
 
 
-def test_what_a_server_says_stays_one_harmless_line(capsys):
-    with Meter("LibriSpeech", 1) as meter:
-        meter.say("HTTP 500 \x1b[2J\rall is well")
+def test_control_characters_in_a_servers_message_are_escaped(capsys):
+    with TransferProgress("LibriSpeech", 1) as progress:
+        progress.print_line("HTTP 500 \x1b[2J\rall is well")
     assert "HTTP 500 \\x1b[2J\\rall is well\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("seconds", "read"),
+    ("seconds", "text"),
     [(0, "0 s"), (59.4, "59 s"), (185, "3:05 min"), (3600, "1:00 h"), (7800, "2:10 h")],
 )
-def test_durations_read_as_people_say_them(seconds, read):
-    assert clock(seconds) == read
+def test_durations_are_formatted(seconds, text):
+    assert format_duration(seconds) == text

@@ -1,4 +1,4 @@
-"""The checksum of a folder is GNU tar's and sha256sum's, bit for bit, and depends on the contents alone."""
+"""The checksums of a folder equal those of GNU tar and sha256sum, and depend only on the contents."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from datasets.checksums import digest, tarball
-from datasets.checksums.digest import derive_digest, digest_tree, sum_of, sum_tree
+from datasets.checksums.digest import derive_digest, digest_tree, sum_batch, sum_of, sum_tree
 from datasets.checksums.posix_cksum import combine, crc_of, file_cksum
-from tests.support.gnu_tar import TAR, as_before_1_35, gnu_cksum, gnu_tar
+from tests.support.gnu_tar import TAR, as_gnu_tar_1_34, gnu_cksum, gnu_tar
 
 
 def coreutils_tree_sha256(folder: Path) -> str:
@@ -22,7 +22,7 @@ def coreutils_tree_sha256(folder: Path) -> str:
     return subprocess.run(["sh", "-c", script], cwd=folder, check=True, capture_output=True, text=True).stdout[:64]
 
 
-def assert_as_gnu(folder: Path, processes: int | None = None) -> None:
+def assert_equals_gnu(folder: Path, processes: int | None = None) -> None:
     found = digest_tree(folder, processes)
     assert b"".join(map(bytes, tarball.stream(folder))) == gnu_tar(folder)
     assert (found.tar_cksum, found.tar_bytes) == gnu_cksum(folder)
@@ -40,7 +40,7 @@ def put(folder: Path, name: str | bytes, data: bytes = b"data") -> Path:
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
-    """A tree of everything that a data set's names and files can be."""
+    """A tree of all kinds of names and files that a dataset may have."""
     folder = tmp_path / "odd set"
     for name in [
         "a/x",
@@ -65,19 +65,19 @@ def odd(tmp_path: Path) -> Path:
 
 
 def test_odd_names_and_sizes_equal_gnu_tar(odd: Path):
-    assert_as_gnu(odd)
+    assert_equals_gnu(odd)
 
 
 def test_empty_folder(tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    assert_as_gnu(tmp_path / "empty")
+    assert_equals_gnu(tmp_path / "empty")
 
 
 def test_long_names_are_split_as_gnu_tar_splits_them(tmp_path: Path):
     folder = tmp_path / "set"
     folder.mkdir()
-    made = refused = 0
-    for last in (1, 90, 94, 95, 96, 97, 98, 99, 100, 101):
+    accepted = rejected = 0
+    for last in (1, 94, 95, 96, 99, 100, 101):
         for parts in (
             (),
             (40,),
@@ -102,16 +102,16 @@ def test_long_names_are_split_as_gnu_tar_splits_them(tmp_path: Path):
             (where / ("e" * last)).mkdir()
             done = subprocess.run([*TAR, "set"], cwd=tmp_path, capture_output=True)
             if done.returncode == 0:
-                assert b"".join(map(bytes, tarball.stream(folder))) == as_before_1_35(done.stdout)
-                made += 1
+                assert b"".join(map(bytes, tarball.stream(folder))) == as_gnu_tar_1_34(done.stdout)
+                accepted += 1
             else:
                 with pytest.raises(UserError, match="does not fit into a ustar tar"):
                     digest_tree(folder)
-                refused += 1
-    assert made > 30 and refused > 10
+                rejected += 1
+    assert accepted > 30 and rejected > 10
 
 
-def test_too_long_a_name_is_named(tmp_path: Path):
+def test_a_name_that_is_too_long_is_named(tmp_path: Path):
     put(tmp_path / "set", "x" * 120)
     with pytest.raises(UserError, match="x" * 120):
         digest_tree(tmp_path / "set")
@@ -122,41 +122,41 @@ def test_hard_links_are_stored_as_gnu_tar_stores_them(tmp_path: Path):
     os.link(first, tmp_path / "set/c")
     os.link(first, tmp_path / "outside")
     os.link(first, tmp_path / "set/a")
-    assert_as_gnu(tmp_path / "set")
+    assert_equals_gnu(tmp_path / "set")
 
 
 @pytest.mark.parametrize("make", [lambda p: p.symlink_to("a"), os.mkfifo], ids=["symbolic link", "pipe"])
-def test_links_and_special_files_are_refused_by_name(odd: Path, make):
+def test_links_and_special_files_are_rejected_by_name(odd: Path, make):
     make(odd / "a" / "strange")
-    with pytest.raises(UserError, match=r"odd set/a/strange.*data set may not hold"):
+    with pytest.raises(UserError, match=r"odd set/a/strange.*dataset may not hold"):
         digest_tree(odd)
 
 
-def test_a_folder_that_is_itself_a_link_is_entered(odd: Path, tmp_path: Path):
+def test_a_link_to_the_folder_is_followed(odd: Path, tmp_path: Path):
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "elsewhere" / odd.name
     link.symlink_to(odd)
     assert digest_tree(link) == digest_tree(odd)
 
 
-def test_name_is_found_for_a_relative_folder(odd: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_relative_folder_has_the_same_digest(odd: Path, monkeypatch: pytest.MonkeyPatch):
     expected = digest_tree(odd)
     monkeypatch.chdir(odd)
     assert digest_tree(".") == expected == digest_tree("a/..")
 
 
 @pytest.mark.parametrize("what", ["missing", "file"])
-def test_not_a_folder(tmp_path: Path, what: str):
+def test_a_missing_folder_or_a_file_is_rejected(tmp_path: Path, what: str):
     put(tmp_path, "file")
     with pytest.raises(UserError, match=what if what == "file" else "no such folder"):
         digest_tree(tmp_path / what)
 
 
-def test_nothing_but_the_contents_counts(odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_digest_depends_only_on_the_contents(odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     expected = digest_tree(odd)
     old = os.umask(0o077)
     try:
-        # Copied in the opposite order, under another umask, with other times and modes.
+        # Copied in reverse order, with another umask, other times and other modes.
         twin = tmp_path / "twin" / odd.name
         for path in sorted(odd.rglob("*"), reverse=True):
             target = twin / path.relative_to(odd)
@@ -172,10 +172,10 @@ def test_nothing_but_the_contents_counts(odd: Path, tmp_path: Path, monkeypatch:
     assert digest_tree(twin) == expected
     monkeypatch.setattr(digest, "BATCH_FILES", 3)
     assert {digest_tree(twin, processes) for processes in (1, 2, 5)} == {expected}
-    assert_as_gnu(twin, processes=2)
+    assert_equals_gnu(twin, processes=2)
 
 
-def test_set_id_bits_of_folders_count_for_tar_and_are_told_apart(odd: Path, monkeypatch: pytest.MonkeyPatch):
+def test_set_id_bits_of_folders_change_the_tar_but_not_the_plain_cksum(odd: Path, monkeypatch: pytest.MonkeyPatch):
     plain = sum_tree(odd)
     assert plain.plain_cksum == plain.digest.tar_cksum
     monkeypatch.setattr(digest, "BATCH_FILES", 3)
@@ -183,32 +183,37 @@ def test_set_id_bits_of_folders_count_for_tar_and_are_told_apart(odd: Path, monk
         if path.is_dir():
             path.chmod(0o2770)
     (odd / "a").chmod(0o6700)
-    assert_as_gnu(odd)
+    assert_equals_gnu(odd)
     shared = sum_tree(odd, processes=2)
     assert shared.digest.tar_cksum != plain.digest.tar_cksum
     assert shared.plain_cksum == plain.digest.tar_cksum
 
 
-def test_many_batches_in_processes_equal_gnu_tar(tmp_path: Path):
-    for number in range(3000):
-        put(tmp_path / "set", f"{number % 7}/{number % 31}/{number}", os.urandom(number % 1500))
-    assert_as_gnu(tmp_path / "set", processes=3)
+@pytest.fixture
+def many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of enough batches for worker processes."""
+    monkeypatch.setattr(digest, "BATCH_FILES", 32)
+    for number in range(400):
+        put(tmp_path / "set", f"{number % 7}/{number % 31}/{number}", os.urandom(number * 7 % 1500))
+    return tmp_path / "set"
 
 
-def test_spawned_processes_serve_where_threads_run(tmp_path: Path):
-    for number in range(1500):
-        put(tmp_path / "set", str(number))
-    hold = threading.Event()
-    thread = threading.Thread(target=hold.wait)
+def test_many_batches_in_processes_equal_gnu_tar(many_batches: Path):
+    assert_equals_gnu(many_batches, processes=3)
+
+
+def test_processes_are_spawned_if_threads_are_running(many_batches: Path):
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
     thread.start()
     try:
-        assert_as_gnu(tmp_path / "set", processes=2)
+        assert digest_tree(many_batches, processes=2) == digest_tree(many_batches, processes=1)
     finally:
-        hold.set()
+        release.set()
         thread.join()
 
 
-def test_a_file_that_changes_while_it_is_read_is_an_error(odd: Path):
+def test_a_file_that_changes_while_being_read_is_an_error(odd: Path):
     pieces = tarball.stream(odd)
     next(pieces)  # the folder's own header
     put(odd, " leading", b"longer than before")
@@ -230,7 +235,7 @@ def test_progress_ends_at_the_tars_length(odd: Path):
 
 
 def test_lines_are_those_of_sha256sum(odd: Path):
-    # Piped through `sha256sum -c`, whose reading of escaped names is its own.
+    # `sha256sum -c` parses the escaped names independently.
     found = sum_tree(odd)
     check = subprocess.run(["sha256sum", "-c", "--quiet"], cwd=odd, input=b"".join(found.lines), capture_output=True)
     assert check.returncode == 0, check.stderr
@@ -238,21 +243,21 @@ def test_lines_are_those_of_sha256sum(odd: Path):
     assert names == {os.fsencode(p.relative_to(odd)) for p in odd.rglob("*") if p.is_file()}
 
 
-def test_errors_in_processes_end_the_work(odd: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_in_a_worker_process_is_raised(odd: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(digest, "BATCH_FILES", 2)
     put(odd, "é/" + "x" * 120)
     with pytest.raises(UserError, match="does not fit into a ustar tar"):
         digest_tree(odd, processes=3)
 
 
-def test_a_reader_that_is_killed_ends_the_work(odd: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_worker_process_is_an_error(odd: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(digest, "BATCH_FILES", 2)
-    monkeypatch.setattr(digest, "sum_batch", die)
-    with pytest.raises(UserError, match="a reading process was killed"):
+    monkeypatch.setattr(digest, "sum_batch", kill_this_process)
+    with pytest.raises(UserError, match="a worker process was killed"):
         digest_tree(odd, processes=3)
 
 
-def die(*arguments):
+def kill_this_process(*arguments):
     os.kill(os.getpid(), 9)
 
 
@@ -269,12 +274,12 @@ def test_combining_equals_appending(a: bytes, b: bytes):
 
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
-    # "-" alone means standard input to the sha256sum that we compare with.
+    # sha256sum, used for the comparison, reads standard input for "-".
     lambda name: name not in (".", "..", "-")
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.lists(names, min_size=1, max_size=3), st.binary(max_size=600)), max_size=8))
 def test_any_tree_equals_gnu_tar(tmp_path: Path, files):
     folder = tmp_path / "any"
@@ -285,10 +290,10 @@ def test_any_tree_equals_gnu_tar(tmp_path: Path, files):
             put(folder, "/".join(parts), data)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             continue
-    assert_as_gnu(folder)
+    assert_equals_gnu(folder)
 
 
-def test_derived_digest_is_what_reading_gives(odd: Path):
+def test_the_derived_digest_equals_that_of_reading(odd: Path):
     (odd / "empty/nested").rmdir()
     (odd / "empty").rmdir()
     files = [sum_of(str(p.relative_to(odd)), p.read_bytes()) for p in odd.rglob("*") if p.is_file()]
@@ -297,24 +302,21 @@ def test_derived_digest_is_what_reading_gives(odd: Path):
     assert derive_digest("x", [])[0].tar_bytes == tarball.RECORD
 
 
-def test_readings_go_on_from_a_cache(odd: Path, monkeypatch: pytest.MonkeyPatch):
-    class Kept(dict):
+def test_a_cache_saves_reading_unchanged_batches(odd: Path, monkeypatch: pytest.MonkeyPatch):
+    class DictCache(dict):
         put = dict.__setitem__
 
     monkeypatch.setattr(digest, "BATCH_FILES", 3)
-    expected, kept = sum_tree(odd), Kept()
-    assert sum_tree(odd, 1, cache=kept) == expected
+    expected, cache = sum_tree(odd), DictCache()
+    assert sum_tree(odd, 1, cache=cache) == expected
     read: list = []
     monkeypatch.setattr(
-        digest, "sum_batch", lambda root, batch, sha256: read.append(batch) or real(root, batch, sha256)
+        digest, "sum_batch", lambda root, batch, sha256: read.append(batch) or sum_batch(root, batch, sha256)
     )
-    assert sum_tree(odd, 1, cache=kept) == expected
+    assert sum_tree(odd, 1, cache=cache) == expected
     assert not read
     put(odd, "ab", b"other")
-    changed = sum_tree(odd, 1, cache=kept)
+    changed = sum_tree(odd, 1, cache=cache)
     assert len(read) == 1
     assert changed.digest != expected.digest
-    assert_as_gnu(odd, 1)
-
-
-real = digest.sum_batch
+    assert_equals_gnu(odd, 1)

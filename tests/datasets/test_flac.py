@@ -1,4 +1,4 @@
-"""A FLAC file's length is read without decoding, and a damaged file is seen."""
+"""The length of a FLAC file is read without decoding, and damage is detected."""
 
 import io
 
@@ -25,32 +25,32 @@ def test_header_and_end_are_read_without_decoding(samples: int, monkeypatch: pyt
     assert (info.samples, info.sample_rate_hz, info.channels, info.bits) == (samples, 16_000, 1, 16)
     assert info.duration_s == samples / 16_000
     monkeypatch.setattr(flac, "decode", lambda *a: pytest.fail("the end of the file was not understood"))
-    flac.check_whole(data, info, "file")
+    flac.check_complete(data, info, "file")
 
 
-def test_every_cut_is_seen():
+def test_every_truncation_is_detected():
     data = make(20_000)
     info = flac.read_info(data, "file")
     for length in [*range(flac.HEADER_BYTES, len(data), 997), len(data) - 2, len(data) - 1]:
         with pytest.raises(UserError, match=r"a\.flac"):
-            flac.check_whole(data[:length], info, "a.flac")
+            flac.check_complete(data[:length], info, "a.flac")
 
 
 @pytest.mark.parametrize("data", [b"", b"fLaC", b"RIFF" + bytes(100), make(100)[:41]])
-def test_not_flac(data: bytes):
+def test_a_file_that_is_not_flac_is_rejected(data: bytes):
     with pytest.raises(UserError, match="not a FLAC file, or cut short"):
         flac.read_info(data, "a.flac")
 
 
-def test_header_without_a_length():
+def test_a_header_without_a_length_is_rejected():
     data = bytearray(make(100))
     data[21] &= 0xF0
     data[22:26] = bytes(4)
-    with pytest.raises(UserError, match="does not say how long"):
+    with pytest.raises(UserError, match="does not state the length"):
         flac.read_info(bytes(data), "a.flac")
 
 
-def test_decoding_sees_a_flipped_bit_anywhere():
+def test_decoding_detects_a_flipped_bit_anywhere():
     data = make(9_000)
     info = flac.read_info(data, "file")
     assert len(flac.decode(data, info, "file")) == 9_000
@@ -62,6 +62,6 @@ def test_decoding_sees_a_flipped_bit_anywhere():
             flac.decode(bytes(broken), info, "a.flac")
 
 
-def test_trailing_bytes_do_not_condemn_whole_audio():
+def test_trailing_bytes_are_accepted():
     data = make(9_000) + b"TAG" + bytes(125)
-    flac.check_whole(data, flac.read_info(data, "file"), "file")
+    flac.check_complete(data, flac.read_info(data, "file"), "file")

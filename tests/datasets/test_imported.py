@@ -1,4 +1,4 @@
-"""A user's own corpus: what comes in, and what is said of every row that cannot."""
+"""Importing a user's own corpus, and the error for each kind of row that cannot be used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import UserError
+from common.errors import EXIT_ERROR, EXIT_OK, UserError, run_cli
 from datasets import audio
+from datasets.commands import main
 from datasets.dataset import is_prepared, read_dataset
 from datasets.geometry import ctc_frames_needed
-from datasets.imported import _in_processes, import_corpus, left_out_path, outputs
+from datasets.imported import _in_processes, import_corpus, left_out_path, network_output_frames
 from datasets.manifest import read_csv
 from datasets.pack import pack
 from tests.conftest import DATA
@@ -35,7 +36,7 @@ def tone(path, seconds=1.0, rate_hz=16000, hz=(440.0,), **options):
 
 
 class Corpus:
-    """A corpus in the making: rows are added to a CSV as `AUDIO, TRANSCRIPT`."""
+    """A corpus to import: rows are added to its CSV files as `AUDIO, TRANSCRIPT`."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -52,11 +53,11 @@ class Corpus:
         with open(self.csvs[split], "a", encoding="utf-8") as file:
             file.write(f"{audio_path},{transcript}\n")
 
-    def good(self, split="train", name="good.wav", text="all is well"):
+    def add_valid(self, split="train", name="valid.wav", text="all is well"):
         tone(self.folder / name)
         self.row(split, name, text=text)
 
-    def bring_in(self, **options):
+    def import_rows(self, **options):
         return import_corpus(self.csvs, self.out, **{"processes": 1} | options)
 
 
@@ -70,25 +71,25 @@ def spectrum_peak_hz(samples):
     return np.argmax(spectrum) * 16000 / len(samples)
 
 
-def test_a_corpus_in_a_folder_whose_name_is_no_utf8(corpus, tmp_path):
-    corpus.good()
-    # Absolute, so that all of the path is kept with each row.
+def test_a_corpus_in_a_folder_whose_name_is_not_utf8(corpus, tmp_path):
+    corpus.add_valid()
+    # Absolute, so that each row has the whole path.
     elsewhere = tmp_path.with_name(os.fsdecode(b"caf\xe9"))
     tmp_path.rename(elsewhere)
     csvs = {split: elsewhere / path.name for split, path in corpus.csvs.items()}
     dataset = import_corpus(csvs, elsewhere / "mine", processes=1)
     assert pack(dataset, processes=1) == elsewhere / "mine.packed"
-    assert os.fsencode(elsewhere / "good.wav") in (elsewhere / "mine.sources.csv").read_bytes()
+    assert os.fsencode(elsewhere / "valid.wav") in (elsewhere / "mine.sources.csv").read_bytes()
 
 
 @pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "new\nline"])
-def test_a_name_that_no_table_can_show_is_refused(corpus, name):
-    corpus.good()
-    with pytest.raises(UserError, match="cannot be a data set's name"):
-        corpus.bring_in(name=name)
+def test_an_unprintable_name_is_rejected(corpus, name):
+    corpus.add_valid()
+    with pytest.raises(UserError, match="cannot be a dataset's name"):
+        corpus.import_rows(name=name)
     corpus.out = corpus.out.with_name(name)
-    with pytest.raises(UserError, match="cannot be a data set's name"):
-        corpus.bring_in()
+    with pytest.raises(UserError, match="cannot be a dataset's name"):
+        corpus.import_rows()
 
 
 def test_any_rate_and_any_channels_become_16_khz_mono_flac(corpus):
@@ -102,7 +103,7 @@ def test_any_rate_and_any_channels_become_16_khz_mono_flac(corpus):
     for name, options in files.items():
         tone(corpus.folder / name, **options)
         corpus.row("train", name, text="it is  on\n")
-    dataset = corpus.bring_in()
+    dataset = corpus.import_rows()
     found = sorted(dataset.manifest("train"), key=lambda u: u.id)
     for (name, options), utterance in zip(files.items(), found, strict=True):
         info = soundfile.info(dataset.folder / utterance.audio)
@@ -118,7 +119,7 @@ def test_channels_are_mixed_not_chosen(corpus):
     left = 0.5 * np.sin(2 * np.pi * 440 * t)
     soundfile.write(corpus.folder / "x.wav", np.stack([left, np.zeros_like(left)], axis=1), 16000)
     corpus.row("train", "x.wav", text="half")
-    dataset = corpus.bring_in()
+    dataset = corpus.import_rows()
     samples, _ = soundfile.read(dataset.manifest("train").audio_path(dataset.manifest("train").utterances[0]))
     assert np.allclose(samples, left / 2, atol=1e-4)
 
@@ -127,14 +128,14 @@ def test_16_bit_16_khz_speech_is_kept_bit_for_bit(corpus):
     samples = np.random.default_rng(1).integers(-32768, 32768, 16000, dtype=np.int16)
     soundfile.write(corpus.folder / "x.wav", samples, 16000)
     corpus.row("train", "x.wav", text="noise")
-    dataset = corpus.bring_in()
+    dataset = corpus.import_rows()
     utterance = dataset.manifest("train").utterances[0]
     assert np.array_equal(soundfile.read(dataset.folder / utterance.audio, dtype="int16")[0], samples)
 
 
-def test_the_result_is_a_data_set_like_any_other(corpus):
-    corpus.good()
-    dataset = corpus.bring_in(name="My corpus")
+def test_the_result_is_a_prepared_dataset(corpus):
+    corpus.add_valid()
+    dataset = corpus.import_rows(name="My corpus")
     assert is_prepared(corpus.out) and read_dataset(corpus.out) == dataset
     assert dataset.name == "My corpus" and dataset.layout == "LibriSpeech"
     utterance = dataset.manifest("train").utterances[0]
@@ -143,23 +144,23 @@ def test_the_result_is_a_data_set_like_any_other(corpus):
     (_, audio_path, transcript), *_ = read_csv(dataset.folder / "mine_train_manifest.csv")
     assert audio_path == dataset.folder / utterance.audio and transcript.is_file()
     sources = (corpus.out.parent / "mine.sources.csv").read_text().splitlines()
-    assert sources == [f"1-1-0000,{corpus.folder / 'good.wav'}", f"2-1-0000,{corpus.folder / 'val.wav'}"]
+    assert sources == [f"1-1-0000,{corpus.folder / 'valid.wav'}", f"2-1-0000,{corpus.folder / 'val.wav'}"]
     assert not (corpus.out.parent / ".mine.part").exists()
 
 
-def test_the_result_can_be_brought_in_again(corpus):
-    corpus.good()
-    dataset = corpus.bring_in()
+def test_the_result_can_be_imported_again(corpus):
+    corpus.add_valid()
+    dataset = corpus.import_rows()
     csvs = {split: dataset.folder / entry.csv for split, entry in dataset.splits.items()}
     again = import_corpus(csvs, corpus.folder / "again" / "mine", processes=1)
     assert again.digest == dataset.digest
 
 
-def test_equal_file_names_in_different_folders_stay_apart(corpus):
+def test_equal_file_names_in_different_folders_are_distinct(corpus):
     for folder, hz in (("a", 300.0), ("b", 800.0)):
         tone(corpus.folder / folder / "x.wav", hz=(hz,))
         corpus.row("train", f"{folder}/x.wav", text=f"from {folder}")
-    manifest = corpus.bring_in().manifest("train")
+    manifest = corpus.import_rows().manifest("train")
     peaks = {u.text: spectrum_peak_hz(soundfile.read(manifest.audio_path(u))[0]) for u in manifest}
     assert peaks == {"FROM A": pytest.approx(300, abs=2), "FROM B": pytest.approx(800, abs=2)}
 
@@ -169,19 +170,19 @@ def test_a_chapter_file_gives_each_recording_its_line(corpus):
     for number in (1, 0):
         tone(corpus.folder / f"7-8-000{number}.flac")
         corpus.row("train", f"7-8-000{number}.flac", "7-8.trans.txt")
-    found = {u.id: u.text for u in corpus.bring_in().manifest("train")}
+    found = {u.id: u.text for u in corpus.import_rows().manifest("train")}
     assert found == {"1-1-0000": "SECOND ONE", "1-1-0001": "FIRST ONE"}
 
 
 def test_any_number_of_processes_gives_the_same_bytes(corpus):
     for number in range(40):
-        corpus.good(name=f"{number}.wav", text="same " * (number % 3 + 1))
-    one = corpus.bring_in()
+        corpus.add_valid(name=f"{number}.wav", text="same " * (number % 3 + 1))
+    one = corpus.import_rows()
     two = import_corpus(corpus.csvs, corpus.folder / "two" / "mine", processes=2)
     assert one.digest == two.digest
 
 
-# Faults.
+# Errors.
 
 
 def damaged(change):
@@ -244,7 +245,7 @@ def pipe_for_audio(corpus):
 
 
 def same_audio_twice(corpus):
-    (corpus.folder / "link.wav").symlink_to(corpus.folder / "good.wav")
+    (corpus.folder / "link.wav").symlink_to(corpus.folder / "valid.wav")
     corpus.row("train", "link.wav", text="again")
 
 
@@ -253,7 +254,7 @@ def no_transcript(corpus):
     corpus.row("train", "bad.wav", "none.txt")
 
 
-FAULTS = {
+ERRORS = {
     "unknown character": (transcript(b"caf\xc3\xa9 3"), r"'3' 'É'"),
     "empty transcript": (transcript(b" \n"), "transcript is empty"),
     "binary transcript": (transcript(b"\xff\xfe\x00"), "not text in UTF-8"),
@@ -275,79 +276,79 @@ FAULTS = {
     ),
     "too short": (sound(np.full(6000, 0.1)), "too short: 0.38 s"),
     "silent": (sound(np.zeros(16000)), "silent"),
-    "not numbers": (sound([0.1, np.nan] * 8000, "FLOAT"), "not numbers"),
+    "not numbers": (sound([0.1, np.nan] * 8000, "FLOAT"), "not finite numbers"),
     "too long": (sound(np.full(16000 * 121, 0.1)), "longer than 120 s"),
-    "too many words": (sound(np.full(8000, 0.1), text="far too much for half a second"), "cannot be said in 0.50 s"),
-    "the same audio twice": (same_audio_twice, r"given before, in .*train.csv:1"),
+    "too many words": (sound(np.full(8000, 0.1), text="far too much for half a second"), "are too many for 0.50 s"),
+    "the same audio twice": (same_audio_twice, r"is already in .*train.csv:1"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_row_that_cannot_be_used_is_named_or_left_out(corpus, fault):
-    make, said = FAULTS[fault]
-    corpus.good()
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_row_that_cannot_be_used_is_named_or_left_out(corpus, error):
+    make, message = ERRORS[error]
+    corpus.add_valid()
     make(corpus)
-    corpus.good(name="last.wav")
-    with pytest.raises(UserError, match=said) as caught:
-        corpus.bring_in()
+    corpus.add_valid(name="last.wav")
+    with pytest.raises(UserError, match=message) as caught:
+        corpus.import_rows()
     assert caught.value.where == f"{corpus.csvs['train']}:2" and caught.value.remedy
     assert not corpus.out.exists() and not is_prepared(corpus.out)
 
-    dataset = corpus.bring_in(skip_bad=True)
+    dataset = corpus.import_rows(skip_bad=True)
     assert [u.id for u in sorted(dataset.manifest("train"), key=lambda u: u.id)] == ["1-1-0000", "1-1-0002"]
     (line,) = left_out_path(corpus.out).read_text().splitlines()
     assert line.startswith(f"{corpus.csvs['train']}:2: ")
     assert dataset.provenance["left_out"] == 1
 
 
-def test_audio_in_both_splits_is_refused(corpus):
-    corpus.good()
-    corpus.row("val", "good.wav", text="seen")
-    with pytest.raises(UserError, match="given before") as caught:
-        corpus.bring_in()
+def test_audio_in_both_splits_is_rejected(corpus):
+    corpus.add_valid()
+    corpus.row("val", "valid.wav", text="seen")
+    with pytest.raises(UserError, match="is already in") as caught:
+        corpus.import_rows()
     assert caught.value.where == f"{corpus.csvs['val']}:2"
 
 
-def test_nothing_left_is_an_error(corpus):
+def test_an_import_without_usable_rows_is_an_error(corpus):
     missing(corpus)
     with pytest.raises(UserError, match="no usable row is left"):
-        corpus.bring_in(skip_bad=True)
+        corpus.import_rows(skip_bad=True)
     assert not corpus.out.exists()
 
 
 def test_an_empty_or_missing_csv_is_an_error(corpus):
     with pytest.raises(UserError, match="no such manifest"):
-        corpus.bring_in()
+        corpus.import_rows()
     corpus.csvs["train"].write_text("\n")
     with pytest.raises(UserError, match="no rows"):
-        corpus.bring_in()
+        corpus.import_rows()
 
 
 def test_a_malformed_row_is_never_skipped(corpus):
-    corpus.good()
+    corpus.add_valid()
     with open(corpus.csvs["train"], "a") as file:
         file.write("one column\n")
     with pytest.raises(UserError, match="two columns"):
-        corpus.bring_in(skip_bad=True)
+        corpus.import_rows(skip_bad=True)
 
 
-def test_a_folder_that_is_there_is_not_touched(corpus):
-    corpus.good()
+def test_an_existing_folder_is_not_changed(corpus):
+    corpus.add_valid()
     corpus.out.mkdir(parents=True)
     with pytest.raises(UserError, match="already"):
-        corpus.bring_in()
+        corpus.import_rows()
 
 
-def test_a_clean_import_removes_an_older_list_of_what_was_left_out(corpus):
-    corpus.good()
+def test_a_complete_import_removes_an_older_list_of_rows_left_out(corpus):
+    corpus.add_valid()
     corpus.out.parent.mkdir(parents=True)
     left_out_path(corpus.out).write_text("old")
-    corpus.bring_in()
+    corpus.import_rows()
     assert not left_out_path(corpus.out).exists()
 
 
-def test_an_interruption_leaves_nothing_that_looks_whole_and_the_next_start_is_clean(corpus, monkeypatch):
-    corpus.good()
+def test_an_interrupted_import_leaves_no_dataset_and_the_next_one_starts_clean(corpus, monkeypatch):
+    corpus.add_valid()
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -355,22 +356,22 @@ def test_an_interruption_leaves_nothing_that_looks_whole_and_the_next_start_is_c
     with monkeypatch.context() as patch:
         patch.setattr("datasets.imported._write_split", stop)
         with pytest.raises(KeyboardInterrupt):
-            corpus.bring_in()
+            corpus.import_rows()
     assert not corpus.out.exists()
     stray = corpus.out.parent / ".mine.part" / "tree" / "stray"
     stray.write_text("x")
-    dataset = corpus.bring_in()
+    dataset = corpus.import_rows()
     assert not (dataset.folder / "stray").exists()
 
 
-def test_a_text_needs_as_many_outputs_as_ctc_says():
+def test_a_text_needs_as_many_output_frames_as_ctc_requires():
     assert ctc_frames_needed("SEEN") == 5 and ctc_frames_needed("A") == 1
-    assert outputs(160 * 30) == 1 and outputs(160 * 30 - 1) == 0
+    assert network_output_frames(160 * 30) == 1 and network_output_frames(160 * 30 - 1) == 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_damaged_audio_is_read_or_refused(tmp_path_factory, data):
+def test_damaged_audio_is_read_or_rejected(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
     kind = data.draw(st.sampled_from(["wav", "flac"]))
     path = tone(folder / f"fuzz.{kind}", seconds=0.05, rate_hz=8000)
@@ -391,40 +392,43 @@ def test_a_worker_that_dies_is_a_clear_error():
         list(_in_processes(os._exit, [9], 1))
 
 
-# The door, and real speech.
+# The command, and real speech.
 
 
-def door(*arguments, **options):
+def run_import(*arguments, **options):
     command = [sys.executable, "-m", "datasets", "import", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
 
 
-def test_a_disk_that_refuses_is_no_fault_of_a_row(corpus):
-    corpus.good()
-    # A limit on a file's size is the kernel's refusal in mid-write, as a full disk's is.
+def test_a_failed_write_is_not_an_error_of_a_row(corpus):
+    corpus.add_valid()
+    # With a limit on file sizes a write fails in the middle, as with a full disk.
     limit = (9_000, 9_000)
-    refused = door(
+    failed = run_import(
         *["--train", corpus.csvs["train"], "--val", corpus.csvs["val"], "--out", corpus.out, "--skip-bad"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
-    assert refused.returncode == 2 and "Traceback" not in refused.stderr
-    assert "too large" in refused.stderr.splitlines()[-1]
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr
+    assert "too large" in failed.stderr.splitlines()[-1]
     assert not corpus.out.exists()
 
 
-def test_the_door_says_what_was_left_out(corpus):
-    corpus.good()
+def test_the_command_reports_rows_left_out(corpus, capfd):
+    corpus.add_valid()
     missing(corpus)
-    arguments = ["--train", corpus.csvs["train"], "--val", corpus.csvs["val"], "--out", corpus.out]
-    refused = door(*arguments)
-    assert refused.returncode == 2 and "Traceback" not in refused.stderr
-    assert refused.stderr.splitlines()[-1].startswith(f"error: {corpus.csvs['train']}:2: no such audio file")
-    done = door(*arguments, "--skip-bad")
-    assert done.returncode == 0 and done.stdout == ""
-    assert f"1 row left out: see {left_out_path(corpus.out)}" in done.stderr
+    files = {"--train": corpus.csvs["train"], "--val": corpus.csvs["val"], "--out": corpus.out}
+    arguments = ["import", *(str(each) for option in files.items() for each in option), "--processes", "1"]
+    assert run_cli(lambda: main(arguments)) == EXIT_ERROR
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {corpus.csvs['train']}:2: no such audio file")
+    assert run_cli(lambda: main([*arguments, "--skip-bad"])) == EXIT_OK
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "mine train: 1 utterances, 1 s\n" in printed.err
+    assert f"1 row left out: see {left_out_path(corpus.out)}" in printed.err
 
 
-def test_real_recordings_come_in(tmp_path):
+def test_real_recordings_are_imported(tmp_path):
     recordings = DATA / "fsdd" / "recordings"
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     for split, speakers in (("train", ("george", "jackson", "lucas", "nicolas")), ("val", ("theo", "yweweler"))):
@@ -440,6 +444,6 @@ def test_real_recordings_come_in(tmp_path):
     dataset = import_corpus(csvs, tmp_path / "digits", skip_bad=True)
     left_out = left_out_path(tmp_path / "digits").read_text().splitlines()
     assert len(dataset.manifest("train")) + len(dataset.manifest("val")) + len(left_out) == 6 * 10
-    # Single digits are short: all that is left out is so for its length.
+    # Single digits are short: all rows left out are too short.
     assert len(dataset.manifest("train")) > 20
-    assert all("too short" in line or "cannot be said" in line for line in left_out)
+    assert all("too short" in line or "too many for" in line for line in left_out)

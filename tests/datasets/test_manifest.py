@@ -1,4 +1,4 @@
-"""Manifests: what goes in comes out, and what is wrong is named by file and line."""
+"""Manifests: written manifests are read back unchanged, and errors name file and line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from common.files import write_atomically
 from datasets.manifest import (
     ALPHABET,
     Manifest,
@@ -18,15 +19,14 @@ from datasets.manifest import (
     normalise_text,
     read_csv,
     read_jsonl,
-    write_atomically,
     write_csv,
     write_jsonl,
 )
 
-GOOD = {"id": "a", "audio": "a.flac", "duration_s": 1.5, "text": "YES"}
+VALID_ROW = {"id": "a", "audio": "a.flac", "duration_s": 1.5, "text": "YES"}
 
 
-def lines(path, *rows):
+def write_lines(path, *rows):
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     return path
 
@@ -44,12 +44,12 @@ def test_absolute_audio_paths_stay_as_they_are(tmp_path):
     assert str(manifest.audio_path(manifest.utterances[0])) == "/somewhere/a.flac"
 
 
-def test_an_id_that_occurs_twice_is_refused(tmp_path):
+def test_a_duplicate_id_is_rejected(tmp_path):
     with pytest.raises(UserError, match="'a' occurs twice"):
         Manifest.of(tmp_path, [Utterance("a", "x.flac", 1.0, "A"), Utterance("a", "y.flac", 2.0, "B")])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -62,9 +62,9 @@ def test_an_id_that_occurs_twice_is_refused(tmp_path):
         unique_by=lambda row: row[0],
     )
 )
-def test_json_lines_come_back_as_they_were(tmp_path_factory, rows):
-    folder = tmp_path_factory.mktemp("round")
-    # Written to the microsecond, so that lengths are compared, and sorted, as they are written.
+def test_a_jsonl_manifest_is_read_back_unchanged(tmp_path_factory, rows):
+    folder = tmp_path_factory.getbasetemp()
+    # Durations are written in microseconds, so they are rounded before comparing and sorting.
     utterances = [Utterance(name, name, max(round(s, 6), 1e-6), text) for name, s, text in rows]
     manifest = Manifest.of(folder, utterances)
     write_jsonl(manifest, folder / "m.jsonl")
@@ -72,7 +72,7 @@ def test_json_lines_come_back_as_they_were(tmp_path_factory, rows):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"text": ""}, "not empty"),
         ({"text": "caffé"}, "alphabet"),
@@ -87,35 +87,35 @@ def test_json_lines_come_back_as_they_were(tmp_path_factory, rows):
         ({"more": 1}, "expected an object"),
     ],
 )
-def test_a_faulty_line_is_named(tmp_path, change, said):
-    path = lines(tmp_path / "m.jsonl", GOOD, GOOD | {"id": "b"} | change)
-    with pytest.raises(UserError, match=said) as caught:
+def test_an_invalid_line_is_named(tmp_path, change, message):
+    path = write_lines(tmp_path / "m.jsonl", VALID_ROW, VALID_ROW | {"id": "b"} | change)
+    with pytest.raises(UserError, match=message) as caught:
         read_jsonl(path)
     assert caught.value.where == f"{path}:2"
 
 
 @pytest.mark.parametrize("line", [b"", b"[1]", b"{", b"\xff\xfe", b"nul", b"[" * 5000, b'{"duration_s": 1e999}'])
-def test_a_line_that_is_no_object_is_named(tmp_path, line):
+def test_a_line_that_is_not_an_object_is_named(tmp_path, line):
     path = tmp_path / "m.jsonl"
-    path.write_bytes(orjson.dumps(GOOD) + b"\n" + line + b"\n")
+    path.write_bytes(orjson.dumps(VALID_ROW) + b"\n" + line + b"\n")
     with pytest.raises(UserError) as caught:
         read_jsonl(path)
     assert caught.value.where == f"{path}:2"
 
 
-def test_a_missing_or_empty_manifest_says_so(tmp_path):
+def test_a_missing_or_empty_manifest_is_reported(tmp_path):
     with pytest.raises(UserError, match="no such manifest"):
         read_jsonl(tmp_path / "none.jsonl")
     with pytest.raises(UserError, match="empty"):
-        read_jsonl(lines(tmp_path / "m.jsonl"))
+        read_jsonl(write_lines(tmp_path / "m.jsonl"))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=300))
-def test_any_bytes_as_json_lines_are_read_or_refused(tmp_path_factory, data):
+def test_any_bytes_as_jsonl_are_read_or_rejected(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
     path.write_bytes(data)
-    accepted_or_refused(lambda: read_jsonl(path))
+    check_read_or_rejected(path)
 
 
 JSON = st.recursive(
@@ -125,17 +125,16 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.fixed_dictionaries({"id": JSON, "audio": JSON, "duration_s": JSON, "text": JSON}), max_size=3))
-def test_any_values_in_json_lines_are_read_or_refused(tmp_path_factory, rows):
-    path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
-    accepted_or_refused(lambda: read_jsonl(lines(path, *rows)))
+def test_any_values_in_jsonl_are_read_or_rejected(tmp_path_factory, rows):
+    check_read_or_rejected(write_lines(tmp_path_factory.getbasetemp() / "fuzz.jsonl", *rows))
 
 
-def accepted_or_refused(read):
-    """Nothing but a UserError may come out, and what is read must be usable."""
+def check_read_or_rejected(path):
+    """The only exception is UserError, and a manifest that is read must be usable."""
     try:
-        manifest = read()
+        manifest = read_jsonl(path)
     except UserError:
         return
     for utterance in manifest:
@@ -148,16 +147,16 @@ PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(PATHS, PATHS), min_size=1, max_size=5))
-def test_csv_rows_come_back_as_they_were(tmp_path_factory, rows):
+def test_csv_rows_are_read_back_unchanged(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "round.csv"
     write_csv(rows, path)
     read = [(audio, transcript) for _, audio, transcript in read_csv(path)]
     assert read == [(path.parent / audio, path.parent / transcript) for audio, transcript in rows]
 
 
-def test_csv_lines_are_counted_from_one_and_blank_ones_passed_over(tmp_path):
+def test_csv_lines_are_counted_from_one_and_blank_lines_skipped(tmp_path):
     path = tmp_path / "m.csv"
     path.write_bytes("\ufeffa b.wav, a.txt \r\n\r\n/x/b.wav,b.txt".encode())
     assert [(line, str(audio.name), transcript.name) for line, audio, transcript in read_csv(path)] == [
@@ -166,28 +165,28 @@ def test_csv_lines_are_counted_from_one_and_blank_ones_passed_over(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("bad", [b"a.wav", b"a,b,c", b"a,", b" ,b", b"\xff,b", b"a\0,b", b"a," + b"b" * 200_000])
-def test_a_faulty_csv_row_is_named(tmp_path, bad):
+@pytest.mark.parametrize("line", [b"a.wav", b"a,b,c", b"a,", b" ,b", b"\xff,b", b"a\0,b", b"a," + b"b" * 200_000])
+def test_an_invalid_csv_row_is_named(tmp_path, line):
     path = tmp_path / "m.csv"
-    path.write_bytes(b"a.wav,a.txt\n" + bad + b"\n")
+    path.write_bytes(b"a.wav,a.txt\n" + line + b"\n")
     with pytest.raises(UserError) as caught:
         list(read_csv(path))
     assert caught.value.where == f"{path}:2"
 
 
-def test_a_missing_csv_says_so(tmp_path):
+def test_a_missing_csv_is_reported(tmp_path):
     with pytest.raises(UserError, match="no such manifest"):
         list(read_csv(tmp_path / "none.csv"))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.binary(max_size=200) | st.text('a,"\r\n\0 é', max_size=60).map(str.encode))
-def test_any_bytes_as_csv_are_read_or_refused(tmp_path_factory, data):
+def test_any_bytes_as_csv_are_read_or_rejected(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.csv"
     path.write_bytes(data)
     try:
         for _, audio, transcript in read_csv(path):
-            # Whatever comes through can be asked of the file system.
+            # The file system accepts every path that is returned.
             audio.is_file(), transcript.is_file()
             assert "\0" not in f"{audio}{transcript}"
     except UserError:
@@ -201,22 +200,22 @@ def test_normalised_text_is_upper_case_with_single_spaces(text):
     assert "  " not in normal and normal == normal.strip()
 
 
-def test_the_alphabet_is_the_references():
+def test_the_alphabet_is_that_of_the_reference():
     assert set(string.ascii_uppercase + "' ") == ALPHABET
     check_text("DON'T STOP", "here")
     with pytest.raises(UserError, match=r"'-' '3' '_'"):
         check_text("A_3-B", "here")
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"old")
     with monkeypatch.context() as patch:
 
-        def refuse(*_):
+        def fail(*_):
             raise OSError(28, "No space left on device")
 
-        patch.setattr("os.replace", refuse)
+        patch.setattr("os.replace", fail)
         with pytest.raises(OSError, match="No space"):
             write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

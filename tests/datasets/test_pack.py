@@ -1,4 +1,4 @@
-"""Packed audio: the same samples as the files, whole or not there, and never of another data set."""
+"""Packed audio: the same samples as the files, complete or absent, and never from another dataset."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ import orjson
 import pytest
 import soundfile
 
-from common.errors import UserError
+from common.errors import EXIT_ERROR, EXIT_FAILED, EXIT_OK, UserError, run_cli
+from datasets.commands import main
 from datasets.dataset import read_dataset
-from datasets.pack import damaged, open_packed, pack, packed_path
+from datasets.pack import damaged_shards, open_packed, pack, packed_path
 from reference_model.data.data_loader import Recordings
 from tests.conftest import ROOT
 from tests.support.corpus import tiny_corpus, tiny_params
 
 SMALL = 100_000
-"""Samples of a shard in these tests: a few utterances."""
+"""Samples per shard in these tests: a few utterances."""
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def corpus(tmp_path):
     return tiny_corpus(tmp_path / "tiny")
 
 
-def test_packed_audio_is_the_files_bit_for_bit_whatever_the_cut(corpus):
+def test_packed_audio_is_bit_identical_to_the_files(corpus):
     pack(corpus, processes=2, shard_samples=SMALL)
     assert len(list(packed_path(corpus.folder).glob("train-*.i16"))) > 3
     for split in ("train", "val"):
@@ -39,7 +40,7 @@ def test_packed_audio_is_the_files_bit_for_bit_whatever_the_cut(corpus):
         for position, utterance in enumerate(manifest):
             audio, _ = soundfile.read(manifest.audio_path(utterance), dtype="float32")
             assert np.array_equal(packed.read(position), audio)
-    assert damaged(corpus) == []
+    assert damaged_shards(corpus) == []
 
 
 def test_batches_are_the_same_packed_or_not(corpus):
@@ -51,11 +52,11 @@ def test_batches_are_the_same_packed_or_not(corpus):
     assert from_files.waveforms.equal(from_shards.waveforms)
 
 
-def test_without_packed_audio_there_is_none(corpus):
+def test_a_dataset_without_packed_audio_opens_none(corpus):
     assert open_packed(corpus, "train", corpus.manifest("train")) is None
 
 
-def test_packing_leaves_the_folder_alone_and_a_second_time_does_nothing(corpus):
+def test_packing_does_not_change_the_folder_and_packing_again_does_nothing(corpus):
     before = sorted(path.name for path in corpus.folder.rglob("*"))
     index = pack(corpus) / "index.json"
     written = index.stat().st_mtime_ns
@@ -65,38 +66,38 @@ def test_packing_leaves_the_folder_alone_and_a_second_time_does_nothing(corpus):
     assert not list(corpus.folder.parent.glob(".*.part"))
 
 
-def refused(corpus) -> str:
+def open_error(corpus) -> str:
     with pytest.raises(UserError) as caught:
         open_packed(corpus, "train", corpus.manifest("train"))
     assert "remove it" in caught.value.remedy
     return caught.value.what
 
 
-def test_packed_audio_of_another_data_set_is_refused(corpus):
+def test_packed_audio_of_another_dataset_is_rejected(corpus):
     pack(corpus)
     index = packed_path(corpus.folder) / "index.json"
     whole = index.read_bytes()
     tree = orjson.loads(whole)
     index.write_bytes(orjson.dumps(tree | {"tree_sha256": "f" * 64}))
-    assert "not of the data set as it is now" in refused(corpus)
+    assert "made from other contents" in open_error(corpus)
     index.write_bytes(whole[:50])
-    assert "cannot be read" in refused(corpus)
+    assert "cannot be read" in open_error(corpus)
     index.write_bytes(whole)
     manifest = corpus.folder / corpus.splits["train"].manifest
     manifest.write_bytes(manifest.read_bytes().replace(b"BAD", b"CAB"))
-    assert "another manifest" in refused(corpus)
+    assert "another manifest" in open_error(corpus)
 
 
-def test_a_shard_cut_short_is_refused_and_a_flipped_bit_found(corpus):
+def test_a_truncated_shard_is_rejected_and_a_flipped_bit_found(corpus):
     pack(corpus)
     shard = packed_path(corpus.folder) / "train-0000.i16"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-2])
-    assert "cut short" in refused(corpus)
+    assert "truncated" in open_error(corpus)
     shard.write_bytes(whole[:999] + bytes([whole[999] ^ 1]) + whole[1000:])
-    assert damaged(corpus) == [shard]
+    assert damaged_shards(corpus) == [shard]
     shard.unlink()
-    assert "missing" in refused(corpus)
+    assert "missing" in open_error(corpus)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_shard_cut_short_is_refused_and_a_flipped_bit_found(corpus):
         lambda shards: shards.append(dict(shards[-1])),
     ],
 )
-def test_an_index_that_leads_elsewhere_is_refused(corpus, damage):
+def test_an_index_with_wrong_positions_is_rejected(corpus, damage):
     path = pack(corpus) / "index.json"
     tree = orjson.loads(path.read_bytes())
     damage(tree["splits"]["train"]["shards"])
@@ -117,18 +118,18 @@ def test_an_index_that_leads_elsewhere_is_refused(corpus, damage):
         open_packed(corpus, "train", corpus.manifest("train"))
 
 
-@pytest.mark.parametrize("fault", ["stereo", "rate", "longer", "24 bits", "garbage"])
-def test_audio_that_does_not_fit_is_named_and_nothing_appears(corpus, fault):
-    victim = next(iter(corpus.manifest("train")))
-    path = corpus.folder / victim.audio
-    samples = np.zeros(round(victim.duration_s * 16_000), np.int16)
-    if fault == "garbage":
+@pytest.mark.parametrize("format", ["stereo", "rate", "longer", "24 bits", "garbage"])
+def test_unsuitable_audio_is_named_and_nothing_is_packed(corpus, format):
+    utterance = next(iter(corpus.manifest("train")))
+    path = corpus.folder / utterance.audio
+    samples = np.zeros(round(utterance.duration_s * 16_000), np.int16)
+    if format == "garbage":
         path.write_bytes(b"no audio")
-    elif fault == "stereo":
+    elif format == "stereo":
         soundfile.write(path, np.stack([samples, samples], 1), 16_000)
-    elif fault == "rate":
+    elif format == "rate":
         soundfile.write(path, samples, 8_000)
-    elif fault == "24 bits":
+    elif format == "24 bits":
         soundfile.write(path, samples, 16_000, subtype="PCM_24")
     else:
         soundfile.write(path, np.append(samples, samples), 16_000)
@@ -138,7 +139,7 @@ def test_audio_that_does_not_fit_is_named_and_nothing_appears(corpus, fault):
     assert not packed_path(corpus.folder).exists()
 
 
-def test_a_pack_that_is_killed_never_looks_whole_and_is_gone_on_with(corpus):
+def test_a_killed_pack_never_looks_complete_and_is_resumed(corpus):
     program = (
         "import sys, time; from pathlib import Path\n"
         "import datasets.pack as pack; from datasets.dataset import read_dataset\n"
@@ -165,21 +166,20 @@ def test_a_pack_that_is_killed_never_looks_whole_and_is_gone_on_with(corpus):
     pack(corpus, shard_samples=SMALL)
     for name in kept:
         assert (packed_path(corpus.folder) / f"{name[:-5]}.i16").stat().st_mtime_ns == shards[name[:-5]]
-    assert damaged(corpus) == []
+    assert damaged_shards(corpus) == []
 
 
-def test_the_door_packs_and_verifies(corpus):
-    def door(*options: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "datasets", "pack", str(corpus.folder), *options]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_the_command_packs_and_verifies(corpus, capsys):
+    def run(*options: str) -> int:
+        return run_cli(lambda: main(["pack", str(corpus.folder), *options]))
 
-    assert door().returncode == 0
-    assert door("--verify").returncode == 0
+    assert run() == EXIT_OK
+    assert run("--verify") == EXIT_OK
     shard = packed_path(corpus.folder) / "val-0000.i16"
     shard.write_bytes(shard.read_bytes()[:-1] + b"\x7f")
-    found = door("--verify")
-    assert (found.returncode, str(shard) in found.stderr) == (1, True)
+    assert run("--verify") == EXIT_FAILED
+    assert str(shard) in capsys.readouterr().err
     shutil.rmtree(packed_path(corpus.folder))
     assert read_dataset(corpus.folder).name == "tiny"
-    missing = door("--verify")
-    assert missing.returncode == 2 and "Traceback" not in missing.stderr
+    assert run("--verify") == EXIT_ERROR
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,16 +1,15 @@
-"""`stats` says what is in a data set."""
+"""`python -m datasets stats` reports the contents of a dataset."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from common.errors import EXIT_ERROR, EXIT_OK, run_cli
+from datasets.command_options import default_folder
+from datasets.commands import main
 from datasets.dataset import Dataset, Split, TreeDigest, write_description
 from datasets.manifest import Manifest, Utterance, write_jsonl
-from datasets.stats import default_folder, histogram
-
-ROOT = Path(__file__).resolve().parents[2]
+from datasets.stats import histogram
 
 
 @pytest.fixture
@@ -24,13 +23,13 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def stats(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "datasets", "stats", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def stats(*arguments: object) -> int:
+    return run_cli(lambda: main(["stats", *map(str, arguments)]))
 
 
-def test_everything_is_said(folder: Path):
-    out = stats(folder).stdout
+def test_all_figures_are_printed(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert stats(folder) == EXIT_OK
+    out = capsys.readouterr().out
     assert "mine train\n" in out
     for line in (
         "  utterances 9", "  hours      0.01", "  speakers   3", "  words      17, 3 different",
@@ -41,20 +40,19 @@ def test_everything_is_said(folder: Path):
         assert line + "\n" in out
 
 
-def test_every_utterance_is_in_the_histogram():
+def test_the_histogram_counts_every_utterance():
     lines = histogram([0.1, 1.99, 2.0, 35.2])
     assert sum(int(line.split("s", 1)[1].split()[0]) for line in lines) == 4
     assert len(lines) == 18
 
 
 @pytest.mark.parametrize("arguments", [["/nowhere"], ["--split", "dev"]])
-def test_faults_are_one_line(folder: Path, arguments: list[str]):
-    done = stats(*([folder] if "--split" in arguments else []), *arguments)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+def test_errors_are_one_line(folder: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    assert stats(*([folder] if "--split" in arguments else []), *arguments) == EXIT_ERROR
+    assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_without_a_name_the_largest_set_that_is_prepared(tmp_path, monkeypatch):
+def test_the_default_is_the_largest_prepared_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     assert default_folder() == tmp_path / "mini"
     for name in ("mini", "synthetic", "LibriSpeech_dataset"):

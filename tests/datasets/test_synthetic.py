@@ -1,4 +1,4 @@
-"""The synthesised corpora: what they hold, that they come out the same each time, and what an interruption leaves."""
+"""The synthesised corpora: their contents, their reproducibility, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ import soundfile
 
 from common.errors import UserError
 from datasets import audio
+from datasets.commands import main
 from datasets.corpora import SIZES, Sizes
 from datasets.dataset import is_prepared, read_dataset
 from datasets.manifest import ALPHABET, read_csv
@@ -30,7 +31,7 @@ from datasets.synthesis import grammar, plans
 from datasets.synthesis.grammar import TRAIN, VAL
 from datasets.synthesis.synthesise import synthesise
 from datasets.synthesis.voices import Synthesiser, draw_speaker
-from datasets.synthesis.workers import each_in_fresh_process, signals_held
+from datasets.synthesis.workers import deferred_signals, map_in_fresh_processes
 from results.dataset_check.verify import main as verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ MINI = plans.mini()
 
 
 def part_of(corpus, train, val, each):
-    """A small corpus of the same kind: the first chapters of each split, cut short."""
+    """A small corpus of the same kind: the first utterances of the first chapters of each split."""
     chapters = [c for c in corpus.chapters if c.split == TRAIN][:train]
     chapters += [c for c in corpus.chapters if c.split == VAL][:val]
     short = [dataclasses.replace(c, texts=c.texts[:each], lengths_s=c.lengths_s[:each]) for c in chapters]
@@ -53,14 +54,14 @@ def small(tmp_path_factory):
     return synthesise(SMALL, tmp_path_factory.mktemp("small"), processes=1)
 
 
-# What mini holds.
+# The contents of mini.
 
 
 def texts(split):
     return [text for chapter in MINI.chapters if chapter.split == split for text in chapter.texts]
 
 
-def test_mini_has_the_promised_size():
+def test_mini_has_the_documented_size():
     assert len(grammar.mini().words()) >= 240
     assert len({word for text in texts(TRAIN) for word in text.split()}) >= 240
     assert 1600 <= len(texts(TRAIN)) <= 2400 and len(texts(VAL)) >= 300
@@ -91,19 +92,19 @@ def test_both_sexes_speak_in_both_splits():
         assert sexes["female"] == sexes["male"]
 
 
-def test_mini_made_before_the_large_grammar_changed_still_counts(tmp_path, small):
-    """Its fingerprint once held that grammar, too; whoever has such a folder keeps it."""
+def test_mini_made_before_the_large_grammar_changed_is_accepted(tmp_path, small):
+    """Its fingerprint used to include that grammar; such a folder need not be made again."""
     data = tmp_path / "data"
     shutil.copytree(small.folder.parent, data)
     description = data / "mini.dataset.json"
     tree = json.loads(description.read_bytes())
-    assert tree["provenance"]["fingerprint"] not in plans.SAME_BYTES
-    tree["provenance"]["fingerprint"] = next(iter(plans.SAME_BYTES))
+    assert tree["provenance"]["fingerprint"] not in plans.EQUIVALENT_FINGERPRINTS
+    tree["provenance"]["fingerprint"] = next(iter(plans.EQUIVALENT_FINGERPRINTS))
     description.write_text(json.dumps(tree))
     assert synthesise(SMALL, data).digest == small.digest
     tree["provenance"]["fingerprint"] = "0" * 64
     description.write_text(json.dumps(tree))
-    with pytest.raises(UserError, match="made by another version of the benchmark lies here - keep it, or remove it"):
+    with pytest.raises(UserError, match="made by another version of the benchmark - keep it, or remove it"):
         synthesise(SMALL, data)
 
 
@@ -117,10 +118,10 @@ def test_the_large_grammar_has_thousands_of_words_and_a_sentence_belongs_to_one_
     assert {word for sentence in drawn[0] for word in sentence.split()} == some.words()
 
 
-# What a synthesised corpus looks like.
+# The layout of a synthesised corpus.
 
 
-def test_the_layout_is_librispeechs(small):
+def test_the_layout_is_that_of_librispeech(small):
     for split in (TRAIN, VAL):
         for utterance in small.manifest(split):
             speaker, chapter, _ = utterance.id.split("-")
@@ -143,46 +144,46 @@ def test_both_manifests_name_the_same_files(small):
         assert entry.utterances == len(rows) and entry.duration_s == pytest.approx(manifest.duration_s)
 
 
-def test_speech_is_heard_and_never_overdriven(small):
+def test_speech_is_audible_and_not_clipped(small):
     for utterance in small.manifest(TRAIN):
         samples, _ = soundfile.read(small.folder / utterance.audio, dtype="int16")
         assert 3000 < np.abs(samples.astype(int)).max() < 32767
         assert 0.2 < utterance.duration_s / len(utterance.text.split()) < 1.2
 
 
-# The same bytes, always.
+# Reproducibility.
 
 
 def test_any_number_of_processes_gives_the_same_bytes(small, tmp_path):
     assert synthesise(SMALL, tmp_path, processes=2).digest == small.digest
 
 
-def test_the_order_of_chapters_does_not_show_in_their_bytes(small, tmp_path):
+def test_the_order_of_chapters_does_not_change_their_bytes(small, tmp_path):
     backwards = dataclasses.replace(SMALL, chapters=SMALL.chapters[::-1])
     assert synthesise(backwards, tmp_path, processes=1).digest == small.digest
 
 
-def test_a_damaged_corpus_does_not_pass_for_prepared(small, tmp_path):
+def test_a_damaged_corpus_does_not_count_as_prepared(small, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(small.folder.parent, data)
     assert synthesise(SMALL, data, processes=1).digest == small.digest
     next((data / SMALL.name).rglob("*.flac")).unlink()
     assert verify([str(data / SMALL.name)]) == 1
-    with pytest.raises(UserError, match=r"the corpus that lies here is damaged: .* - remove it \(rm -r ") as caught:
+    with pytest.raises(UserError, match=r"this corpus is damaged: .* - remove it \(rm -r ") as caught:
         synthesise(SMALL, data, processes=1)
-    # The remedy works, and for good: what the verification noted does not outlive the tree that it read.
+    # The remedy works repeatedly: the verification stamp does not apply to the new corpus.
     subprocess.run(re.search(r"\((rm -r .*)\)", caught.value.remedy)[1], shell=True, check=True)
     for _ in range(2):
         assert synthesise(SMALL, data, processes=1).digest == small.digest
 
 
-def test_mini_through_the_door_is_the_reference_and_then_nothing_is_left_to_do(tmp_path):
-    command = [sys.executable, "-m", "datasets", "synthesise", "mini", "--data-dir", tmp_path / "a b"]
+def test_the_command_makes_the_reference_mini_once(tmp_path, capfd):
+    command = [sys.executable, "-m", "datasets", "synthesise", "mini", "--data-dir", str(tmp_path / "a b")]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0 and made.stdout == ""
     assert "mini train: 1,760 utterances, 43:47 min, 80 speakers" in made.stderr
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0 and "already prepared" in again.stderr
+    assert main(command[3:]) == 0
+    assert "already prepared" in capfd.readouterr().err
     digest = read_dataset(tmp_path / "a b" / "mini").digest
     reference = json.loads((ROOT / "datasets" / "references.json").read_text())["mini"]
     if dataclasses.asdict(digest) == reference:
@@ -194,8 +195,8 @@ def test_mini_through_the_door_is_the_reference_and_then_nothing_is_left_to_do(t
     pytest.fail(f"mini has changed: {digest}; raise plans.VERSIONS and renew references.json")
 
 
-def test_the_first_words_of_synthetic_are_the_references(tmp_path):
-    """The whole takes minutes (the long test below): two utterances of its first chapter of each split, as they lie in it."""
+def test_the_first_utterances_of_synthetic_are_those_of_the_reference(tmp_path):
+    """Two utterances of the first chapter of each split; the complete corpus takes minutes (the long test below)."""
     first = part_of(plans.synthetic(), 1, 1, 2)
     digest = synthesise(first, tmp_path, processes=2).digest
     known = "79046b66ff5ba43e671044a651bac7c18380f72af1b0b83f979c89478f47079e"
@@ -210,28 +211,28 @@ def test_the_whole_of_synthetic_is_the_reference(tmp_path):
     assert dataclasses.asdict(digest) == json.loads((ROOT / "datasets" / "references.json").read_text())["synthetic"]
 
 
-def test_a_voice_depends_on_its_seed_and_the_seed_alone():
+def test_a_voice_depends_only_on_its_seed():
     first, same, other = (_first_words_with(seed) for seed in (7, 7, 8))
     assert np.array_equal(first, same) and not np.array_equal(first, other)
 
 
 def _first_words_with(seed):
-    return next(iter(each_in_fresh_process(_first_words, [seed], 1, __name__)))
+    return next(iter(map_in_fresh_processes(_first_words, [seed], 1, __name__)))
 
 
 def _first_words(seed):
-    # A rough voice: the roughness is where the random numbers go.
+    # A rough voice, because the random numbers control the roughness.
     speaker = dataclasses.replace(draw_speaker("1001", "test"), roughness=7, flutter=20, breath=3)
     with Synthesiser(speaker, seed) as synthesiser:
         return synthesiser.say("hello there")
 
 
-def test_ctrl_c_waits_until_a_process_is_started():
+def test_ctrl_c_is_deferred_until_a_process_has_started():
     done = []
     before = signal.getsignal(signal.SIGINT)
 
     def start() -> None:
-        with signals_held():
+        with deferred_signals():
             os.kill(os.getpid(), signal.SIGINT)
             done.append("the rest of the start")
 
@@ -243,7 +244,7 @@ def test_ctrl_c_waits_until_a_process_is_started():
 # The large corpus.
 
 
-def test_lengths_follow_librispeech():
+def test_lengths_have_librispeechs_distribution():
     draws = [plans.length_s(TRAIN, (i + 0.5) / 10_000) for i in range(10_000)]
     assert statistics.mean(draws) == pytest.approx(12.3, abs=0.2) == plans.mean_length_s(TRAIN)
     assert 13.5 <= statistics.median(draws) <= 14.0
@@ -253,7 +254,7 @@ def test_lengths_follow_librispeech():
 
 
 @pytest.mark.parametrize("hours", [5, plans.SYNTHETIC_HOURS])
-def test_the_large_plan_has_the_hours_and_speakers_asked_for(hours):
+def test_the_large_plan_has_the_requested_hours_and_speakers(hours):
     corpus = plans.synthetic(hours)
     lengths = [s for c in corpus.chapters if c.split == TRAIN for s in c.lengths_s]
     assert sum(lengths) / 3600 == pytest.approx(hours, rel=0.05)
@@ -262,14 +263,14 @@ def test_the_large_plan_has_the_hours_and_speakers_asked_for(hours):
     assert len({c.id for c in corpus.chapters}) == len(corpus.chapters)
 
 
-def test_the_rules_know_how_many_utterances_the_large_corpus_has():
+def test_the_number_of_utterances_of_the_large_corpus_is_recorded():
     counted = Counter()
     for chapter in plans.synthetic().chapters:
         counted[chapter.split] += len(chapter.lengths_s)
     assert SIZES["synthetic"] == Sizes(counted[TRAIN], counted[VAL])
 
 
-def test_the_words_of_a_smaller_corpus_occur_as_often_in_it():
+def test_a_smaller_corpus_uses_a_smaller_share_of_the_words():
     shares = {hours: plans.synthetic(hours).chapters[0].words_share for hours in (4, 80, 200)}
     assert shares == {4: 0.05, 80: 1.0, 200: 1.0}
 
@@ -297,7 +298,7 @@ def test_a_corpus_of_another_size_has_its_hours_in_its_name(name, hours):
         assert plans.synthetic(hours).name == name
 
 
-def test_utterances_reach_the_lengths_planned_and_none_passes_35_s(tmp_path):
+def test_utterances_have_the_planned_lengths_up_to_35_s(tmp_path):
     corpus = part_of(plans.synthetic(0.5), 2, 1, 6)
     wanted = [1.3, 2.5, 6.0, 14.0, 16.0, 34.9]
     chapters = [dataclasses.replace(c, lengths_s=tuple(wanted), snr_db=(20.0,) * 6) for c in corpus.chapters]
@@ -308,9 +309,9 @@ def test_utterances_reach_the_lengths_planned_and_none_passes_35_s(tmp_path):
     assert set(" ".join(u.text for u in dataset.manifest(TRAIN)).split()) <= grammar.full().words()
 
 
-# Starting again, and what stands in the way.
+# Resuming, and obstacles.
 
-DRIVER = """
+PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 from common.errors import run_cli
@@ -319,8 +320,8 @@ sys.exit(run_cli(lambda: synthesise(part_of(MINI, 20, 4, 8), {data!r}, 1) and 0)
 """
 
 
-def driver(data, **options):
-    code = DRIVER.format(root=str(ROOT), data=str(data))
+def start_synthesis(data, **options):
+    code = PROGRAM.format(root=str(ROOT), data=str(data))
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -332,29 +333,29 @@ def wait_for_chapters(data, process, count):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    return synthesise(part_of(MINI, 20, 4, 8), tmp_path_factory.mktemp("undisturbed"))
+def uninterrupted(tmp_path_factory):
+    return synthesise(part_of(MINI, 20, 4, 8), tmp_path_factory.mktemp("uninterrupted"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_synthesis_is_not_taken_for_whole_and_goes_on(tmp_path, number, undisturbed):
-    process = driver(tmp_path)
+def test_an_interrupted_synthesis_leaves_no_dataset_and_is_resumed(tmp_path, number, uninterrupted):
+    process = start_synthesis(tmp_path)
     wait_for_chapters(tmp_path, process, 3)
     process.send_signal(number)
-    said = process.communicate()[1]
-    # Killed outright, it can say nothing itself; Python's own fork server may, when its parent goes in mid-sentence.
-    assert "Traceback" not in said or (number != signal.SIGINT and "forkserver.py" in said)
+    printed = process.communicate()[1]
+    # If it is killed, only Python's fork server can print a traceback, when its parent ends during a request.
+    assert "Traceback" not in printed or (number != signal.SIGINT and "forkserver.py" in printed)
     if number == signal.SIGINT:
-        assert process.returncode == 2 and said.splitlines()[-1] == "error: interrupted"
+        assert process.returncode == 2 and printed.splitlines()[-1] == "error: interrupted"
     assert not is_prepared(tmp_path / "mini") and not (tmp_path / "mini").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".mini.part" / "done").glob("*.json")}
-    _until_alone(tmp_path)
-    assert synthesise(part_of(MINI, 20, 4, 8), tmp_path).digest == undisturbed.digest
+    _wait_for_workers(tmp_path)
+    assert synthesise(part_of(MINI, 20, 4, 8), tmp_path).digest == uninterrupted.digest
     assert len(kept) >= 3 and not (tmp_path / ".mini.part").exists()
 
 
-def _until_alone(data):
-    """A killed parent's worker may still be writing its last chapter."""
+def _wait_for_workers(data):
+    """A worker of a killed parent may still be writing its last chapter."""
     done = data / ".mini.part" / "done"
     before = -1
     while before != (before := len(list(done.iterdir()))):
@@ -381,7 +382,7 @@ def test_files_damaged_after_an_interruption_are_made_again(small, tmp_path):
     assert synthesise(SMALL, tmp_path, 1).digest == small.digest
 
 
-def test_what_another_plan_left_is_not_mixed_in(small, tmp_path):
+def test_files_of_another_plan_are_deleted(small, tmp_path):
     tree = tmp_path / ".mini.part" / "tree"
     tree.mkdir(parents=True)
     (tree / "stray.flac").write_bytes(b"x")
@@ -389,7 +390,7 @@ def test_what_another_plan_left_is_not_mixed_in(small, tmp_path):
     assert synthesise(SMALL, tmp_path, 1).digest == small.digest
 
 
-def test_an_interruption_between_the_move_and_the_description_is_mended(small, tmp_path):
+def test_an_interruption_between_the_move_and_the_description_is_repaired(small, tmp_path):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -401,28 +402,28 @@ def test_an_interruption_between_the_move_and_the_description_is_mended(small, t
     assert synthesise(SMALL, tmp_path, 1).digest == small.digest
 
 
-def test_a_prepared_corpus_is_left_alone(small, capsys):
+def test_a_prepared_corpus_is_not_changed(small, capsys):
     before = {path: path.stat().st_mtime_ns for path in small.folder.rglob("*")}
     assert synthesise(SMALL, small.folder.parent) == read_dataset(small.folder)
     assert {path: path.stat().st_mtime_ns for path in small.folder.rglob("*")} == before
     assert "already prepared" in capsys.readouterr().err
 
 
-def test_another_corpus_in_the_place_is_not_overwritten(small):
+def test_another_corpus_of_the_same_name_is_not_overwritten(small):
     with pytest.raises(UserError, match="another version"):
         synthesise(MINI, small.folder.parent)
 
 
-def test_a_folder_of_someone_elses_is_not_touched(tmp_path):
+def test_a_folder_that_is_not_a_dataset_is_not_changed(tmp_path):
     (tmp_path / "mini").mkdir()
     (tmp_path / "mini" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="not a whole data set"):
+    with pytest.raises(UserError, match="not a complete dataset"):
         synthesise(SMALL, tmp_path)
     assert (tmp_path / "mini" / "thesis.txt").read_text() == "years of work"
 
 
-def test_two_at_a_time_in_one_place_are_refused(tmp_path):
-    process = driver(tmp_path)
+def test_a_second_process_in_the_same_folder_is_rejected(tmp_path):
+    process = start_synthesis(tmp_path)
     wait_for_chapters(tmp_path, process, 1)
     with pytest.raises(UserError, match="another process"):
         synthesise(part_of(MINI, 20, 4, 8), tmp_path)
@@ -430,41 +431,41 @@ def test_two_at_a_time_in_one_place_are_refused(tmp_path):
     process.communicate()
 
 
-def test_a_file_in_the_folders_way_is_named(tmp_path):
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "data").write_text("")
-    with pytest.raises(UserError, match="in the folder's way"):
+    with pytest.raises(UserError, match="in the folder's place"):
         synthesise(SMALL, tmp_path / "data")
 
 
-def test_too_little_disk_space_is_said_before_the_work(tmp_path, monkeypatch):
+def test_too_little_disk_space_is_reported_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     with pytest.raises(UserError, match="too little disk space"):
         synthesise(SMALL, tmp_path)
 
 
-def test_a_disk_that_refuses_ends_in_one_line(tmp_path):
-    # A limit on a file's size is the kernel's refusal in mid-write, as a full disk's is.
+def test_a_failed_write_is_reported_in_one_line(tmp_path):
+    # With a limit on file sizes a write fails in the middle, as with a full disk.
     limit = (12_000, 12_000)
-    process = driver(tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    said = process.communicate()[1]
-    assert process.returncode == 2 and "Traceback" not in said
-    assert said.splitlines()[-1].startswith("error: ") and "too large" in said.splitlines()[-1]
+    process = start_synthesis(tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    printed = process.communicate()[1]
+    assert process.returncode == 2 and "Traceback" not in printed
+    assert printed.splitlines()[-1].startswith("error: ") and "too large" in printed.splitlines()[-1]
     assert not (tmp_path / "mini").exists()
 
 
 def test_a_worker_that_dies_is_a_clear_error():
     with pytest.raises(UserError, match="worker process died"):
-        list(each_in_fresh_process(os._exit, [9], 1, "os"))
+        list(map_in_fresh_processes(os._exit, [9], 1, "os"))
 
 
-def test_what_a_worker_raises_arrives_with_its_place(tmp_path):
+def test_an_error_in_a_worker_keeps_its_location(tmp_path):
     with pytest.raises(UserError) as caught:
-        list(each_in_fresh_process(audio.read, [tmp_path / "none.flac"], 2, "datasets.audio"))
+        list(map_in_fresh_processes(audio.read, [tmp_path / "none.flac"], 2, "datasets.audio"))
     assert caught.value.where == str(tmp_path / "none.flac")
 
 
-def test_each_task_gets_a_process_of_its_own():
-    pids = list(each_in_fresh_process(_pid, range(5), 2, "os"))
+def test_each_task_runs_in_its_own_process():
+    pids = list(map_in_fresh_processes(_pid, range(5), 2, "os"))
     assert len(set(pids)) == 5 and os.getpid() not in pids
 
 
@@ -472,7 +473,7 @@ def _pid(_):
     return os.getpid()
 
 
-def test_a_temporary_folder_too_deep_for_the_synthesiser_is_said(tmp_path, monkeypatch):
+def test_a_temporary_folder_whose_path_is_too_long_is_reported(tmp_path, monkeypatch):
     deep = tmp_path / ("d" * 150)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))

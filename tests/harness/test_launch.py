@@ -1,4 +1,4 @@
-"""Starting, hearing and ending child processes, and the command lines that do it."""
+"""Starting child processes, reading their output and ending them, and their command lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from benchmark.harness import launch
 from benchmark.harness.caches import drop_caches
-from benchmark.harness.launch import Interrupted, Stop, listen, start, stop_on_signals, trainer_command
+from benchmark.harness.launch import Interrupted, Stop, read_output, start, stop_on_signals, trainer_command
 from benchmark.settings import ROOT, Settings
 from benchmark.trainer_contract import variables
 from tests.support.harness import alive, wait_for
@@ -23,10 +23,10 @@ def python(code: str) -> subprocess.Popen[bytes]:
     return start([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def heard(code: str, stop: Stop | None = None) -> tuple[int, list[bytes], list[bytes]]:
+def output_of(code: str, stop: Stop | None = None) -> tuple[int, list[bytes], list[bytes]]:
     output: list[bytes] = []
     errors: list[bytes] = []
-    status = listen(python(code), stop or Stop(), output.append, errors.append)
+    status = read_output(python(code), stop or Stop(), output.append, errors.append)
     return status, output, errors
 
 
@@ -36,7 +36,7 @@ def command(settings: Settings, resume: Path | None = None) -> list[str]:
     )
 
 
-def test_one_process_is_started_plainly():
+def test_one_process_is_started_without_torchrun():
     words = command(Settings(device="cpu"))
     assert words[:3] == [sys.executable, "-m", "reference_model.train"]
     assert " ".join(words[3:]) == (
@@ -45,7 +45,7 @@ def test_one_process_is_started_plainly():
     assert command(Settings(), Path("c.pt"))[-2:] == ["--resume", "c.pt"]
 
 
-def test_a_child_has_the_users_environment_and_the_contracts(monkeypatch):
+def test_a_child_has_the_users_environment_and_that_of_the_contract(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/mine")
     monkeypatch.setenv("SEED", "7")
     environment = launch.child_environment()
@@ -65,35 +65,35 @@ def test_several_processes_are_started_by_torchrun():
     assert "torch.distributed.run" in one_each
 
 
-def test_lines_arrive_whole_and_apart():
+def test_lines_arrive_complete_and_separate():
     code = "import sys, os; os.write(1, b'a'); os.write(1, b'b\\nc\\r\\n\\n'); os.write(2, b'x\\xff\\n'); os.write(1, b'last')"
-    assert heard(code) == (0, [b"ab", b"c\r", b"", b"last"], [b"x\xff"])
+    assert output_of(code) == (0, [b"ab", b"c\r", b"", b"last"], [b"x\xff"])
 
 
-def test_much_output_on_both_streams_is_all_heard():
+def test_much_output_on_both_streams_is_all_output_of():
     code = "import sys\nfor i in range(20000): print(i); print(-i, file=sys.stderr)\n"
-    status, output, errors = heard(code)
+    status, output, errors = output_of(code)
     assert status == 0
     assert output == [b"%d" % i for i in range(20000)]
     assert errors == [b"%d" % -i for i in range(20000)]
 
 
-def test_an_endless_line_is_handed_on_in_pieces():
-    _, output, _ = heard("import os\nfor _ in range(48): os.write(1, b'x' * 65536)")
+def test_an_endless_line_is_passed_on_in_pieces():
+    _, output, _ = output_of("import os\nfor _ in range(48): os.write(1, b'x' * 65536)")
     assert b"".join(output) == b"x" * 48 * 65536
     assert len(output) > 1
 
 
 def test_exit_statuses_are_passed_on():
-    assert heard("import sys; sys.exit(7)")[0] == 7
-    assert heard("import os; os.kill(os.getpid(), 9)")[0] == -9
+    assert output_of("import sys; sys.exit(7)")[0] == 7
+    assert output_of("import os; os.kill(os.getpid(), 9)")[0] == -9
 
 
 def test_a_stop_ends_the_child():
     stop = Stop()
-    stop.ask("enough")
-    stop.ask("too late")
-    assert heard("import time; time.sleep(600)", stop)[0] == -signal.SIGTERM
+    stop.request("enough")
+    stop.request("too late")
+    assert output_of("import time; time.sleep(600)", stop)[0] == -signal.SIGTERM
     assert stop.reason == "enough"
 
 
@@ -101,25 +101,25 @@ def test_a_child_that_ignores_sigterm_is_killed(monkeypatch):
     monkeypatch.setattr(launch, "GRACE_S", 0.5)
     stop = Stop()
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
-    assert listen(python(code), stop, lambda line: stop.ask(line.decode()), print) == -signal.SIGKILL
+    assert read_output(python(code), stop, lambda line: stop.request(line.decode()), print) == -signal.SIGKILL
 
 
-def test_a_child_that_closes_its_streams_is_still_waited_for():
-    assert heard("import os, time, sys; os.close(1); os.close(2); time.sleep(0.5); os._exit(3)")[0] == 3
+def test_a_child_that_closes_its_streams_is_waited_for():
+    assert output_of("import os, time, sys; os.close(1); os.close(2); time.sleep(0.5); os._exit(3)")[0] == 3
 
 
-def test_a_grandchild_that_holds_the_pipe_open_does_not_hold_us():
+def test_a_grandchild_that_holds_the_pipe_open_does_not_block_the_harness():
     code = "import subprocess, sys; p = subprocess.Popen(['sleep', '600'], start_new_session=True); print(p.pid)"
     began_s = time.monotonic()
-    status, output, _ = heard(code)
+    status, output, _ = output_of(code)
     assert status == 0 and time.monotonic() - began_s < 60
     assert not alive(int(output[0]))
 
 
-def test_children_of_before_are_left_alone():
+def test_earlier_children_are_not_ended():
     mine = subprocess.Popen(["sleep", "600"])
     try:
-        heard("pass")
+        output_of("pass")
         assert alive(mine.pid)
     finally:
         mine.kill()
@@ -142,8 +142,8 @@ def test_a_child_dies_with_its_parent(tmp_path):
     wait_for(lambda: not alive(pid))
 
 
-def test_the_child_leads_a_session_of_its_own_and_reads_nothing():
-    _, output, _ = heard("import os, sys; print(os.getsid(0) == os.getpid(), sys.stdin.read() == '')")
+def test_the_child_leads_its_own_session_and_has_no_input():
+    _, output, _ = output_of("import os, sys; print(os.getsid(0) == os.getpid(), sys.stdin.read() == '')")
     assert output == [b"True True"]
 
 
@@ -153,15 +153,15 @@ def signalled_at_once() -> None:
         time.sleep(5)
 
 
-def test_a_signal_before_anything_is_worth_recording_raises():
+def test_a_signal_before_there_is_anything_to_record_raises():
     with pytest.raises(Interrupted, match="SIGTERM"):
         signalled_at_once()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_signal_afterwards_asks():
+def test_a_later_signal_requests_the_end():
     with stop_on_signals() as stop:
-        stop.heeded = True
+        stop.deferred = True
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGINT)
         assert (stop.reason, stop.signal_number) == ("interrupted by SIGHUP", signal.SIGHUP)
@@ -177,7 +177,7 @@ def test_a_signal_that_was_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_dropping_caches_tells_the_truth(tmp_path):
+def test_dropping_caches_reports_whether_it_succeeded(tmp_path):
     drop_file = tmp_path / "drop_caches"
     drop_file.touch()
     assert drop_caches(drop_file) is None

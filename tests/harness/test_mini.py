@@ -1,4 +1,4 @@
-"""The default on a CPU as its user meets it: real runs of `mini`, the published ones and (long) a new one."""
+"""Real runs of `mini`, the default on a CPU: the published ones and (long) a new one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reaches_its_target(record: RunRecord) -> None:
 
 
 @pytest.mark.parametrize("log", PUBLISHED, ids=lambda path: path.parent.name.rpartition("-")[2])
-def test_a_real_run_is_accepted_by_both_checkers_and_refused_when_it_is_edited(log, tmp_path):
+def test_a_real_run_is_accepted_by_both_checkers_and_refused_after_an_edit(log, tmp_path):
     reaches_its_target(read_record(log.parent))
     assert ours_accept(log) and theirs_accept(log)
     lines = log.read_bytes().splitlines(keepends=True)
@@ -40,12 +40,12 @@ def test_a_real_run_is_accepted_by_both_checkers_and_refused_when_it_is_edited(l
 
 
 def test_there_are_published_runs():
-    assert len(PUBLISHED) >= 10, "a result is ten runs; without them the test above shows nothing"
+    assert len(PUBLISHED) >= 10, "a result is ten runs; without them the test above checks nothing"
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_a_fresh_checkout_trains_mini_to_its_target_with_a_seed_of_the_systems_own_choice(tmp_path: Path):
+def test_a_fresh_checkout_trains_mini_to_its_target_with_a_random_seed(tmp_path: Path):
     environment = {
         name: value for name, value in os.environ.items() if name not in ("VARIANT", "SEED", "RUNS", "NPROC")
     }

@@ -1,4 +1,4 @@
-"""Going on with a run that was interrupted: it stays one run, on one clock, and nothing that differs is taken for it."""
+"""Resuming an interrupted run: it stays one run, on one clock, and a run that differs is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bench(tmp_path):
 
 
 def interrupted(bench: Bench, at: int = 3):
-    """A run that a signal ended in epoch `at`, after which two whole epochs are kept; its log."""
+    """A run that a signal ended in epoch `at`, so `at - 1` epochs are complete; its folder and log."""
     done = finish(bench.hanging(at=at), 15)
     assert done.status == 2
     return bench.folders()[0], done.stdout
@@ -48,12 +48,12 @@ def test_a_resumed_run_is_one_run(bench):
     assert times["run_start"] == next(_json(line)["time_ms"] for line in before.splitlines() if '"run_start"' in line)
 
 
-def test_a_resumed_runs_record_says_how_the_caches_were_when_the_clock_started(bench):
+def test_a_resumed_runs_record_keeps_whether_caches_were_dropped_before_the_clock_started(bench):
     bench.environment["DROP_CACHES"] = "0"
     folder, before = interrupted(bench)
     (logged,) = (_json(line)["value"] for line in before.splitlines() if '"cache_clear"' in line)
     assert read_record(folder).run.cache_cleared is logged is False
-    # As if they had been cleared then, though they are left alone now.
+    # As if they had been dropped then, although they are not dropped now.
     path = folder / "result.txt"
     path.write_text(
         path.read_text().replace('"key": "cache_clear", "value": false', '"key": "cache_clear", "value": true')
@@ -62,7 +62,7 @@ def test_a_resumed_runs_record_says_how_the_caches_were_when_the_clock_started(b
     assert read_record(folder).run.cache_cleared is True
 
 
-def test_an_epoch_without_its_checkpoint_is_done_again(bench):
+def test_an_epoch_without_its_checkpoint_is_repeated(bench):
     folder, _ = interrupted(bench)
     (folder / "checkpoints" / "epoch_02.pt").unlink()
     done = bench.run("--resume", str(folder))
@@ -94,7 +94,7 @@ def test_two_checkpoints_of_the_last_epoch_are_refused(bench):
     assert "epoch 2 has several checkpoints (epoch_02.npz, epoch_02.pt)" in done.last_line
 
 
-def test_a_log_cut_in_mid_line_by_a_crash_is_mended(bench):
+def test_a_log_cut_in_mid_line_by_a_crash_is_repaired(bench):
     folder, _ = interrupted(bench)
     path = folder / "result.txt"
     text = path.read_text()
@@ -129,7 +129,7 @@ def test_what_cannot_be_resumed(bench):
 
     record = read_record(folder)
     write_record(replace(record, dataset=replace(record.dataset, tree_sha256="0" * 64)), folder)
-    assert "not the one that the run began with" in bench.run("--resume", str(folder)).last_line
+    assert "not the one that the run started with" in bench.run("--resume", str(folder)).last_line
     write_record(record, folder)
 
     shutil.move(folder / "checkpoints", folder / "hidden")
@@ -138,16 +138,16 @@ def test_what_cannot_be_resumed(bench):
 
     assert bench.run("--resume", str(folder)).status == 0
     done = bench.run("--resume", str(folder))
-    assert done.status == 2 and "nothing to go on with" in done.last_line and done.stdout == ""
-    assert "no run record lies here" in bench.run("--resume", str(bench.folder / "nowhere")).last_line
+    assert done.status == 2 and "nothing to resume" in done.last_line and done.stdout == ""
+    assert "no run record here" in bench.run("--resume", str(bench.folder / "nowhere")).last_line
 
 
-def test_a_run_that_still_goes_on_is_not_resumed_beside_itself(bench):
+def test_a_run_in_progress_cannot_be_resumed(bench):
     process = bench.hanging(at=3)
     (folder,) = bench.folders()
     before = (folder / "result.txt").read_text()
     done = bench.run("--resume", str(folder))
-    assert done.status == 2 and "this run is still going on" in done.last_line
+    assert done.status == 2 and "this run is still in progress" in done.last_line
     assert (folder / "result.txt").read_text() == before
     finish(process, 15)
 

@@ -1,4 +1,4 @@
-"""One timed run as its user sees it: the door, the log, the record, the folder, resuming. See test_run_faults for faults."""
+"""One timed run as its user sees it: command, log, record, folder. See test_run_faults for faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmark.harness import display
 from benchmark.mllog import read_log
 from benchmark.record import read_record
 from datasets.dataset import Stamp, read_dataset, write_stamp
-from tests.support.harness import EPOCH, ROOT, Bench, finish, keys, make_dataset, make_params
+from tests.support.harness import EPOCH, ROOT, TRAINER, Bench, finish, keys, make_dataset, make_params
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ HEAD = [
 
 
 def test_a_run_that_reaches_its_target(bench):
-    done = bench.run(plan={"epoch_s": 0.6})
+    done = bench.run(plan={"epoch_s": 0.6}, new_interpreter=True)
     assert done.status == 0, done.stderr
-    logged = keys(done.stdout)  # fails where stdout holds anything but log lines
+    logged = keys(done.stdout)  # fails if stdout has anything but log lines
     assert logged[: len(HEAD)] == HEAD
     assert logged[logged.index("run_start") :] == [
         *("run_start", *EPOCH, *EPOCH, *EPOCH),
@@ -53,7 +53,7 @@ def test_a_run_that_reaches_its_target(bench):
     assert record.run.device == "cpu"
     assert record.telemetry["trainer"]["rss_bytes"]["max"] == record.run.peak_memory_bytes > 0
     assert set(record.files) == {"result.txt", "params.yaml", "telemetry.csv", "trainer.err"}
-    assert not list(bench.folders()[0].glob(".*")), "nothing provisional stays"
+    assert not list(bench.folders()[0].glob(".*")), "no temporary file stays"
 
     for epoch, wer in ((1, "60.00"), (2, "40.00"), (3, "20.00")):
         assert f"epoch {epoch} of 5: WER {wer} %" in done.stderr
@@ -61,7 +61,7 @@ def test_a_run_that_reaches_its_target(bench):
     assert max(map(len, done.stderr.splitlines()[-20:])) <= 80 or str(bench.folder) in done.stderr
 
 
-def test_a_target_that_is_missed_is_an_aborted_run_and_exit_status_1(bench):
+def test_a_missed_target_is_an_aborted_run_and_exit_status_1(bench):
     done = bench.run(plan={"wers": [60.0]})
     assert done.status == 1
     record = bench.record()
@@ -94,12 +94,12 @@ def test_what_is_logged_of_seed_data_and_submitter(bench):
     assert logged["params_sha256"] == record.params_sha256
 
 
-def test_a_stamp_of_other_content_or_of_a_failed_verification_verifies_nothing(bench):
+def test_a_stamp_of_other_content_or_of_a_failed_verification_does_not_count(bench):
     folder = bench.folder / "data" / "tiny"
     write_stamp(folder, Stamp("2026-01-02T03:04:05+00:00", read_dataset(folder).digest.tree_sha256, passed=False))
-    bench.run()
+    bench.run(plan={"wers": [1.0], "epoch_s": 0})
     write_stamp(folder, Stamp("2026-01-02T03:04:05+00:00", "0" * 64, passed=True))
-    bench.run()
+    bench.run(plan={"wers": [1.0], "epoch_s": 0})
     for run_dir in bench.folders():
         assert not read_record(run_dir).dataset.verified
 
@@ -111,7 +111,7 @@ def test_unset_seeds_differ(bench):
     assert first != second
 
 
-def test_runs_started_in_the_same_second_get_folders_of_their_own(bench):
+def test_runs_started_in_the_same_second_get_different_folders(bench):
     processes = [bench.start(plan={"wers": [1.0], "epoch_s": 0}) for _ in range(3)]
     assert [finish(process).status for process in processes] == [0, 0, 0]
     assert len(bench.folders()) == 3
@@ -120,7 +120,7 @@ def test_runs_started_in_the_same_second_get_folders_of_their_own(bench):
         assert read_record(folder).status == "success"
 
 
-def test_parameters_kept_with_the_run_are_those_it_ran_with(bench):
+def test_the_run_folder_has_the_parameters_of_the_run(bench):
     bench.run()
     (folder,) = bench.folders()
     assert (folder / "params.yaml").read_text() == bench.params.read_text()
@@ -155,8 +155,8 @@ def test_a_terminal_gets_a_bar_and_keeps_its_messages(bench):
     assert b"epoch 2 of 5: WER 40.00 %" in shown and b"a library says hello" in shown
 
 
-def test_a_bar_makes_way_for_a_line_that_may_end_on_the_same_terminal(monkeypatch):
-    """`time sh run_and_time.sh | tee log`: tee writes where the bar stands, a moment after the line has left us."""
+def test_the_bar_is_removed_for_a_log_line_on_the_same_terminal(monkeypatch):
+    """`time sh run_and_time.sh | tee log`: tee writes where the bar is, a moment after the line was written."""
     drawn = []
 
     class Bar:
@@ -168,7 +168,7 @@ def test_a_bar_makes_way_for_a_line_that_may_end_on_the_same_terminal(monkeypatc
             return self
 
         def __exit__(self, *_: object) -> None:
-            drawn.append("gone")
+            drawn.append("removed")
 
         def update(self, done: int, note: str) -> None:
             pass
@@ -177,36 +177,36 @@ def test_a_bar_makes_way_for_a_line_that_may_end_on_the_same_terminal(monkeypatc
     screen = display.Display()
     raw = b':::PROGRESS {"phase": "train", "epoch": 1, "done": 0, "total": 6}'
     assert screen.progress(raw) and drawn == ["training, epoch 1"]
-    screen.make_way()
-    assert screen.progress(raw) and drawn == ["training, epoch 1", "gone"], "not yet again"
-    time.sleep(display.MAKE_WAY_S)
-    assert screen.progress(raw) and drawn == ["training, epoch 1", "gone", "training, epoch 1"]
+    screen.clear_for_log_line()
+    assert screen.progress(raw) and drawn == ["training, epoch 1", "removed"], "no new bar yet"
+    time.sleep(display.NO_BAR_AFTER_LINE_S)
+    assert screen.progress(raw) and drawn == ["training, epoch 1", "removed", "training, epoch 1"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What to run, and on what
+# Variant and dataset
 
 
-def test_without_a_variant_librispeech_where_it_lies_ready_else_mini(bench):
+def test_the_default_variant_is_librispeech_if_it_is_prepared_else_mini(bench):
     (bench.folder / "elsewhere").mkdir()
     # `synthesise` must not start: DATA_DIR cannot be written.
-    done = bench.run("--trainer-module", "tests.support.fake_trainer", env={"DATA_DIR": "/proc/nowhere"})
+    done = bench.run("--trainer-module", TRAINER, trainer=None, env={"DATA_DIR": "/proc/nowhere"})
     assert done.status == 2
-    assert "variant mini: VARIANT is not set, and no prepared LibriSpeech lies in /proc/nowhere" in done.stderr
+    assert "variant mini: VARIANT is not set, and there is no prepared LibriSpeech in /proc/nowhere" in done.stderr
 
     make_dataset(bench.folder / "data", "LibriSpeech_dataset")
-    done = bench.run("--trainer-module", "tests.support.fake_trainer")
+    done = bench.run("--trainer-module", TRAINER, trainer=None)
     assert done.status == 0, done.stderr
-    assert "variant librispeech: VARIANT is not set, and a prepared LibriSpeech lies in" in done.stderr
+    assert "variant librispeech: VARIANT is not set, and there is a prepared LibriSpeech in" in done.stderr
     assert bench.record().variant == "librispeech"
 
 
-def test_a_half_made_librispeech_is_not_chosen(bench):
+def test_an_incomplete_librispeech_is_not_chosen(bench):
     folder = make_dataset(bench.folder / "data", "LibriSpeech_dataset")
     folder.with_name("LibriSpeech_dataset.dataset.json").unlink()
     done = bench.run("--variant", "librispeech")
     assert done.status == 2
-    assert "half-made" in done.last_line and "script/download_dataset.sh" in done.last_line
+    assert "incomplete" in done.last_line and "script/download_dataset.sh" in done.last_line
     assert not bench.folders()
 
 
@@ -214,7 +214,7 @@ def test_a_missing_corpus_says_how_to_get_it(bench):
     make_params(bench.params, folder="mine")
     done = bench.run()
     assert done.status == 2 and done.stdout == ""
-    assert re.fullmatch(r"error: .*data/mine: no data set lies here - .*python -m datasets import.*", done.last_line)
+    assert re.fullmatch(r"error: .*data/mine: no dataset here - .*python -m datasets import.*", done.last_line)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "longer", "extra", "manifest"])
@@ -256,9 +256,10 @@ def test_a_bad_variable_is_named(bench, variable, value):
     assert done.stderr.count("\n") == 1 and done.stderr.startswith(f"error: {variable}: ")
 
 
-def test_help_names_every_variable(bench):
-    done = bench.run("--help")
-    assert done.status == 0
+def test_help_names_every_variable_and_needs_nothing_installed():
+    command = [sys.executable, "-S", "-m", "benchmark", "run", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     for name in ("VARIANT", "SEED", "DEVICE", "NPROC", "NNODES", "NODE_RANK", "MASTER_ADDR", "DATA_DIR", "RESULTS_DIR"):
         assert name in done.stdout
 
@@ -267,7 +268,7 @@ def test_the_users_working_directory_cannot_shadow_our_packages(bench):
     for name in ("common", "benchmark", "datasets", "tests"):
         (bench.folder / name).mkdir()
         (bench.folder / name / "__init__.py").write_text("raise RuntimeError('shadowed')\n")
-    done = bench.run(env={"PYTHONSAFEPATH": "1"})
+    done = bench.run(env={"PYTHONSAFEPATH": "1"}, new_interpreter=True)
     assert done.status == 0, done.stderr
 
 

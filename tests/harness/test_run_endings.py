@@ -1,4 +1,4 @@
-"""A run ended from outside: by signals, closed terminals, full disks. Record and log say so; no process is left behind."""
+"""A run ended from outside: by signals, closed terminals, full disks. Record and log say so; no process is left."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_second_signal_changes_nothing(bench):
     assert bench.none_left()
 
 
-def test_a_harness_that_is_killed_takes_its_trainer_along(bench):
+def test_a_killed_harness_takes_its_trainer_with_it(bench):
     process = bench.hanging("hang with orphans")
     finish(process, signal.SIGKILL)
     wait_for(bench.none_left)
@@ -56,7 +56,7 @@ def test_a_harness_that_is_killed_takes_its_trainer_along(bench):
     assert not list(bench.folders()[0].glob(".*"))
 
 
-def test_what_a_trainer_leaves_running_is_ended(bench):
+def test_processes_that_a_trainer_leaves_running_are_ended(bench):
     bench.pids = bench.folder / "pids"
     done = bench.run(plan={"fault": "leave orphans", "pids": str(bench.pids)})
     assert done.status == 0
@@ -72,8 +72,8 @@ def test_nohup_keeps_a_run_going_when_the_terminal_closes(bench):
     assert done.status == 0
 
 
-def test_a_reader_of_stdout_that_goes_away_costs_nothing(bench):
-    process = bench.start(plan={"epoch_s": 0.3})
+def test_a_reader_of_stdout_that_goes_away_does_not_stop_the_run(bench):
+    process = bench.start(plan={"epoch_s": 0.3}, new_interpreter=True)
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
@@ -86,7 +86,7 @@ def test_a_reader_of_stdout_that_goes_away_costs_nothing(bench):
 
 
 def test_a_terminal_that_closes_ends_the_run_in_order(bench):
-    """A real terminal, as a window or an ssh session has it: the kernel hangs up when its other end is closed."""
+    """A real terminal, as for a window or an ssh session: the kernel hangs up when its other end is closed."""
     window, terminal = pty.openpty()
 
     def inside() -> None:
@@ -103,7 +103,7 @@ def test_a_terminal_that_closes_ends_the_run_in_order(bench):
     assert bench.none_left()
 
 
-def test_a_run_loses_nothing_but_its_display_with_stderr(bench):
+def test_a_closed_stderr_costs_only_the_display(bench):
     process = bench.start(plan={"epoch_s": 0.3})
     process.stderr.close()
     process.stderr = None
@@ -125,7 +125,7 @@ def test_streams_that_were_closed_from_the_start(bench, closed):
 
 
 @pytest.mark.root("mount a small file system")
-def test_a_disk_that_fills_up_in_mid_run(bench):
+def test_a_disk_that_fills_up_during_the_run(bench):
     with small_disk(bench.folder / "runs", "2m"):
         done = bench.run(plan={"fault": "fill the disk", "epoch_s": 0.1})
         assert done.status == 2
@@ -153,7 +153,7 @@ def test_a_results_folder_that_cannot_be_written(bench):
 
 
 def test_an_interrupted_synthesis_leaves_no_process(bench, tmp_path):
-    """The corpus is made in a process of its own: a stand-in for it hangs here, found before the real one."""
+    """The corpus is synthesised in a separate process: a stand-in that is found first hangs here."""
     fake = tmp_path / "fake"
     (fake / "datasets").mkdir(parents=True)
     pid_file = tmp_path / "synthesis.pid"
@@ -168,7 +168,7 @@ def test_an_interrupted_synthesis_leaves_no_process(bench, tmp_path):
     assert not bench.folders()
 
 
-def test_a_failing_synthesis_is_told(bench):
+def test_a_failing_synthesis_is_reported(bench):
     (bench.folder / "data" / "mini").write_text("a file where a folder should go")
     done = bench.run("--variant", "mini")
     assert (done.status, done.stdout) == (2, "")

@@ -1,11 +1,9 @@
-"""A trainer that goes wrong: record, log, exit status and the last line on stderr say what happened."""
+"""A trainer that fails: record, log, exit status and the last line on stderr say what happened."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +62,7 @@ def test_a_trainer_that_the_system_kills_for_memory(bench, little_memory):
     assert bench.record().status == "failed"
 
 
-def test_a_trainer_that_could_not(bench):
+def test_a_trainer_that_ends_with_a_user_error(bench):
     done = bench.run(plan={"fault": "user error"})
     assert done.status == 2
     assert done.last_line == "error: a.flac: the audio is damaged - fetch it again"
@@ -83,12 +81,11 @@ def test_before_run_start_there_is_no_run_stop(bench, fault):
     assert (record.run.run_s, record.run.minutes, record.run.final_wer, record.telemetry) == (None, None, None, None)
 
 
-def test_a_trainer_that_cannot_even_start(bench):
-    command = [sys.executable, "-m", "benchmark", "run", "--params", str(bench.params), "--trainer-module", "no.such"]
-    done = subprocess.run(command, env=os.environ | bench.environment, capture_output=True, text=True)
-    assert done.returncode == 2
+def test_a_trainer_that_cannot_start(bench):
+    done = bench.run(trainer="no.such")
+    assert done.status == 2
     expected = "the trainer could not be started: Error while finding module specification for 'no.such'"
-    assert done.stderr.splitlines()[-1].startswith(f"error: {expected}")
+    assert done.last_line.startswith(f"error: {expected}")
 
 
 @pytest.mark.parametrize("fault", ["lie", "no run_stop"])

@@ -1,4 +1,4 @@
-"""The door with the real trainer behind it: killed in mid-run and resumed, it ends where an uninterrupted run ends."""
+"""Runs of the real trainer: killed and resumed, a run ends with the same weights as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from benchmark.mllog import parse_line, read_log
 from benchmark.record import RunRecord, read_record
 from datasets.checksums.digest import digest_tree
 from datasets.dataset import write_description
-from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
+from reference_model.checkpoints.checkpoint_files import checkpoint_path
+from reference_model.checkpoints.training_state import load_checkpoint
 from tests.support.corpus import tiny_corpus, tiny_params
 from tests.support.fake_trainer import fill_the_disk
 from tests.support.harness import ROOT, alive, small_disk
@@ -28,11 +29,11 @@ from tests.support.harness import ROOT, alive, small_disk
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with a data set and a parameter file whose target is never reached."""
+    """A folder with a dataset and a parameter file whose target is never reached."""
     folder = tmp_path_factory.mktemp("place")
     dataset = tiny_corpus(folder / "data" / "tiny")
     write_description(dataclasses.replace(dataset, digest=digest_tree(dataset.folder, 1)))
-    tiny_params(folder / "tiny.yaml", variant="tiny", data__folder="tiny")
+    tiny_params(folder / "tiny.yaml", variant="tiny", data__folder="tiny", train__max_epochs=2)
     return folder
 
 
@@ -55,13 +56,13 @@ def folder_and_record(results: Path) -> tuple[Path, RunRecord]:
     return folder, read_record(folder)
 
 
-def test_killed_with_its_harness_and_resumed_a_run_ends_as_if_nothing_had_happened(place, tmp_path):
+def test_a_run_killed_with_its_harness_and_resumed_ends_with_the_same_weights(place, tmp_path):
     whole = start(place, tmp_path / "whole")
     stdout, stderr = whole.communicate(timeout=200)
     assert whole.returncode == 1, stderr.decode()
     assert all(line.startswith(b":::MLLOG ") for line in stdout.splitlines())
     whole_folder, whole_record = folder_and_record(tmp_path / "whole")
-    assert (whole_record.status, whole_record.run.epochs) == ("aborted", 3)
+    assert (whole_record.status, whole_record.run.epochs) == ("aborted", 2)
 
     killed = start(place, tmp_path / "killed")
     assert killed.stdout is not None
@@ -69,7 +70,7 @@ def test_killed_with_its_harness_and_resumed_a_run_ends_as_if_nothing_had_happen
         event = parse_line(line)
         if event.key == "accelerators":
             (trainer,) = (child.pid for child in psutil.Process(killed.pid).children())
-        if event.key == "epoch_start" and event.epoch_num == 3:
+        if event.key == "epoch_start" and event.epoch_num == 2:
             killed.send_signal(signal.SIGKILL)
             break
     killed.communicate(timeout=200)
@@ -81,11 +82,11 @@ def test_killed_with_its_harness_and_resumed_a_run_ends_as_if_nothing_had_happen
     assert resumed.returncode == 1, stderr.decode()
     assert not alive(trainer)
     folder, record = folder_and_record(tmp_path / "killed")
-    assert (record.status, record.run.resumed_epochs) == ("aborted", (2,))
+    assert (record.status, record.run.resumed_epochs) == ("aborted", (1,))
     assert [(e.wer, e.cer, e.train_loss) for e in record.epochs] == [
         (e.wer, e.cer, e.train_loss) for e in whole_record.epochs
     ]
-    ours, theirs = (load_checkpoint(checkpoint_path(run_dir, 3)) for run_dir in (folder, whole_folder))
+    ours, theirs = (load_checkpoint(checkpoint_path(run_dir, 2)) for run_dir in (folder, whole_folder))
     assert all(torch.equal(ours.model[name], theirs.model[name]) for name in theirs.model)
 
     events, bad = read_log(folder / "result.txt")
@@ -97,41 +98,41 @@ def test_killed_with_its_harness_and_resumed_a_run_ends_as_if_nothing_had_happen
     assert json.loads((folder / "record.json").read_text())["files"].keys() >= {"result.txt", "telemetry.csv"}
 
 
-def at(process: subprocess.Popen[bytes], key: str, epoch: int, strike: Callable[[], object]) -> tuple[int, str]:
-    """Let the run come to this line of its log, strike, and wait for its end: the exit status and the last line of stderr."""
+def interfere(process: subprocess.Popen[bytes], key: str, epoch: int, action: Callable[[], object]) -> tuple[int, str]:
+    """Call `action` at this line of the log and wait for the end: the exit status and the last line on stderr."""
     assert process.stdout is not None
     for line in process.stdout:
         event = parse_line(line)
         if event.key == key and event.epoch_num == epoch:
-            strike()
+            action()
             break
     _, stderr = process.communicate(timeout=200)
     return process.returncode, stderr.decode().splitlines()[-1]
 
 
-def test_a_data_set_that_changes_under_a_run_ends_it_and_the_file_is_named(place, tmp_path):
+def test_a_dataset_that_changes_during_a_run_ends_it_and_the_file_is_named(place, tmp_path):
     own = tmp_path / "place"
     shutil.copytree(place, own)
     changed = own / "data" / "tiny" / "train" / "train-003.flac"
     other = own / "data" / "tiny" / "train" / "train-004.flac"
-    status, said = at(start(own, tmp_path), "epoch_stop", 1, lambda: shutil.copyfile(other, changed))
+    status, last_line = interfere(start(own, tmp_path), "epoch_stop", 1, lambda: shutil.copyfile(other, changed))
     assert status == 2
-    assert said.startswith(f"error: {changed}: ") and "verify_dataset.sh" in said
+    assert last_line.startswith(f"error: {changed}: ") and "verify_dataset.sh" in last_line
     _, record = folder_and_record(tmp_path)
     assert (record.status, record.run.epochs) == ("failed", 1)
 
 
 @pytest.mark.root("mount a small file system")
-def test_a_disk_that_is_full_when_a_checkpoint_is_due_costs_that_epoch_alone(place, tmp_path):
+def test_a_disk_that_is_full_at_a_checkpoint_costs_only_that_epoch(place, tmp_path):
     results = tmp_path / "runs"
     with small_disk(results, "2m"):
 
         def fill() -> None:
             fill_the_disk(results / "filler")
 
-        status, said = at(start(place, results), "eval_start", 2, fill)
+        status, last_line = interfere(start(place, results), "eval_start", 2, fill)
         assert status == 2
-        assert "cannot write the checkpoint" in said or "No space left on device" in said
+        assert "cannot write the checkpoint" in last_line or "No space left on device" in last_line
         folder, record = folder_and_record(results)
         assert record.status == "failed"
         assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch_01.pt"]
@@ -140,4 +141,5 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due_costs_that_epoch_alone(pla
         resumed = start(place, results, "--resume", str(folder))
         _, stderr = resumed.communicate(timeout=200)
         assert resumed.returncode == 1, stderr.decode()
-        assert folder_and_record(results)[1].run.epochs == 3
+        record = folder_and_record(results)[1]
+        assert (record.status, record.run.epochs, record.run.resumed_epochs) == ("aborted", 2, (1,))

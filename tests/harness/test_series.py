@@ -1,4 +1,4 @@
-"""A series of runs: seeds drawn beforehand, going on after an interruption, and the score at the end."""
+"""A series of runs: seeds drawn in advance, resuming after an interruption, and the score at the end."""
 
 from __future__ import annotations
 
@@ -25,60 +25,60 @@ def plans(bench):
     return [json.loads(path.read_text()) for path in sorted(bench.folder.glob("runs/series/*/series.json"))]
 
 
-def records(bench):
-    return [read_record(path) for path in sorted(bench.folder.glob("runs/series/*/tiny/*/record.json"))]
+def records(bench, number):
+    """The records of the runs of one series, by seed."""
+    folder = sorted(bench.folder.glob("runs/series/*/"))[number]
+    found = [read_record(path) for path in sorted(folder.glob("tiny/*/record.json"))]
+    assert len(found) == len({record.seed for record in found})
+    return {record.seed: record for record in found}
 
 
-def test_each_run_has_its_own_drawn_seed_and_the_score_ends_it(bench):
+def test_series_draw_their_own_seeds_and_an_interrupted_one_resumes_its_run(bench):
     done = bench.run(env=series(3))
     assert done.status == 0, done.stderr
-    (plan,) = plans(bench)
-    assert len(set(plan["seeds"])) == 3 and {found.seed for found in records(bench)} == set(plan["seeds"])
+    (first,) = plans(bench)
+    assert len(set(first["seeds"])) == 3 and set(records(bench, 0)) == set(first["seeds"])
     assert keys(done.stdout).count("run_stop") == 3
     assert "median of 3 runs (MLPerf wants 10" in done.stderr and "not verified by MLCommons" in done.stderr
-    # The next series draws anew.
-    again = bench.run(env=series(3))
-    assert again.status == 0 and len(plans(bench)) == 2 and not set(plan["seeds"]) & set(plans(bench)[1]["seeds"])
 
-
-def test_an_interrupted_series_goes_on_with_its_seeds_and_resumes_its_run(bench):
-    process = bench.hanging(env=series(2))
-    stopped = finish(process, signal.SIGTERM)
+    # The next series draws new seeds.
+    stopped = finish(bench.hanging(env=series(2)), signal.SIGTERM)
     assert stopped.status == 2 and "interrupted by SIGTERM" in stopped.stderr and bench.none_left()
-    (plan,) = plans(bench)
-    (first,) = records(bench)
-    assert first.status == "interrupted"
+    second = plans(bench)[1]
+    assert not set(first["seeds"]) & set(second["seeds"])
+    (interrupted,) = records(bench, 1).values()
+    assert interrupted.status == "interrupted"
+
+    # Other parameters start another series.
+    other = bench.run(env=series(3))
+    assert other.status == 0 and len(plans(bench)) == 3 and "is another one (other runs)" in other.stderr
+
     done = bench.run(env=series(2))
     assert done.status == 0, done.stderr
-    assert plans(bench) == [plan] and "going on with the series" in done.stderr
-    found = {record.seed: record for record in records(bench)}
-    assert set(found) == set(plan["seeds"]) and len(records(bench)) == 2
-    assert found[first.seed].run.resumed_epochs == (1,) and found[first.seed].status == "success"
+    assert plans(bench)[:2] == [first, second] and len(plans(bench)) == 3 and "resuming the series" in done.stderr
+    found = records(bench, 1)
+    assert set(found) == set(second["seeds"])
+    resumed = found[interrupted.seed]
+    assert resumed.run.resumed_epochs == (1,) and resumed.status == "success"
 
 
-def test_a_run_that_broke_on_the_clock_stays_in_the_series(bench):
+def test_a_run_that_failed_after_its_clock_started_stays_in_the_series(bench):
     broken = bench.run(plan={"fault": "crash", "at": 2}, env=series(2))
     assert broken.status == 2 and "the series stopped" in broken.stderr
     done = bench.run(env=series(2))
-    assert sorted(record.status for record in records(bench)) == ["failed", "success"]
+    assert sorted(record.status for record in records(bench, 0).values()) == ["failed", "success"]
     assert done.status == 1 and "no score: 1 of 2 runs failed" in done.stderr
 
 
-def test_other_parameters_begin_another_series(bench):
-    finish(bench.hanging(env=series(2)), signal.SIGTERM)
-    done = bench.run(env=series(3))
-    assert done.status == 0 and len(plans(bench)) == 2 and "is another one (other runs)" in done.stderr
-
-
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "named"),
     [({"RUNS": "3"}, "SEED"), (series("many"), "RUNS"), (series(0), "RUNS"), (series(10**12), "RUNS")],
 )
-def test_what_contradicts_a_series_is_refused(bench, environment, told):
+def test_settings_that_contradict_a_series_are_refused(bench, environment, named):
     done = bench.run(env=environment)
-    assert done.status == 2 and done.last_line.startswith(f"error: {told}:") and "Traceback" not in done.stderr
+    assert done.status == 2 and done.last_line.startswith(f"error: {named}:") and "Traceback" not in done.stderr
 
 
-def test_one_run_is_no_series(bench):
+def test_one_run_is_not_a_series(bench):
     done = bench.run(env={"RUNS": "1"})
     assert done.status == 0 and not plans(bench) and os.listdir(bench.folder / "runs") == ["tiny"]

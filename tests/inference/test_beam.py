@@ -1,4 +1,4 @@
-"""CTC prefix beam search against all alignments counted out, word lists and language models in ARPA form."""
+"""CTC prefix beam search compared with an enumeration of all alignments; word lists and language models in ARPA format."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ngram 2=3
 
 
 def spelt(*choices: dict[str, float]) -> np.ndarray:
-    """(frames, labels) log-probabilities; what a frame does not name shares 1e-6."""
+    """(frames, labels) log-probabilities; labels that a frame does not name share 1e-6."""
     frames = []
     for named in choices:
         frame = np.full(len(LABELS), 1e-7)
@@ -51,7 +51,7 @@ def spelt(*choices: dict[str, float]) -> np.ndarray:
 
 
 def every_text(values: np.ndarray) -> dict[str, float]:
-    """The probability of every text: of all its alignments, each written out."""
+    """The probability of every text, summed over all of its alignments."""
     total: dict[str, float] = {}
     for path in itertools.product(range(values.shape[1]), repeat=len(values)):
         text = "".join(LABELS[label] for label, _ in itertools.groupby(path) if label != 0)
@@ -81,7 +81,7 @@ def test_it_finds_what_greedy_misses():
     assert BeamSearch()(batch, frames) == ["A"]
 
 
-def test_a_letter_twice_needs_a_blank_between():
+def test_a_repeated_letter_needs_a_blank_between():
     assert BeamSearch().search(spelt({"B": 1}, {"B": 1}))[0] == "B"
     assert BeamSearch().search(spelt({"B": 1}, {"_": 1}, {"B": 1}))[0] == "BB"
 
@@ -92,20 +92,20 @@ def test_each_utterance_ends_at_its_own_end():
     assert BeamSearch()(values, torch.tensor([0, 2])) == ["", "CD"]
 
 
-HEARD = spelt({"T": 1}, {"H": 1}, {"E": 1}, {" ": 1}, {"C": 1}, {"A": 1}, {"T": 0.45, "B": 0.55})
+FRAMES = spelt({"T": 1}, {"H": 1}, {"E": 1}, {" ": 1}, {"C": 1}, {"A": 1}, {"T": 0.45, "B": 0.55})
 
 
-def test_a_word_list_allows_its_words_alone():
-    assert BeamSearch().search(HEARD)[0] == "THE CAB"
-    assert BeamSearch(words=frozenset({"THE", "CAT"})).search(HEARD)[0] == "THE CAT"
-    assert BeamSearch(words=frozenset({"THE", "CATS"})).search(HEARD)[0] == "THE", "cut off in mid-word"
+def test_a_word_list_allows_only_its_words():
+    assert BeamSearch().search(FRAMES)[0] == "THE CAB"
+    assert BeamSearch(words=frozenset({"THE", "CAT"})).search(FRAMES)[0] == "THE CAT"
+    assert BeamSearch(words=frozenset({"THE", "CATS"})).search(FRAMES)[0] == "THE", "cut off in mid-word"
 
 
 def test_a_language_model_decides_between_words(tmp_path):
     (tmp_path / "lm.arpa").write_text(ARPA)
     model = read_arpa(tmp_path / "lm.arpa")
-    assert BeamSearch(model=model, weight=1.0).search(HEARD)[0] == "THE CAT"
-    assert BeamSearch(model=model, weight=0.0).search(HEARD)[0] == "THE CAB"
+    assert BeamSearch(model=model, weight=1.0).search(FRAMES)[0] == "THE CAT"
+    assert BeamSearch(model=model, weight=0.0).search(FRAMES)[0] == "THE CAB"
 
 
 def test_back_off_is_katzs(tmp_path):
@@ -141,19 +141,19 @@ ngram 2=3
 
 \\end\\
 """
-"""A model that has learnt where unknown words stand."""
+"""A model with n-grams of unknown words."""
 RARE = spelt({"T": 1}, {"H": 1}, {"E": 1}, {" ": 0.6, "_": 0.4}, {"Z": 0.7, "C": 0.3}, {"A": 1}, {"B": 1})
-"""THE ZAB, where ZAB is no word of the model's; THEZAB, THE CAB and THECAB can be heard as well."""
+"""THE ZAB, where ZAB is not a word of the model; THEZAB, THE CAB and THECAB are possible as well."""
 
 
 def log10_of(path, sentence: str) -> float:
-    """The base-10 logarithm of a whole sentence's probability, from what the search adds up."""
+    """The base-10 logarithm of a sentence's probability, as the search computes it."""
     search = BeamSearch(model=read_arpa(path), weight=1.0, bonus=0.0)
-    return search._of_words(sentence.split(), end=True) / math.log(10)
+    return search._score_words(sentence.split(), end=True) / math.log(10)
 
 
-def test_unknown_words_have_their_place_in_contexts_too(tmp_path):
-    """Worked out by hand, and as KenLM scores the same file."""
+def test_unknown_words_count_in_contexts_too(tmp_path):
+    """Computed by hand, and equal to KenLM's score of the same file."""
     path = tmp_path / "lm.arpa"
     path.write_text(UNKNOWN_WORDS)
     start = -0.2 - 0.7  # back-off of <s>, then P(THE)
@@ -164,7 +164,7 @@ def test_unknown_words_have_their_place_in_contexts_too(tmp_path):
 
 
 @pytest.mark.parametrize("unknown", ["<unk>", "<UNK>", "<Unk>", "[UNK]", "<unknown>", "<OOV>", "!!UNK", "<unk/>"])
-def test_an_unknown_word_is_known_by_any_spelling(tmp_path, unknown):
+def test_any_spelling_of_the_unknown_word_is_recognized(tmp_path, unknown):
     path = tmp_path / "lm.arpa"
     path.write_text(UNKNOWN_WORDS.replace("<unk>", unknown))
     assert log10_of(path, "THE QUX") == pytest.approx(-0.2 - 0.7 - 0.4 - 0.6)
@@ -191,7 +191,7 @@ def test_the_same_model_however_it_is_written(tmp_path, change):
     assert log10_of(path, "THE CAB") == pytest.approx(-0.2 - 0.7 - 0.3 - 0.9 - 1.1)
 
 
-def test_a_model_without_sentence_marks_says_nothing_of_start_and_end(tmp_path):
+def test_a_model_without_sentence_marks_gives_no_score_to_start_and_end(tmp_path):
     path = tmp_path / "lm.arpa"
     lines = [line for line in UNKNOWN_WORDS.splitlines() if "s>" not in line]
     path.write_text("\n".join(lines).replace("1=5", "1=3").replace("2=3", "2=2"))
@@ -199,7 +199,7 @@ def test_a_model_without_sentence_marks_says_nothing_of_start_and_end(tmp_path):
     assert log10_of(path, "THE QUX") == pytest.approx(-0.7 - 0.4)
 
 
-def test_curly_apostrophes_are_straight_ones(tmp_path):
+def test_curly_apostrophes_become_straight_ones(tmp_path):
     path = tmp_path / "lm.arpa"
     path.write_text(UNKNOWN_WORDS.replace("cab", "don\u2019t"), encoding="utf-8")
     assert log10_of(path, "DON'T") == pytest.approx(-0.2 - 0.9 - 1.1)
@@ -216,7 +216,7 @@ def test_curly_apostrophes_are_straight_ones(tmp_path):
         .replace("2=3", "2=0"),
     ],
 )
-def test_a_model_of_no_unknown_words_needs_to_be_told_which_there_are(tmp_path, closed, capsys):
+def test_a_closed_model_needs_a_word_list(tmp_path, closed, capsys):
     path, words = tmp_path / "lm.arpa", tmp_path / "words.txt"
     path.write_text(closed)
     asked = {"decoder": "beam", "beam_width": 16, "lm": path, "lm_weight": 0.5, "word_bonus": 3.0}
@@ -232,16 +232,16 @@ def test_a_model_of_no_unknown_words_needs_to_be_told_which_there_are(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
-        ("\\end\\", "", "not a whole ARPA file: it does not end"),
-        (ARPA, "hello\n", r"not a whole ARPA file: it has no \\data"),
-        (ARPA, "\\data\\\n\\end\\\n", "not a whole ARPA file: it is empty"),
+        ("\\end\\", "", "not a complete ARPA file: it does not end"),
+        (ARPA, "hello\n", r"not a complete ARPA file: it has no \\data"),
+        (ARPA, "\\data\\\n\\end\\\n", "not a complete ARPA file: it is empty"),
         ("-0.1 the cat", "-0.1 the", ":14: not an entry of 2 words"),
         ("-0.1 the cat", "-0.1 the cat -1 0", ":14: not an entry of 2 words"),
-        ("-0.9 cat", "x cat", ":9: 'x' is no logarithm"),
-        ("-0.9 cat", "nan cat", ":9: 'nan' is no logarithm"),
-        ("cat -0.2", "cat inf", ":9: 'inf' is no logarithm"),
+        ("-0.9 cat", "x cat", ":9: 'x' is not a logarithm"),
+        ("-0.9 cat", "nan cat", ":9: 'nan' is not a logarithm"),
+        ("cat -0.2", "cat inf", ":9: 'inf' is not a logarithm"),
         ("-0.9 cat", "0.9 cat", ":9: a probability above 1"),
         ("\\2-grams:", "\\two-grams:", ":13: expected"),
         ("\\2-grams:", "\\3-grams:", ":13: the header announces no 3-grams"),
@@ -252,20 +252,20 @@ def test_a_model_of_no_unknown_words_needs_to_be_told_which_there_are(tmp_path, 
         ("ngram 2=3", "ngram 2=3\nngram 4=1", ":19: the header announces no 3-grams"),
         ("ngram 2=3", "ngram 1=3", ":3: expected `ngram N=COUNT`"),
         ("ngram 2=3", "ngram two=3", ":3: expected `ngram N=COUNT`"),
-        ("-0.8 cab", "-0.8 CAT", ":10: 'CAT' stands here a second time: 'cat' is the same word"),
-        ("-0.8 cab", "-0.8 <UNK>", ":10: '<UNK>' stands here a second time: '<unk>' is the same word"),
-        ("-0.5 <s> the", "-0.1 the cat", ":15: 'the cat' stands here a second time"),
+        ("-0.8 cab", "-0.8 CAT", ":10: 'CAT' is listed a second time: 'cat' is the same word"),
+        ("-0.8 cab", "-0.8 <UNK>", ":10: '<UNK>' is listed a second time: '<unk>' is the same word"),
+        ("-0.5 <s> the", "-0.1 the cat", ":15: 'the cat' is listed a second time"),
         ("-0.5 <s> the", "-0.5 the dog", ":15: 'dog' is not among the 1-grams"),
     ],
 )
-def test_a_damaged_language_model_is_named_with_its_line(tmp_path, old, new, said):
+def test_a_damaged_language_model_is_named_with_its_line(tmp_path, old, new, message):
     assert old in ARPA
     (tmp_path / "lm.arpa").write_text(ARPA.replace(old, new))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_arpa(tmp_path / "lm.arpa")
 
 
-def test_what_is_no_text_or_cannot_be_spelt_is_no_language_model(tmp_path):
+def test_a_file_that_is_not_text_or_cannot_be_spelt_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such language model"):
         read_arpa(tmp_path / "none.arpa")
     packed = gzip.compress(ARPA.encode())

@@ -1,4 +1,4 @@
-"""ONNX files: the same answers as PyTorch for any batch, what they say of themselves, and what quantising costs."""
+"""ONNX export: the same outputs as PyTorch for any batch, the metadata, and the cost of quantisation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import torch
 from common.errors import UserError
 from datasets.geometry import output_frames
 from reference_model import export_onnx, infer
-from reference_model.checkpoint import load_trained
-from reference_model.checkpoints.training_state import checkpoint_path, save_checkpoint
-from reference_model.inference import engine_choice
+from reference_model.checkpoints.checkpoint_files import checkpoint_path
+from reference_model.checkpoints.loading import load_trained
+from reference_model.checkpoints.training_state import save_checkpoint
+from reference_model.inference import engine_choice, onnx_conversion
 from reference_model.inference.engine_choice import choose_engine, open_engine
 from reference_model.inference.engines import OnnxEngine, TorchEngine, open_session, trained_from_onnx
 from reference_model.inference.inference_run import Plan, run
@@ -23,6 +24,7 @@ from reference_model.model.features import Features
 from reference_model.model.greedy import greedy
 from tests.conftest import ROOT
 from tests.support.corpus import tiny_corpus, tiny_params
+from tests.support.training import train
 from tests.training.test_checkpoint import make_checkpoint
 
 CPU = torch.device("cpu")
@@ -44,7 +46,7 @@ def exported(checkpoint):
 
 
 @pytest.mark.parametrize("batch", range(1, 9))
-def test_any_batch_gives_pytorchs_answers(checkpoint, exported, batch):
+def test_any_batch_gives_the_same_outputs_as_pytorch(checkpoint, exported, batch):
     rng = torch.Generator().manual_seed(batch)
     frames = torch.randint(31, 900, (batch,), generator=rng)
     features = torch.randn(batch, 161, int(frames.max()), generator=rng)
@@ -74,11 +76,11 @@ def test_other_shapes_of_the_network_export_too(tmp_path, changes):
 
     params = tiny_params(**{f"model__{name}": value for name, value in changes.items()})
     trained = Trained(params.model, params.features, "fp32", unlike_new(DeepSpeech2(params.model, 161)), "made", "0")
-    assert export_onnx.export(trained, tmp_path / "m.onnx") <= 1e-4
+    assert onnx_conversion.export(trained, tmp_path / "m.onnx") <= 1e-4
 
 
 def unlike_new(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights whose BatchNorms have seen data: those of a new network change nothing."""
+    """Weights whose BatchNorms have statistics of data: those of a new network are the identity."""
     generator = torch.Generator().manual_seed(1)
     weights = network.state_dict()
     for name, tensor in weights.items():
@@ -88,7 +90,7 @@ def unlike_new(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_few_feature_bins_are_padded_as_in_pytorch(tmp_path):
-    """MFCC has fewer bins than the convolutions fit over."""
+    """MFCC has fewer bins than the convolutions need."""
     from benchmark.params import FeatureParams
     from reference_model.checkpoints.trained_network import Trained
     from reference_model.model.network import DeepSpeech2
@@ -99,7 +101,7 @@ def test_few_feature_bins_are_padded_as_in_pytorch(tmp_path):
     bins = Features(cepstra).bins
     assert bins == 40
     trained = Trained(params.model, cepstra, "fp32", DeepSpeech2(params.model, bins).state_dict(), "made", "0")
-    assert export_onnx.export(trained, tmp_path / "m.onnx") <= 1e-4
+    assert onnx_conversion.export(trained, tmp_path / "m.onnx") <= 1e-4
 
 
 def test_output_frames_are_the_networks_for_any_length(checkpoint, exported):
@@ -117,7 +119,7 @@ def test_a_graph_that_is_not_what_its_metadata_say_is_refused(exported, tmp_path
         for number, name in enumerate(node.input):
             node.input[number] = "waveform" if name == "features" else name
     onnx.save(renamed, tmp_path / "renamed.onnx")
-    with pytest.raises(UserError, match="inputs and outputs are others"):
+    with pytest.raises(UserError, match="inputs and outputs differ"):
         open_engine(tmp_path / "renamed.onnx", "auto", CPU)
     about = {p.key: p.value for p in cut.metadata_props}
     features = json.loads(about["features"]) | {"window_s": 0.04}
@@ -129,17 +131,17 @@ def test_a_graph_that_is_not_what_its_metadata_say_is_refused(exported, tmp_path
         opened.engine(torch.zeros(1, bins, 90), torch.tensor([90]))
 
 
-def test_the_file_says_what_it_is(checkpoint, exported):
+def test_the_metadata_describe_the_network(checkpoint, exported):
     about, known = trained_from_onnx(exported), load_trained(checkpoint)
     assert (about.features, about.model, about.wer, about.epoch) == (known.features, known.model, known.wer, 3)
     assert about.source_sha256 == known.source_sha256
     properties = {p.key: p.value for p in onnx.load(exported).metadata_props}
     assert properties["labels"] == "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "
-    assert onnx.load(exported).opset_import[0].version == export_onnx.OPSET
+    assert onnx.load(exported).opset_import[0].version == onnx_conversion.OPSET
 
 
 def test_a_file_that_differs_is_not_written(checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export_onnx, "largest_difference", lambda *_: float("nan"))
+    monkeypatch.setattr(onnx_conversion, "largest_difference", lambda *_: float("nan"))
     assert export_onnx.main([str(checkpoint), "--out", str(tmp_path / "m.onnx")]) == 1
     assert "differ" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -152,10 +154,10 @@ def test_the_check_sees_wrong_weights(checkpoint, exported, tmp_path):
     values.flat[0] += 0.5
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     onnx.save(model, tmp_path / "wrong.onnx")
-    assert export_onnx.largest_difference(load_trained(checkpoint), tmp_path / "wrong.onnx") > 1e-4
+    assert onnx_conversion.largest_difference(load_trained(checkpoint), tmp_path / "wrong.onnx") > 1e-4
 
 
-def test_int8_says_what_it_costs(checkpoint, tmp_path, capsys):
+def test_int8_reports_its_cost_in_wer(checkpoint, tmp_path, capsys):
     corpus = tiny_corpus(tmp_path / "tiny")
     out = tmp_path / "small.onnx"
     assert export_onnx.main([str(checkpoint), "--out", str(out), "--int8", "--data", str(corpus.folder)]) == 0
@@ -164,8 +166,8 @@ def test_int8_says_what_it_costs(checkpoint, tmp_path, capsys):
     features, frames = torch.randn(3, 161, 300), torch.tensor([300, 120, 200])
     expected, kept = TorchEngine(load_trained(checkpoint), CPU, "fp32")(features, frames)
     found, _ = OnnxEngine(out, CPU)(features, frames)
-    apart = max(float((found[:n, i] - expected[:n, i]).abs().max()) for i, n in enumerate(kept.tolist()))
-    assert 1e-5 < apart < 0.3
+    difference = max(float((found[:n, i] - expected[:n, i]).abs().max()) for i, n in enumerate(kept.tolist()))
+    assert 1e-5 < difference < 0.3
     properties = {p.key: p.value for p in onnx.load(out).metadata_props}
     assert float(properties["int8_wer"]) >= 0 and properties["int8_measured_on"] == "tiny"
 
@@ -198,7 +200,7 @@ def test_the_default_engine_is_pytorch_where_onnx_runtime_is_not_the_faster_one(
     assert opened.engine.name == "torch" and "not installed" in opened.reason
 
 
-def test_files_that_are_none_are_refused(checkpoint, tmp_path):
+def test_other_files_are_refused(checkpoint, tmp_path):
     (tmp_path / "text.onnx").write_text("hello")
     model = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
     onnx.save(model, tmp_path / "foreign.onnx")
@@ -211,16 +213,15 @@ def test_files_that_are_none_are_refused(checkpoint, tmp_path):
 
 @pytest.mark.long
 def test_letter_for_letter_on_the_mini_validation_set(tmp_path):
-    """With a network that learnt something: a few epochs of mini on the corpus as it is synthesised."""
+    """With a trained network: two epochs of mini on the synthesised corpus."""
     from reference_model.inference.locate import find_clips
-    from reference_model.train import main as train
 
     clips = find_clips("mini", None, ROOT / "data", print)
     folder = str(ROOT / "data" / "mini")
     command = ["--params", str(ROOT / "benchmark/variants/mini.yaml"), "--data", folder, "--run-dir", str(tmp_path)]
     train([*command, "--seed", "1", "--device", "cpu", "--epochs", "2"])
     trained = load_trained(checkpoint_path(tmp_path, 2))
-    export_onnx.export(trained, tmp_path / "m.onnx")
+    onnx_conversion.export(trained, tmp_path / "m.onnx")
     texts = []
     for engine, batch_size in ((TorchEngine(trained, CPU, "fp32"), 8), (OnnxEngine(tmp_path / "m.onnx", CPU), 5)):
         plan = Plan(scenario="offline", batch_size=batch_size, warmup=0)

@@ -1,4 +1,4 @@
-"""The reference's and TBD's packages: read as data, the same logits as a network built by hand, and every fault named."""
+"""Packages of the MLPerf reference and of TBD: read as data, the same logits as a hand-built network, every fault named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from common.errors import UserError
-from reference_model.checkpoint import load_trained, main
+from reference_model.checkpoint import main
+from reference_model.checkpoints.loading import load_trained
 from reference_model.checkpoints.training_state import save_checkpoint
 from reference_model.inference.engines import TorchEngine
 from tests.training.test_checkpoint import make_checkpoint
@@ -23,7 +24,7 @@ LABELS = ["_", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", " "]
 
 
 class ByHand(nn.Module):
-    """The reference's network as its definition reads, with its names and nothing of ours."""
+    """The reference's network by its definition, with its names and none of our code."""
 
     def __init__(self, hidden: int = 24, layers: int = 3, bidirectional: bool = False) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class ByHand(nn.Module):
 
 
 def package(network: nn.Module, prefix: str = "", **changes) -> dict:
-    """As DeepSpeech.serialize of the reference makes it, with its history."""
+    """A package as the reference's DeepSpeech.serialize makes it, with its history."""
     state = OrderedDict((prefix + name, value) for name, value in network.state_dict().items())
     return {
         "version": "0.0.1",
@@ -109,7 +110,7 @@ def test_the_bidirectional_network_of_the_readme(tmp_path):
 
 
 def wrapped_by_ddp(network):
-    """What DistributedDataParallel calls the weights; it needs a process group only to train."""
+    """The weight names of DistributedDataParallel, which needs a process group only for training."""
     made = nn.Module()
     made.module = network
     return made
@@ -146,7 +147,7 @@ def in_lightning(network):
     ],
 )
 @pytest.mark.parametrize("container", [None, "state_dict", "model_state_dict", "model", "net", "module"])
-def test_whatever_the_network_was_wrapped_in(network, tmp_path, wrap, container):
+def test_weights_of_a_wrapped_network_are_read(network, tmp_path, wrap, container):
     expected = {name: value.clone() for name, value in network.state_dict().items()}
     state = wrap(network).state_dict()
     torch.save({container: state, "epoch": 7, "optimizer": {"state": {}}} if container else state, tmp_path / "w.pt")
@@ -164,7 +165,7 @@ def test_names_that_could_mean_two_things_are_refused(network, tmp_path):
     refused(tmp_path / "two.pt", r"several networks \(model, net\)")
 
 
-def test_ours_goes_out_as_safetensors_too(tmp_path):
+def test_our_checkpoints_are_exported_as_safetensors(tmp_path):
     ours = make_checkpoint()
     save_checkpoint(ours, tmp_path / "epoch_03.pt")
     assert main(["import", str(tmp_path / "epoch_03.pt")]) == 0
@@ -174,22 +175,22 @@ def test_ours_goes_out_as_safetensors_too(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"schema_version": 3}, {"epoch": "three"}, {"optimizer": None}])
-def test_ours_of_another_version_is_not_taken_for_somebody_elses(tmp_path, change):
-    """It says in its parameters what another's does not say: which features its network takes."""
+def test_a_damaged_checkpoint_of_ours_is_not_read_as_another_trainers(tmp_path, change):
+    """Its parameters state what another trainer's file does not: the features of its network."""
     save_checkpoint(make_checkpoint(), tmp_path / "epoch_03.pt")
     tree = torch.load(tmp_path / "epoch_03.pt", weights_only=True)
     torch.save(tree | change, tmp_path / "epoch_03.pt")
     refused(tmp_path / "epoch_03.pt", "of version 3|is damaged")
 
 
-def refused(path, said):
-    with pytest.raises(UserError, match=said) as caught:
+def refused(path, message):
+    with pytest.raises(UserError, match=message) as caught:
         load_trained(path)
     assert path.name in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"labels": LABELS[::-1]}, "labels"),
         ({"rnn_type": "lstm"}, "lstm"),
@@ -203,31 +204,31 @@ def refused(path, said):
         ({"audio_conf": {"window_size": "long"}}, "audio_conf"),
     ],
 )
-def test_what_cannot_be_used_is_named(network, tmp_path, changes, said):
+def test_unsupported_packages_are_named(network, tmp_path, changes, message):
     torch.save(package(network, **changes), tmp_path / "odd.pth")
-    refused(tmp_path / "odd.pth", said)
+    refused(tmp_path / "odd.pth", message)
 
 
 def test_missing_misshapen_unknown_and_broken_weights_are_named(network, tmp_path):
-    for name, change, said in (
+    for name, change, message in (
         ("less", lambda s: s.pop("fc.0.module.1.weight"), "fc.0.module.1.weight is missing"),
         ("other", lambda s: s.update({"fc.0.module.1.weight": torch.zeros(29, 7)}), "shape"),
-        ("more", lambda s: s.update({"lookahead.weight": torch.zeros(3)}), "lookahead.weight has no place"),
+        ("more", lambda s: s.update({"lookahead.weight": torch.zeros(3)}), "lookahead.weight is not part of"),
         (
             "renamed",
             lambda s: s.update({f"dense.{name}": s.pop(f"fc.0.module.0.{name}") for name in ("weight", "bias")}),
-            r"fc.0.module.0.weight is missing \(and 1 more\); the weight dense.bias has no place .* \(and 1 more\)",
+            r"fc.0.module.0.weight is missing \(and 1 more\); the weight dense.bias is not part of .* \(and 1 more\)",
         ),
         ("lstm", lambda s: s.update({"rnns.0.rnn.weight_hh_l0": torch.zeros(96, 24)}), "LSTM"),
-        ("nan", lambda s: s.update({"fc.0.module.1.weight": torch.full((29, 24), torch.nan)}), "no numbers"),
+        ("nan", lambda s: s.update({"fc.0.module.1.weight": torch.full((29, 24), torch.nan)}), "not numbers"),
     ):
         made = package(network)
         change(made["state_dict"])
         torch.save(made, tmp_path / f"{name}.pth")
-        refused(tmp_path / f"{name}.pth", said)
+        refused(tmp_path / f"{name}.pth", message)
 
 
-def test_cut_short_hostile_and_foreign_files_are_refused_and_run_nothing(network, tmp_path):
+def test_truncated_hostile_and_foreign_files_are_refused_and_run_nothing(network, tmp_path):
     class Hostile:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -238,10 +239,10 @@ def test_cut_short_hostile_and_foreign_files_are_refused_and_run_nothing(network
     torch.save(package(network), tmp_path / "whole.pth")
     data = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "short.pth").write_bytes(data[: len(data) // 2])
-    refused(tmp_path / "short.pth", "not a whole checkpoint")
+    refused(tmp_path / "short.pth", "not a complete checkpoint")
     torch.save([1, 2], tmp_path / "list.pth")
     refused(tmp_path / "list.pth", "state_dict")
     main(["import", str(tmp_path / "whole.pth"), "--out", str(tmp_path / "whole.safetensors")])
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-9])
-    refused(tmp_path / "cut.safetensors", "not a whole safetensors file")
+    refused(tmp_path / "cut.safetensors", "not a complete safetensors file")
     refused(tmp_path / "none.safetensors", "no such")

@@ -1,4 +1,4 @@
-"""The inference benchmark: each argument does what it says, figures agree with each other, padding changes nothing."""
+"""The inference benchmark: every argument has its effect, figures are consistent, padding changes nothing."""
 
 from __future__ import annotations
 
@@ -20,32 +20,31 @@ from benchmark import mllog
 from common.errors import UserError
 from datasets.dataset import Dataset, Split, write_description
 from reference_model import infer, untimed
-from reference_model.checkpoint import load_trained
-from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
+from reference_model.checkpoints.checkpoint_files import checkpoint_path
+from reference_model.checkpoints.loading import load_trained
+from reference_model.checkpoints.training_state import load_checkpoint
 from reference_model.inference.engine_choice import open_engine
 from reference_model.inference.engines import TorchEngine
 from reference_model.inference.inference_run import Plan, run
 from reference_model.inference.latency import STAGES
 from reference_model.model.features import Features
 from reference_model.model.greedy import greedy
-from reference_model.train import main as train
 from results.compare import main as compare
 from tests.conftest import ROOT
 from tests.support.corpus import tiny_corpus, tiny_params
+from tests.support.training import arguments, train, training_in_process
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Dataset, Path]:
-    """A tiny corpus, and RESULTS_DIR with a training on it under the variant mini."""
+    """A tiny corpus, and a RESULTS_DIR with a training on it as the variant mini."""
     top = tmp_path_factory.mktemp("infer")
     corpus = tiny_corpus(top / "tiny", train=48, val=9)
     run_dir = top / "runs" / "train" / "mini"
-    run_dir.mkdir(parents=True)
-    tiny_params(run_dir / "params.yaml", model__rnn_hidden=32, train__max_epochs=2)
-    command = ["--params", str(run_dir / "params.yaml"), "--data", str(corpus.folder), "--run-dir", str(run_dir)]
-    train([*command, "--seed", "1", "--device", "cpu", "--epochs", "6"])
+    changes = {"model__rnn_hidden": 32, "train__max_epochs": 2}
+    train(arguments(corpus.folder, run_dir, "--epochs", "6", **changes))
     shutil.copy(checkpoint_path(run_dir, 6), checkpoint_path(run_dir, 20))
     return corpus, top / "runs"
 
@@ -66,7 +65,7 @@ def infer_on(trained, tmp_path, monkeypatch):
     return call
 
 
-def test_training_beyond_target_and_last_epoch_is_possible_without_a_clock(trained):
+def test_untimed_training_can_go_beyond_target_and_last_epoch(trained):
     _, runs = trained
     assert load_checkpoint(checkpoint_path(runs / "train" / "mini", 6)).epoch == 6
 
@@ -87,7 +86,7 @@ def test_epoch_chooses_the_checkpoint(infer_on):
     assert first["score"] != last["score"]
 
 
-def test_the_newest_run_of_the_variant_is_looked_at_too(trained, infer_on):
+def test_the_newest_run_of_the_variant_is_found(trained, infer_on):
     _, runs = trained
     newer = checkpoint_path(runs / "mini" / "host-cpu-20260101T000000Z-s1", 3)
     newer.parent.mkdir(parents=True)
@@ -98,7 +97,7 @@ def test_the_newest_run_of_the_variant_is_looked_at_too(trained, infer_on):
         shutil.rmtree(runs / "mini")
 
 
-def test_hold_index_runs_one_clip_again_and_again(trained, infer_on):
+def test_hold_index_runs_one_clip_repeatedly(trained, infer_on):
     corpus, _ = trained
     report, batches, texts = infer_on("--hold-index", "4", "--trials", "5")
     assert len(batches) == 5
@@ -147,7 +146,7 @@ def test_a_failure_in_one_of_several_streams_ends_the_run(infer_on, trained):
         broken.write_bytes(whole)
 
 
-def test_percentiles_are_numpys_and_the_stages_make_the_whole(infer_on):
+def test_percentiles_are_numpys_and_the_stages_sum_to_the_total(infer_on):
     report, batches, _ = infer_on()
     for name in ("latency_s", *STAGES):
         values = [float(row[name]) for row in batches]
@@ -180,7 +179,7 @@ def test_a_batch_gives_each_utterance_the_text_it_gets_alone(trained, changes):
     assert len({text for _, text in alone.texts}) > 10
 
 
-def test_an_utterance_too_short_for_the_network_is_no_text_and_no_error(trained):
+def test_an_utterance_too_short_for_the_network_gives_an_empty_text(trained):
     _, runs = trained
     engine = TorchEngine(load_trained(checkpoint_path(runs / "train" / "mini", 20)), CPU, "fp32")
     for lengths in ((3,), (3, 90)):
@@ -195,8 +194,8 @@ def script(name: str, *arguments: str, **environment: str) -> subprocess.Complet
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
-def test_test_sh_20_libri(trained, tmp_path):
-    """The README's own line, on a LibriSpeech of nine utterances: the part called test-clean is what runs."""
+def test_test_sh_20_libri(trained, tmp_path, monkeypatch):
+    """The README's command on a LibriSpeech of nine utterances: it runs on the part called test-clean."""
     corpus, runs = trained
     folder = tmp_path / "data" / "LibriSpeech_dataset"
     shutil.copytree(corpus.folder, folder)
@@ -218,16 +217,17 @@ def test_test_sh_20_libri(trained, tmp_path):
     assert set(report["telemetry"]) >= {"gpus", "host", "trainer"}
 
     write_description(Dataset(folder, "LibriSpeech", "flac", splits, corpus.digest, {"archives": {"test-other": ""}}))
-    done = script("test.sh", "20", "libri", "-1", "1", "-1", **variables)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: ") and "clean_test" in done.stderr
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="clean_test"):
+        infer.main(["--checkpoint", "20", "--data", "libri", "--device", "cpu"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("19", "DATA", "-1", "1", "-1"), "there are epochs 01, 02"),
-        (("20", "nowhere", "-1", "1", "-1"), "no data set"),
+        (("20", "nowhere", "-1", "1", "-1"), "no dataset"),
         (("20", "DATA", "9", "1", "-1"), "count from 0 to 8"),
         (("20", "DATA", "-1", "0", "-1"), "HOLD_SEC"),
         (("20", "DATA", "-1", "1", "0"), "N_TRIALS"),
@@ -240,17 +240,17 @@ def test_test_sh_20_libri(trained, tmp_path):
         (("20", "DATA", "-1", "1", "-1", "--engine", "onnx", "--precision", "bf16"), "ONNX Runtime runs in fp32"),
     ],
 )
-def test_what_cannot_be_done_is_said(trained, arguments, said, monkeypatch):
+def test_wrong_arguments_are_reported(trained, arguments, message, monkeypatch):
     corpus, runs = trained
     monkeypatch.setenv("RESULTS_DIR", str(runs))
     values = [str(corpus.folder) if a == "DATA" else a for a in arguments]
     names = ("checkpoint", "data", "hold-index", "hold-seconds", "trials")
     options = [f"--{name}={value}" for name, value in zip(names, values, strict=False)]
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         infer.main([*options, *values[5:], "--variant", "mini", "--device", "cpu"])
 
 
-def test_test_sh_wants_all_five():
+def test_test_sh_needs_all_five_arguments():
     done = script("test.sh", "20", "mini")
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
 
@@ -269,30 +269,32 @@ def test_a_manifest_of_two_columns_runs_in_its_own_order(trained, infer_on, tmp_
     assert report["dataset"]["tree_sha256"] is None
 
 
-def test_train_sh_starts_goes_on_and_keeps_what_was_there(trained, tmp_path, monkeypatch, capsys):
+def test_train_sh_starts_resumes_and_keeps_the_previous_training(trained, tmp_path, monkeypatch, capsys):
     corpus, _ = trained
     tiny_params(tmp_path / "params.yaml")
     options = ["--params", str(tmp_path / "params.yaml"), "--data", str(corpus.folder)]
     variables = {"RESULTS_DIR": str(tmp_path / "runs"), "SEED": "5"}
-    done = script("train.sh", "new", *options, **variables, EPOCHS="2")
+    done = script("train.sh", "new", *options, **variables, EPOCHS="1")
     assert done.returncode == 1, done.stderr
     events = [mllog.parse_line(line.encode()) for line in done.stdout.splitlines()]
     assert all(isinstance(event, mllog.Event) for event in events), done.stdout
     folder = tmp_path / "runs" / "train" / "mini"
-    assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == ["epoch_01.pt", "epoch_02.pt"]
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["epoch_01.pt"]
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DEVICE", "cpu")
     monkeypatch.setenv("EPOCHS", "3")
     capsys.readouterr()
-    assert untimed.main(["1", *options]) == 1
+    with training_in_process():
+        assert untimed.main(["1", *options]) == 1
     events = [mllog.parse_line(line) for line in capsys.readouterr().out.encode().splitlines()]
     assert [e.epoch_num for e in events if e.key == "eval_stop"] == [2, 3]
     assert load_checkpoint(checkpoint_path(folder, 3)).seed == 5
     with pytest.raises(UserError, match="there are epochs 01, 02, 03"):
         untimed.main(["8", *options])
     monkeypatch.setenv("EPOCHS", "1")
-    untimed.main(["new", *options])
+    with training_in_process():
+        untimed.main(["new", *options])
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["epoch_01.pt"]
     assert len(list(folder.parent.glob("mini-until-*/checkpoints/epoch_03.pt"))) == 1
 
@@ -319,25 +321,25 @@ def test_compare_shows_inference_runs_in_a_table_of_their_own(infer_on, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "said"),
+    ("damage", "message"),
     [
-        (lambda weight: weight.tolist(), "no plain tensor"),
-        (lambda weight: weight.to_sparse(), "no plain tensor"),
+        (lambda weight: weight.tolist(), "not a plain tensor"),
+        (lambda weight: weight.to_sparse(), "not a plain tensor"),
         (lambda weight: weight * float("nan"), "not numbers"),
         (lambda weight: weight[:1], "shape"),
     ],
 )
-def test_weights_that_are_none_are_refused(trained, tmp_path, spoilt, said):
-    from reference_model.checkpoint import import_file
+def test_damaged_weights_are_refused(trained, tmp_path, damage, message):
+    from reference_model.checkpoints.loading import import_file
 
     _, runs = trained
     tree = torch.load(checkpoint_path(runs / "train" / "mini", 20), weights_only=True)
-    tree["model"]["fc.0.module.1.weight"] = spoilt(tree["model"]["fc.0.module.1.weight"])
-    torch.save(tree, tmp_path / "spoilt.pt")
-    with pytest.raises(UserError, match=said):
-        open_engine(tmp_path / "spoilt.pt", "auto", CPU)
-    with pytest.raises(UserError, match=said):
-        import_file(tmp_path / "spoilt.pt", tmp_path / "out.safetensors")
+    tree["model"]["fc.0.module.1.weight"] = damage(tree["model"]["fc.0.module.1.weight"])
+    torch.save(tree, tmp_path / "damaged.pt")
+    with pytest.raises(UserError, match=message):
+        open_engine(tmp_path / "damaged.pt", "auto", CPU)
+    with pytest.raises(UserError, match=message):
+        import_file(tmp_path / "damaged.pt", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
 

@@ -1,4 +1,4 @@
-"""Real speech end to end: connected digits come in through the CSV import, and the main door learns them."""
+"""Real speech end to end: connected digits are imported from a CSV file, and a timed run learns them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_TRAINING_INDEX = 5
 
 
 def connect_digits(recordings: Path, folder: Path, split: str, rounds: int, rng: np.random.Generator) -> Path:
-    """Write utterances of 2-5 digits of one speaker, each recording used once a round; returns the two-column CSV."""
+    """Write utterances of 2-5 digits of one speaker, each recording used once per round; returns the two-column CSV."""
     of_speaker: dict[str, list[tuple[int, Path]]] = {}
     for path in sorted(recordings.glob("*.wav")):
         digit, speaker, index = path.stem.split("_")
@@ -48,7 +48,7 @@ def connect_digits(recordings: Path, folder: Path, split: str, rounds: int, rng:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_main_door_learns_connected_digits_of_real_speakers(tmp_path):
+def test_a_timed_run_learns_connected_digits_of_real_speakers(tmp_path):
     recordings = whole_data("fsdd/recordings")
     rng = np.random.default_rng(0)
     raw = tmp_path / "raw"

@@ -1,4 +1,4 @@
-"""Text for any file: every rate and number of channels, long ones in pieces, and files that are no audio."""
+"""Transcription of any file: every sample rate and number of channels, long files in pieces, files that are not audio."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from reference_model import transcribe
-from reference_model.checkpoint import load_trained
-from reference_model.checkpoints.training_state import checkpoint_path
-from reference_model.export_onnx import export
+from reference_model.checkpoints.checkpoint_files import checkpoint_path
+from reference_model.checkpoints.loading import load_trained
+from reference_model.inference import transcription
 from reference_model.inference.audio_input import blocks_16k, pieces
 from reference_model.inference.engine_choice import open_engine
 from reference_model.inference.locate import find_clips
+from reference_model.inference.onnx_conversion import export
 from reference_model.model.alphabet import LABELS
 from reference_model.model.greedy import greedy_from_labels, greedy_words
-from reference_model.train import main as train
 from tests.support.corpus import speak, tiny_corpus, tiny_params
+from tests.support.training import arguments, train
 
 CPU = torch.device("cpu")
 FEATURES = tiny_params().features
@@ -41,12 +42,11 @@ def read_16k(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A network that has learnt the tones of the tiny corpus."""
+    """A network trained on the tones of the tiny corpus."""
     top = tmp_path_factory.mktemp("transcribe")
     corpus = tiny_corpus(top / "tiny", train=48, val=4)
-    tiny_params(top / "params.yaml", model__rnn_hidden=32, train__max_epochs=2)
-    command = ["--params", str(top / "params.yaml"), "--data", str(corpus.folder), "--run-dir", str(top)]
-    train([*command, "--seed", "1", "--device", "cpu", "--epochs", "6"])
+    changes = {"model__rnn_hidden": 32, "train__max_epochs": 2}
+    train(arguments(corpus.folder, top, "--epochs", "6", **changes))
     return checkpoint_path(top, 6)
 
 
@@ -55,7 +55,7 @@ def say(text: str, seed: int = 5) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
-def test_any_rate_comes_in_as_the_same_sound(tmp_path, rate_hz):
+def test_any_sample_rate_is_read_as_the_same_sound(tmp_path, rate_hz):
     time_s = np.arange(rate_hz * 12) / rate_hz
     soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 440 * time_s), rate_hz)
     audio = read_16k(tmp_path / "tone.wav")
@@ -71,7 +71,7 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(read_16k(tmp_path / "two.flac"), 0.2, atol=1e-4)
 
 
-def test_long_audio_is_cut_where_it_is_quiet_and_nothing_is_lost():
+def test_long_audio_is_cut_at_quiet_points_without_loss():
     rng = np.random.default_rng(0)
     audio = (0.3 * rng.standard_normal(16_000 * 70)).astype(np.float32)
     for quiet_s in (25, 47):
@@ -88,7 +88,7 @@ def test_long_audio_is_cut_where_it_is_quiet_and_nothing_is_lost():
     assert [len(piece) for piece in by_blocks] == [len(piece) for piece in cut], "however it comes in"
 
 
-def test_no_more_than_a_piece_and_a_block_is_held():
+def test_at_most_a_piece_and_a_block_are_in_memory():
     taken = 0
 
     def endless():
@@ -103,7 +103,7 @@ def test_no_more_than_a_piece_and_a_block_is_held():
     assert taken <= 5 * 30 + 31
 
 
-def test_a_file_of_another_rate_reads_as_the_original(trained, tmp_path, capsys):
+def test_a_file_with_another_rate_gives_the_same_text(trained, tmp_path, capsys):
     import soxr
 
     audio = say("FEED ACE BAD")
@@ -122,14 +122,14 @@ def test_a_file_of_another_rate_reads_as_the_original(trained, tmp_path, capsys)
     assert capsys.readouterr().out.strip() == lines[0][1]
 
 
-def test_each_piece_reads_as_it_would_alone_and_where_it_stands(trained):
+def test_each_piece_has_its_own_text_and_its_own_position(trained):
     opened = open_engine(trained, "auto", CPU)
     parts = [say("BAD CAB DAB FEED", 1), say("ACE", 2), np.zeros(1, np.float32), say("CAB FEED", 3)] * 3
     blocks = [np.concatenate([part, np.zeros(4_000, np.float32)]) for part in parts]
-    whole = transcribe.transcribe(blocks, opened, piece_s=1.5)
+    whole = transcription.transcribe(blocks, opened, piece_s=1.5)
     cut = list(pieces(blocks, 1.5))
-    assert len(cut) > transcribe.BATCH_SIZE
-    alone = [transcribe.transcribe([piece], opened) for piece in cut]
+    assert len(cut) > transcription.BATCH_SIZE
+    alone = [transcription.transcribe([piece], opened) for piece in cut]
     assert [piece.text for piece in whole.pieces] == [each.text for each in alone]
     assert whole.text == " ".join(each.text for each in alone if each.text)
     starts_s = np.cumsum([0, *map(len, cut)]) / 16_000
@@ -141,27 +141,27 @@ def test_each_piece_reads_as_it_would_alone_and_where_it_stands(trained):
     assert whole.duration_s == pytest.approx(starts_s[-1], abs=6e-4)
 
 
-class Prepared:
-    """An engine that hears the same labels in whatever it is given."""
+class ConstantEngine:
+    """An engine that outputs the same labels for any input."""
 
     device = CPU
 
-    def __init__(self, heard: str) -> None:
-        self.heard = heard
+    def __init__(self, labels: str) -> None:
+        self.labels = labels
 
     def __call__(self, features, frames):
-        values = torch.zeros(len(self.heard), len(features), len(LABELS))
-        for frame, label in enumerate(self.heard):
+        values = torch.zeros(len(self.labels), len(features), len(LABELS))
+        for frame, label in enumerate(self.labels):
             values[frame, :, LABELS.index(label)] = 1.0
-        return values, torch.full((len(features),), len(self.heard))
+        return values, torch.full((len(features),), len(self.labels))
 
 
 def test_words_have_the_times_of_their_letters_frames():
-    """An output frame sees 31 feature frames, 10 ms apart, from twice its number on: its middle is 15 further."""
-    opened = SimpleNamespace(engine=Prepared("__AA_A  _BB_ "), trained=SimpleNamespace(features=FEATURES))
-    said = transcribe.transcribe([say("BAD CAB FEED")], opened)
-    assert said.text == "AA B"
-    (piece,) = said.pieces
+    """An output frame sees 31 feature frames, 10 ms apart, starting at twice its number: its centre is 15 frames later."""
+    opened = SimpleNamespace(engine=ConstantEngine("__AA_A  _BB_ "), trained=SimpleNamespace(features=FEATURES))
+    transcript = transcription.transcribe([say("BAD CAB FEED")], opened)
+    assert transcript.text == "AA B"
+    (piece,) = transcript.pieces
     first, second = piece.words
     assert (first.text, second.text) == ("AA", "B")
     assert (first.start_s, first.end_s) == pytest.approx((0.15 + 0.02 * 2 - 0.01, 0.15 + 0.02 * 5 + 0.01))
@@ -170,26 +170,26 @@ def test_words_have_the_times_of_their_letters_frames():
 
 @settings(deadline=None)
 @given(st.text(LABELS, max_size=30))
-def test_words_with_frames_are_those_of_the_greedy_text(heard):
-    best = np.array([LABELS.index(label) for label in heard], np.int64)
+def test_words_with_frames_are_those_of_the_greedy_text(labels):
+    best = np.array([LABELS.index(label) for label in labels], np.int64)
     words = greedy_words(best)
     assert [word for word, _, _ in words] == greedy_from_labels(best[:, None], np.array([len(best)]))[0].split()
-    assert all(heard[first] == word[0] and heard[last] == word[-1] for word, first, last in words)
+    assert all(labels[first] == word[0] and labels[last] == word[-1] for word, first, last in words)
     bounds = [frame for _, first, last in words for frame in (first, last)]
     assert bounds == sorted(bounds)
 
 
-def test_tones_are_found_where_they_sound(trained):
-    """The tiny corpus' words are 0.15 s of tone a letter: a second of silence lies between two."""
+def test_word_times_match_the_tones(trained):
+    """The tiny corpus has 0.15 s of tone per letter; here a second of silence separates two words."""
     audio = np.concatenate([say("FEED"), np.zeros(16_000, np.float32), say("CAB")])
-    words = transcribe.transcribe([audio], open_engine(trained, "auto", CPU)).pieces[0].words
+    words = transcription.transcribe([audio], open_engine(trained, "auto", CPU)).pieces[0].words
     assert words[0].start_s < len(say("FEED")) / 16_000
     assert words[-1].end_s > len(audio) / 16_000 - 0.6
     assert all(word.end_s <= len(audio) / 16_000 for word in words)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_one_bad_file_does_not_keep_the_others_from_their_text(trained, tmp_path, capsys, form):
+def test_one_unreadable_file_does_not_stop_the_others(trained, tmp_path, capsys, form):
     soundfile.write(tmp_path / "good.wav", say("FEED ACE BAD"), 16_000)
     (tmp_path / "text.wav").write_text("hello")
     (tmp_path / "a\nb").mkdir()
@@ -208,15 +208,15 @@ def test_one_bad_file_does_not_keep_the_others_from_their_text(trained, tmp_path
         first, last = out.splitlines()
         assert first == last and first.startswith(files[0] + "\t")
     else:
-        said = [json.loads(line) for line in out.splitlines()]
-        assert [each["file"] for each in said] == files
-        assert len({tuple(each) for each in said}) == 1, "the same fields whatever came of a file"
-        assert said[0] == said[-1] and said[0]["error"] is None and len(said[0]["text"]) >= 5
-        assert said[0]["text"] == " ".join(word["text"] for word in said[0]["pieces"][0]["words"])
-        assert "error: " + said[1]["error"] == faults[0] and said[1]["text"] is None
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert [each["file"] for each in lines] == files
+        assert len({tuple(each) for each in lines}) == 1, "the same fields for every file"
+        assert lines[0] == lines[-1] and lines[0]["error"] is None and len(lines[0]["text"]) >= 5
+        assert lines[0]["text"] == " ".join(word["text"] for word in lines[0]["pieces"][0]["words"])
+        assert "error: " + lines[1]["error"] == faults[0] and lines[1]["text"] is None
 
 
-def test_why_there_is_no_text_is_said(trained, tmp_path, capsys):
+def test_the_reason_for_an_empty_text_is_reported(trained, tmp_path, capsys):
     for name, audio in (
         ("short", say("BAD")[:4_799]),
         ("silence", np.zeros(32_000, np.float32)),
@@ -227,26 +227,26 @@ def test_why_there_is_no_text_is_said(trained, tmp_path, capsys):
     files = [str(tmp_path / f"{name}.wav") for name in ("short", "silence", "dither", "moment")]
     assert transcribe.main([*files, "--checkpoint", str(trained), "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
-    said = [json.loads(line) for line in out.splitlines()]
-    assert [each["text"] for each in said] == [""] * 4
-    for each, told, why in zip(
-        said,
+    transcripts = [json.loads(line) for line in out.splitlines()]
+    assert [each["text"] for each in transcripts] == [""] * 4
+    for each, note, why in zip(
+        transcripts,
         err.splitlines(),
         ["too short: 0.300 s, the network needs 0.30 s", "silence", "silence", "too short"],
         strict=True,
     ):
         assert each["empty_because"].startswith(why)
-        assert told == f"note: {each['file']}: no text: {each['empty_because']}"
+        assert note == f"note: {each['file']}: no text: {each['empty_because']}"
 
 
-def test_an_utterance_in_which_the_network_hears_nothing_has_its_reason():
-    opened = SimpleNamespace(engine=Prepared("____ _"), trained=SimpleNamespace(features=FEATURES))
-    assert "heard no letters" in transcribe.transcribe([say("BAD")], opened).empty_because
+def test_an_utterance_without_recognized_letters_has_its_reason():
+    opened = SimpleNamespace(engine=ConstantEngine("____ _"), trained=SimpleNamespace(features=FEATURES))
+    assert "recognized no letters" in transcription.transcribe([say("BAD")], opened).empty_because
 
 
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "as sox pipes it", "as ffmpeg pipes it"])
-def test_audio_comes_in_through_a_pipe_too(trained, tmp_path, capsys, monkeypatch, form):
-    """sox and ffmpeg cannot go back to a WAV's header on a pipe, and leave a length there that no file has."""
+def test_audio_is_read_from_a_pipe(trained, tmp_path, capsys, monkeypatch, form):
+    """sox and ffmpeg cannot rewrite a WAV header on a pipe, and leave an impossible length in it."""
     audio = say("FEED ACE BAD")
     sound = io.BytesIO()
     soundfile.write(sound, audio, 16_000, format="FLAC" if form == "FLAC" else "WAV", subtype="PCM_16")
@@ -276,7 +276,7 @@ def test_a_named_pipe_is_read_as_well(tmp_path):
 
 
 @pytest.mark.parametrize("stdin", [os.devnull, None])
-def test_an_empty_stdin_is_told(trained, capsys, monkeypatch, stdin):
+def test_an_empty_stdin_is_reported(trained, capsys, monkeypatch, stdin):
     monkeypatch.setattr(sys, "stdin", open(stdin) if stdin else None)
     assert transcribe.main(["-", "--checkpoint", str(trained), "--device", "cpu"]) == 2
     out, err = capsys.readouterr()
@@ -289,7 +289,7 @@ def test_stdin_can_be_named_once(trained):
         transcribe.main(["-", "-", "--checkpoint", str(trained), "--device", "cpu"])
 
 
-def test_a_name_that_is_not_utf8_is_no_fault(tmp_path):
+def test_a_name_that_is_not_utf8_is_accepted(tmp_path):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     path = folder / os.fsdecode(b"\xff.wav")
@@ -305,7 +305,7 @@ def test_a_name_that_is_not_utf8_is_no_fault(tmp_path):
         find_clips(str(folder / "list.csv"), None, tmp_path, print)
 
 
-def test_what_is_no_audio_is_named(tmp_path):
+def test_files_that_are_not_audio_are_named(tmp_path):
     (tmp_path / "text.wav").write_text("hello")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 16_000, subtype="FLOAT")

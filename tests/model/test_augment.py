@@ -13,7 +13,15 @@ import torch
 
 from benchmark.params import load_variant
 from common.errors import UserError
-from reference_model.data.augment import Draw, add_noise, alter, draw, find_noise, mask_uniforms, spec_augment
+from reference_model.data.augment import (
+    Draw,
+    add_noise,
+    augment_waveforms,
+    draw,
+    find_noise,
+    mask_uniforms,
+    spec_augment,
+)
 from reference_model.data.tempo import change_tempo, samples_after
 
 CLOSED = load_variant("librispeech").augment
@@ -36,7 +44,7 @@ def test_draws_depend_on_seed_epoch_and_utterance_and_stay_in_range():
 
 def altered(waveform: np.ndarray, drawn: Draw, noise_files: tuple[Path, ...] = ()) -> np.ndarray:
     row = np.full(samples_after(len(waveform), drawn.tempo), np.nan, np.float32)
-    alter([waveform], [len(waveform)], [drawn], [row], noise_files)
+    augment_waveforms([waveform], [len(waveform)], [drawn], [row], noise_files)
     return row
 
 
@@ -47,7 +55,7 @@ def test_gain_is_in_decibels_and_clips():
     assert np.abs(altered(waveform, Draw(1.0, 20.0, None, 0))).max() == 1.0
 
 
-def test_tempo_comes_first_and_noise_is_of_the_altered_utterance(tmp_path):
+def test_noise_is_added_after_the_tempo_change(tmp_path):
     rng = np.random.default_rng(0)
     soundfile.write(tmp_path / "hiss.wav", 0.02 * rng.standard_normal(64_000), 16_000)
     files = find_noise(dataclasses.replace(CLOSED, noise_dir=str(tmp_path)))
@@ -66,7 +74,7 @@ def test_noise_is_added_at_its_level(tmp_path):
     assert np.sqrt(np.mean(added**2)) == pytest.approx(0.5 * np.sqrt(np.mean(speech**2)), rel=0.03)
 
 
-def test_noise_is_drawn_as_often_as_asked():
+def test_noise_is_drawn_with_its_probability():
     noisy = dataclasses.replace(CLOSED, noise_dir="somewhere")
     levels = [draw(noisy, 0, 1, index).noise_level for index in range(2000)]
     drawn = [level for level in levels if level is not None]
@@ -75,7 +83,7 @@ def test_noise_is_drawn_as_often_as_asked():
     assert max(drawn) <= 0.5
 
 
-def test_noise_that_cannot_serve_is_named(tmp_path):
+def test_unusable_noise_recordings_are_named(tmp_path):
     with pytest.raises(UserError, match="no noise recordings"):
         find_noise(dataclasses.replace(CLOSED, noise_dir=str(tmp_path)))
     soundfile.write(tmp_path / "short.wav", np.zeros(100), 16_000)

@@ -1,4 +1,4 @@
-"""The convolution of two frames at once beside PyTorch's own: outputs and every gradient, and when the network uses it."""
+"""The CPU convolution compared with PyTorch's: outputs, all gradients, and when the network uses it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST, SECOND = ((1, (41, 11), (2, 2)), (3, (21, 11), (2, 1)))
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
 @pytest.mark.parametrize("frames", [11, 12, 13, 14, 15, 40, 41])
 @pytest.mark.parametrize(("channels", "kernel", "stride"), [FIRST, SECOND, (2, (3, 4), (1, 3))])
-def test_it_is_pytorchs_convolution(channels, kernel, stride, frames, dtype, bound):
+def test_it_computes_the_same_as_pytorchs_convolution(channels, kernel, stride, frames, dtype, bound):
     torch.manual_seed(frames)
     conv = nn.Conv2d(channels, 5, kernel, stride=stride, dtype=dtype)
     x = torch.randn(2, channels, 45, frames, dtype=dtype, requires_grad=True)
@@ -53,7 +53,7 @@ def test_a_network_trains_the_same_with_it_and_without(frames):
         torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-8)
 
 
-def test_it_is_for_training_in_full_precision_alone():
+def test_it_is_used_only_for_training_in_full_precision():
     network, values, frames = DeepSpeech2(tiny_params().model, 161), torch.randn(2, 161, 60), torch.tensor([60, 50])
     with (
         mock.patch("reference_model.model.cpu_conv.is_faster", return_value=True),
@@ -71,7 +71,7 @@ def test_it_is_for_training_in_full_precision_alone():
     ("variant", "capability", "used"),
     [("mini", "AVX512", True), ("mini", "AVX2", False), ("librispeech", "AVX512", False)],
 )
-def test_it_is_for_convolutions_that_leave_vectors_half_empty(variant, capability, used):
+def test_it_is_used_for_convolutions_that_fill_half_of_the_vectors(variant, capability, used):
     params = dataclasses.replace(load_variant(variant).model, rnn_hidden=8)
     network = DeepSpeech2(params, 161)
     with mock.patch("torch.backends.cpu.get_cpu_capability", return_value=capability):

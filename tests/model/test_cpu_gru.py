@@ -1,4 +1,4 @@
-"""The GRU for training on a CPU beside PyTorch's own: outputs and every gradient, and when the network uses which."""
+"""The CPU GRU compared with PyTorch's: outputs, all gradients, and when the network uses it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from benchmark.params import load_variant
 from reference_model.model import cpu_gru
 from reference_model.model.cpu_gru import gru
-from reference_model.model.network import DeepSpeech2, Padding, RecurrentLayer, Stack
+from reference_model.model.layers import Padding, RecurrentLayer, Stack
+from reference_model.model.network import DeepSpeech2
 from tests.support.corpus import tiny_params
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-5}
-"""Largest difference from PyTorch's GRU, absolute and relative, over some tens of frames."""
+"""Largest difference from PyTorch's GRU, absolute and relative, over a few tens of frames."""
 LENGTHS = [[1], [9], [40, 40, 40], [1, 1], [12, 7, 1], [30, 12, 30, 2]]
-"""Frames of the utterances of a batch, one batch each."""
+"""Frames of the utterances, for one batch each."""
 
 
 def same(ours: list[Tensor], theirs: list[Tensor], dtype: torch.dtype) -> None:
@@ -29,13 +30,13 @@ def same(ours: list[Tensor], theirs: list[Tensor], dtype: torch.dtype) -> None:
 
 
 def outcome(y: Tensor, gradient: Tensor, sources: list[Tensor]) -> list[Tensor]:
-    """`y` and the gradients of its sources when its own is `gradient`."""
+    """`y`, and the gradients of its sources for the output gradient `gradient`."""
     return [y.detach(), *torch.autograd.grad(y, sources, gradient)]
 
 
 @pytest.fixture(params=["few weights", "many weights"])
 def products(request, monkeypatch):
-    """Both ways of multiplying a frame with the weights, whatever their number."""
+    """Both ways of multiplying a frame with the weights, regardless of the number of weights."""
     monkeypatch.setattr(cpu_gru, "LARGE", 0 if request.param == "many weights" else math.inf)
 
 
@@ -69,9 +70,9 @@ def test_two_directions_within_utterances_own_lengths_equal_pytorchs_packed_gru(
     packed = pack_padded_sequence(x, frames, enforce_sorted=False)
     theirs = pad_packed_sequence(whole(packed)[0])[0].unflatten(2, (2, 6)).sum(2)
     valid = (torch.arange(longest)[:, None] < frames)[..., None]
-    ours = gru(x, list(whole.parameters()), Padding.of(frames, longest).turned)
+    ours = gru(x, list(whole.parameters()), Padding.of(frames, longest).reverse_index)
     gradient = torch.randn_like(theirs)
-    # What a batch holds past an utterance's end counts for nothing: its gradient is none, and its input gets none.
+    # Frames past an utterance's end are ignored: their outputs have no gradient, and their inputs get none.
     sources = [x, *whole.parameters()]
     found = outcome(ours * valid, gradient * valid, sources)
     same(found, outcome(theirs * valid, gradient * valid, sources), dtype)
@@ -79,37 +80,37 @@ def test_two_directions_within_utterances_own_lengths_equal_pytorchs_packed_gru(
 
 
 @pytest.mark.parametrize("lengths", [[4], [3, 1]], ids=str)
-def test_gradients_are_those_of_differences(lengths):
+def test_gradients_match_finite_differences(lengths):
     torch.manual_seed(0)
     whole = nn.GRU(3, 2, bidirectional=True, dtype=torch.float64)
     x = torch.randn(max(lengths), len(lengths), 3, dtype=torch.float64, requires_grad=True)
-    turned = Padding.of(torch.tensor(lengths), max(lengths)).turned
+    reverse_index = Padding.of(torch.tensor(lengths), max(lengths)).reverse_index
     weights = list(whole.parameters())
-    assert torch.autograd.gradcheck(lambda x, *weights: gru(x, weights, turned), (x, *weights))
+    assert torch.autograd.gradcheck(lambda x, *weights: gru(x, weights, reverse_index), (x, *weights))
     assert torch.autograd.gradcheck(lambda x, *weights: gru(x, weights), (x, *weights[:4]))
 
 
 @pytest.mark.usefixtures("products")
-def test_the_same_call_gives_the_same_bits_and_leaves_nothing_changed():
+def test_it_is_deterministic_and_changes_none_of_its_inputs():
     torch.manual_seed(0)
     whole = nn.GRU(40, 64, bidirectional=True)
     x = torch.randn(50, 4, 40, requires_grad=True)
-    turned = Padding.of(torch.tensor([50, 44, 30, 3]), 50).turned
+    reverse_index = Padding.of(torch.tensor([50, 44, 30, 3]), 50).reverse_index
     sources = [x, *whole.parameters()]
     before = [source.detach().clone() for source in sources]
-    y = gru(x, sources[1:], turned)
+    y = gru(x, sources[1:], reverse_index)
     gradient = torch.randn_like(y)
     kept = gradient.clone()
     first = torch.autograd.grad(y, sources, gradient, retain_graph=True)
     again = torch.autograd.grad(y, sources, gradient)
-    anew = outcome(gru(x, sources[1:], turned), gradient, sources)
-    assert torch.equal(y, anew[0]) and torch.equal(gradient, kept)
-    for one, two, three in zip(first, again, anew[1:], strict=True):
+    repeated = outcome(gru(x, sources[1:], reverse_index), gradient, sources)
+    assert torch.equal(y, repeated[0]) and torch.equal(gradient, kept)
+    for one, two, three in zip(first, again, repeated[1:], strict=True):
         assert torch.equal(one, two) and torch.equal(one, three)
     assert all(torch.equal(old, source) for old, source in zip(before, sources, strict=True))
 
 
-def test_inputs_and_gradients_that_do_not_lie_in_one_piece():
+def test_non_contiguous_inputs_and_gradients():
     torch.manual_seed(0)
     whole = nn.GRU(5, 6)
     x = torch.randn(5, 3, 20, requires_grad=True)
@@ -122,7 +123,7 @@ def test_inputs_and_gradients_that_do_not_lie_in_one_piece():
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_a_layer_trains_as_pytorchs_gru_does(bidirectional, padded):
-    """With the GRU of our own and without: padding within the batch is treated alike, to the last frame."""
+    """With the CPU GRU and without it, padding is treated the same way, up to the last frame."""
     torch.manual_seed(0)
     layer = RecurrentLayer(5, 6, bidirectional, nn.BatchNorm1d(5)).double()
     x = torch.randn(12, 3, 5, dtype=torch.float64, requires_grad=True)
@@ -130,7 +131,7 @@ def test_a_layer_trains_as_pytorchs_gru_does(bidirectional, padded):
     gradient = torch.randn(12, 3, 6, dtype=torch.float64)
     found = []
     for own in (True, False):
-        with mock.patch("reference_model.model.network._trains_on_cpu", return_value=own):
+        with mock.patch("reference_model.model.layers.trains_on_cpu", return_value=own):
             found.append(outcome(layer(x, padding), gradient, [x, *layer.parameters()]))
     same(*found, torch.float64)
 
@@ -140,7 +141,7 @@ def closed() -> DeepSpeech2:
 
 
 @pytest.mark.parametrize("make", [closed, lambda: DeepSpeech2(tiny_params().model, 161)], ids=["closed", "masked"])
-def test_a_network_uses_it_for_training_in_full_precision_alone(make):
+def test_a_network_uses_it_only_for_training_in_full_precision(make):
     network, values, frames = make(), torch.randn(2, 161, 60), torch.tensor([60, 50])
     layers = len(network.rnns)
     with mock.patch("reference_model.model.cpu_gru.gru", side_effect=gru) as used:
@@ -154,7 +155,7 @@ def test_a_network_uses_it_for_training_in_full_precision_alone(make):
         assert used.call_count == layers
 
 
-def test_a_stack_in_training_has_the_values_that_it_has_in_evaluation():
+def test_a_stack_has_the_same_values_in_training_and_in_evaluation():
     torch.manual_seed(0)
     layers = [RecurrentLayer(4 if number == 0 else 6, 6, False, None).double() for number in range(3)]
     x = torch.randn(8, 2, 4, dtype=torch.float64)
@@ -163,8 +164,8 @@ def test_a_stack_in_training_has_the_values_that_it_has_in_evaluation():
     torch.testing.assert_close(Stack(layers)(x), in_evaluation, atol=1e-10, rtol=1e-10)
 
 
-def test_a_wide_layer_is_as_exact_as_pytorchs():
-    """At a width that trains with oneDNN's order of weights: not further from float64 than twice what PyTorch's GRU is."""
+def test_a_wide_layer_is_as_accurate_as_pytorchs():
+    """At a width that uses oneDNN's weight layout: the error is at most twice that of PyTorch's GRU, against float64."""
     torch.manual_seed(0)
     whole = nn.GRU(64, 288)
     assert whole.weight_hh_l0.numel() > cpu_gru.LARGE

@@ -1,4 +1,4 @@
-"""Batches: their order, each process's share, padding, and audio that is not what the manifest says."""
+"""The data loader: order of batches, each rank's share, padding, and audio that differs from the manifest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_sorted_order_is_by_length_and_the_same_each_epoch():
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_buckets_visit_every_utterance_once_in_batches_of_like_length():
+def test_buckets_visit_every_utterance_once_in_batches_of_similar_length():
     params = load_variant("librispeech_open")
     durations = lengths(5_000)
     first, second, third = (training_order(params, durations, seed=1, epoch=epoch) for epoch in (1, 2, 3))
@@ -45,12 +45,12 @@ def test_buckets_visit_every_utterance_once_in_batches_of_like_length():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_evaluation_deals_out_every_utterance_exactly_once(size):
+def test_evaluation_covers_every_utterance_exactly_once(size):
     dealt = [index for rank in range(size) for batch in evaluation_order(103, 8, rank, size) for index in batch]
     assert sorted(dealt) == list(range(103))
 
 
-def test_shares_of_a_batch_are_disjoint_whole_and_equally_padded(corpus):
+def test_shares_of_a_batch_are_disjoint_complete_and_equally_padded(corpus):
     manifest = corpus.manifest("train")
     recordings = Recordings(manifest, tiny_params(augment__tempo_min=0.85, augment__tempo_max=1.15).augment, seed=1)
     batch = np.arange(8, 16)
@@ -78,7 +78,7 @@ def test_batches_are_the_same_from_any_number_of_workers(corpus):
         assert a.indices == b.indices
 
 
-def test_a_process_without_a_share_of_a_small_batch_takes_part_and_adds_nothing(corpus):
+def test_a_rank_without_a_share_of_a_small_batch_contributes_nothing(corpus):
     recordings = Recordings(corpus.manifest("train"), tiny_params().augment, seed=1)
     order = Order()
     shares = []
@@ -90,7 +90,7 @@ def test_a_process_without_a_share_of_a_small_batch_takes_part_and_adds_nothing(
     assert (shares[2][1].audio_s, shares[2][1].global_utterances, len(shares[2][1].waveforms)) == (0.0, 2, 1)
 
 
-def test_epochs_alter_audio_differently_and_evaluation_not_at_all(corpus):
+def test_epochs_augment_audio_differently_and_evaluation_does_not(corpus):
     manifest = corpus.manifest("train")
     altered = Recordings(manifest, load_variant("librispeech").augment, seed=1)
     batch = np.arange(4)
@@ -138,12 +138,12 @@ def test_a_folder_whose_name_is_not_utf8_is_read(tmp_path):
     assert read.samples.tolist() == [round(manifest.utterances[i].duration_s * 16_000) for i in read.indices]
 
 
-def test_buckets_are_cut_by_the_lengths_that_the_network_will_see(corpus):
+def test_buckets_use_the_lengths_after_augmentation(corpus):
     params = tiny_params(augment__tempo_min=0.85, augment__tempo_max=1.15, train__order="sorted_then_buckets")
     recordings = Recordings(corpus.manifest("train"), params.augment, seed=3)
-    lengths = recordings.altered_samples(2)
+    lengths = recordings.augmented_samples(2)
     for batch in training_order(params, lengths, seed=3, epoch=2):
         read = recordings[(2, batch, batch)]
         assert dict(zip(read.indices, read.samples.tolist(), strict=True)) == {int(i): lengths[i] for i in batch}
     untouched = Recordings(corpus.manifest("train"), tiny_params().augment, seed=3)
-    assert np.array_equal(untouched.altered_samples(2), untouched.samples)
+    assert np.array_equal(untouched.augmented_samples(2), untouched.samples)

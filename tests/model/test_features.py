@@ -1,4 +1,4 @@
-"""Features against librosa, the reference's own tool, alone and inside padded batches."""
+"""Features compared with librosa, which the reference uses: single utterances and padded batches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batch_of(waveforms: list[np.ndarray], filler: float) -> tuple[torch.Tensor, 
 
 @pytest.fixture(scope="module")
 def noises() -> list[np.ndarray]:
-    """Lengths around every edge: multiples of the hop, one more, one less, short and long."""
+    """Lengths around all edge cases: multiples of the hop, one more, one less, short and long."""
     rng = np.random.default_rng(1)
     lengths = [480, 481, 639, 640, 641, 5_000, 16_000, 16_001, 16_159, 16_160, 40_000]
     return [(0.1 * rng.standard_normal(length)).astype(np.float32) for length in lengths]
@@ -71,7 +71,7 @@ def test_real_recordings_equal_librosa():
         np.testing.assert_allclose(row[:, :count].numpy(), oracle(waveform), atol=1e-4)
 
 
-def test_normalised_features_have_mean_zero_and_unbiased_spread_one(noises):
+def test_normalised_features_have_mean_zero_and_unbiased_std_one(noises):
     values, frames = Features(PARAMS)(*batch_of(noises, 0.0))
     for row, count in zip(values, frames, strict=True):
         own = row[:, :count].double()

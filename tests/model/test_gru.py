@@ -1,4 +1,4 @@
-"""The call of PyTorch's GRU that every device but a training CPU uses, and what a variant in bf16 makes of its weights."""
+"""Calls of PyTorch's GRU, which runs everywhere except in CPU training, and its weights in bf16."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from reference_model.model.gru import Gru, bf16_in_cudnn, gru_dtype
-from reference_model.precision import set_precision
+from reference_model.runtime import set_precision
 
 
 def layers_of(count: int = 2, bidirectional: bool = False) -> list[nn.GRU]:
@@ -18,13 +18,13 @@ def layers_of(count: int = 2, bidirectional: bool = False) -> list[nn.GRU]:
     return [nn.GRU(5 if number == 0 else 4, 4, bidirectional=bidirectional) for number in range(count)]
 
 
-def test_layers_as_one_and_one_by_one_agree():
+def test_a_stack_of_layers_agrees_with_single_layers():
     first, second = layers_of()
     x = torch.randn(6, 3, 5)
     torch.testing.assert_close(Gru([first, second])(x, False), second(first(x)[0])[0])
 
 
-def test_directions_are_what_pytorch_makes_of_them():
+def test_directions_agree_with_pytorchs():
     (layer,) = layers_of(1, bidirectional=True)
     x = torch.randn(6, 3, 5)
     both = layer(x)[0]
@@ -41,7 +41,7 @@ def in_bf16(gru: Gru, x: torch.Tensor) -> torch.Tensor:
     ]
 
 
-def test_weights_in_bf16_are_cast_anew_each_time_into_the_same_memory():
+def test_bf16_weights_are_cast_at_each_call_into_the_same_memory():
     layers = layers_of()
     gru, x = Gru(layers), torch.randn(6, 3, 5)
     first = in_bf16(gru, x)
@@ -56,7 +56,7 @@ def test_weights_in_bf16_are_cast_anew_each_time_into_the_same_memory():
     assert torch.equal(second, fresh)
 
 
-def test_gradients_of_weights_in_bf16_arrive_in_fp32():
+def test_gradients_of_bf16_weights_are_in_fp32():
     layers = layers_of()
     gru, x = Gru(layers), torch.randn(6, 3, 5, requires_grad=True)
     for _ in range(2):  # a second step, into the same memory
@@ -68,11 +68,11 @@ def test_gradients_of_weights_in_bf16_arrive_in_fp32():
     plain[1](plain[0](x)[0])[0].square().sum().backward()
     for weight, exact in zip(gru.weights(), Gru(plain).weights(), strict=True):
         assert weight.grad.dtype == torch.float32
-        # bf16 keeps 8 bits: 4e-3 a rounding, some ten of them in a row.
+        # bf16 keeps 8 bits: a rounding error of 4e-3, about ten times in a row.
         assert (weight.grad - exact.grad).norm() < 0.05 * exact.grad.norm()
 
 
-def test_weights_first_cast_in_evaluation_serve_in_training():
+def test_bf16_weights_made_in_evaluation_can_be_trained():
     gru, x = Gru(layers_of()), torch.randn(6, 3, 5)
     with torch.inference_mode():
         in_bf16(gru, x)
@@ -80,15 +80,15 @@ def test_weights_first_cast_in_evaluation_serve_in_training():
     assert all(weight.grad is not None for weight in gru.weights())
 
 
-def test_what_grus_compute_with_is_asked_of_one_that_gets_what_a_convolution_yields():
+def test_gru_dtype_follows_autocast():
     device = torch.device("cpu")
     assert gru_dtype(device, 8) == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert gru_dtype(device, 8) == torch.bfloat16
 
 
-def test_asking_draws_no_random_number():
-    """A run's weights and orders must not hang on what was asked before."""
+def test_gru_dtype_draws_no_random_number():
+    """A run's weights and orders must not depend on earlier queries."""
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -98,13 +98,13 @@ def test_asking_draws_no_random_number():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("hidden", [256, 1024, 2560])
-def test_on_a_gpu_the_gru_in_bf16_is_cudnns_and_no_weight_is_compacted_at_each_call(hidden):
+def test_on_a_gpu_the_bf16_gru_is_cudnns_and_its_weights_are_contiguous(hidden):
     if torch.cuda.get_device_capability() < (8, 0) or torch.backends.cudnn.version() < 91300:
         pytest.skip("needs cuDNN 9.13 and compute capability 8.0")
     device = torch.device("cuda")
     layers = [nn.GRU(5 if number == 0 else hidden, hidden).to(device) for number in range(2)]
     gru, x = Gru(layers), torch.randn(6, 3, 5, device=device)
-    gru.lay_side_by_side()
+    gru.flatten_weights()
     set_precision("bf16")
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The network: its size, its names, what padding may and may not do, and the loss against the definition."""
+"""The network: size, parameter names, the effect of padding, and the loss compared with its definition."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from benchmark.params import load_variant
 from datasets.geometry import ctc_frames_needed, output_frames
 from reference_model.model.alphabet import BLANK, LABELS, decode, encode
 from reference_model.model.greedy import greedy
-from reference_model.model.network import DeepSpeech2, Padding, RecurrentLayer, Stack, parameter_count
-from reference_model.training.optim import build_optimizer, lay_out_as_weights
+from reference_model.model.layers import Padding, RecurrentLayer, Stack
+from reference_model.model.network import DeepSpeech2, parameter_count
+from reference_model.training.optim import build_optimizer, match_weight_layout
 from tests.support.corpus import tiny_params
 
 
@@ -57,7 +58,7 @@ def test_names_and_shapes_are_the_references():
     assert shapes == expected
 
 
-def test_output_frames_are_what_the_network_yields():
+def test_output_frames_are_those_of_the_network():
     model = DeepSpeech2(tiny_params().model, 161).eval()
     for frames in (31, 32, 33, 100, 101):
         logits, lengths = model(torch.randn(1, 161, frames), torch.tensor([frames]))
@@ -103,7 +104,7 @@ def test_two_directions_on_a_cpu_equal_pytorchs_packed_gru():
 
 
 def test_stacked_layers_equal_one_gru_of_three_layers():
-    """Nothing stands between the closed model's layers, so that they are one three-layer GRU."""
+    """There is nothing between the closed model's layers, so they are equal to one three-layer GRU."""
     torch.manual_seed(0)
     layers = [RecurrentLayer(4 if number == 0 else 6, 6, False, None) for number in range(3)]
     whole = nn.GRU(4, 6, num_layers=3)
@@ -114,7 +115,7 @@ def test_stacked_layers_equal_one_gru_of_three_layers():
     torch.testing.assert_close(layers[2](layers[1](layers[0](x))), whole(x)[0])
 
 
-def test_the_closed_models_layers_run_as_one_to_the_same_values_and_gradients():
+def test_the_closed_models_layers_run_as_one_gru_with_the_same_values_and_gradients():
     torch.manual_seed(0)
     model = DeepSpeech2(dataclasses.replace(load_variant("librispeech").model, conv_channels=2, rnn_hidden=16), 161)
     values, frames = torch.randn(3, 161, 90), torch.tensor([90, 70, 60])
@@ -134,7 +135,7 @@ def test_the_closed_models_layers_run_as_one_to_the_same_values_and_gradients():
 
 
 def ctc_by_definition(log_probabilities: np.ndarray, labels: list[int]) -> float:
-    """Minus log of the summed probability of every path that spells `labels` (Graves et al. 2006), path by path."""
+    """Negative log of the summed probability of all paths that spell `labels` (Graves et al. 2006), path by path."""
     frames, symbols = log_probabilities.shape
     total = 0.0
     for path in itertools.product(range(symbols), repeat=frames):
@@ -183,7 +184,7 @@ def test_alphabet_round_trip_and_needed_frames():
     assert ctc_frames_needed(encode("ALL")) == 4
 
 
-def test_a_network_whose_channels_lie_last_has_the_same_values_and_gradients():
+def test_channels_last_gives_the_same_values_and_gradients():
     outcomes = []
     for channels_last in (False, True):
         torch.manual_seed(0)
@@ -197,8 +198,8 @@ def test_a_network_whose_channels_lie_last_has_the_same_values_and_gradients():
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 @pytest.mark.parametrize(("first", "then"), [(False, True), (True, False)])
-def test_a_checkpoint_of_one_layout_is_gone_on_from_in_the_other(name, first, then):
-    """The fused optimisers want weights, gradients and state in one layout, and say so where they are not."""
+def test_a_checkpoint_of_one_layout_can_be_resumed_in_the_other(name, first, then):
+    """The fused optimizers require one layout for weights, gradients and state, and raise an error otherwise."""
     params = tiny_params(model__conv_channels=12, optimizer__name=name)
     values, frames = torch.randn(3, 161, 90, dtype=torch.float64), torch.tensor([90, 70, 60])
 
@@ -215,12 +216,12 @@ def test_a_checkpoint_of_one_layout_is_gone_on_from_in_the_other(name, first, th
     resumed = build_optimizer(params.optimizer, other.parameters())
     other.load_state_dict(model.state_dict())
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    lay_out_as_weights(resumed)
+    match_weight_layout(resumed)
     for weight, state in resumed.state.items():
         strides = {value.stride() for value in state.values() if isinstance(value, torch.Tensor) and value.dim()}
         assert strides <= {weight.stride()}
     step(model, optimizer)
     step(other, resumed)
     for plain, ours in zip(model.parameters(), other.parameters(), strict=True):
-        # A bias before BatchNorm has rounding alone for a gradient, which AdamW scales up.
+        # The gradient of a bias before BatchNorm is rounding noise only, which AdamW scales up.
         torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-6)

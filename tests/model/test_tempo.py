@@ -1,4 +1,4 @@
-"""Change of tempo: exact lengths, the same pitch, smooth joints, and nothing of the batch in an utterance."""
+"""Tempo change: exact lengths, the same pitch, smooth joints, and independence from the rest of the batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tone(frequency_hz: float, seconds: float) -> np.ndarray:
 
 
 def voice(seconds: float, seed: int = 0) -> np.ndarray:
-    """A glottal buzz of wandering pitch in syllables, with a little noise: as periodic and as uneven as speech is."""
+    """A glottal buzz of varying pitch in syllables, with a little noise: as periodic and as irregular as speech."""
     rng = np.random.default_rng(seed)
     time_s = np.arange(int(RATE_HZ * seconds)) / RATE_HZ
     phase = 2 * np.pi * np.cumsum(110 + 30 * np.sin(2 * np.pi * 0.7 * time_s + rng.uniform(0, 6))) / RATE_HZ
@@ -63,12 +63,12 @@ def test_segments_are_joined_without_clicks_or_gaps(frequency_hz):
     assert loudness.min() > 0.8 * 0.4 / 2**0.5
 
 
-def test_what_is_laid_down_comes_from_where_it_should():
+def test_segments_come_from_the_expected_positions():
     waveform = voice(4.0)
     for tempo in (0.86, 1.14):
         changed = change_tempo(waveform, tempo)
         for at_s in (0.5, 1.5, 2.5):
-            # A piece from the middle of a segment is a piece of the input, within the reach of the search.
+            # A part from the middle of a segment is a part of the input, within the search range.
             segment = round(at_s * RATE_HZ / 1120)
             piece = changed[segment * 1120 + 300 : segment * 1120 + 1000]
             due = round(segment * 1120 * tempo) + 300
@@ -84,7 +84,7 @@ def test_tempo_keeps_speech_like_sweeps_in_order():
     assert loudest_hz(slow[:third]) < loudest_hz(slow[third : 2 * third]) < loudest_hz(slow[2 * third :])
 
 
-def test_an_utterance_is_the_same_alone_and_in_any_company():
+def test_an_utterance_is_the_same_alone_and_in_any_batch():
     rng = np.random.default_rng(1)
     waveforms = [voice(seconds, number) for number, seconds in enumerate(rng.uniform(0.3, 4.0, 24))]
     waveforms[5][:] = 0
@@ -100,13 +100,13 @@ def test_an_utterance_is_the_same_alone_and_in_any_company():
             np.testing.assert_array_equal(changed, alone[index])
 
 
-def test_a_tempo_of_one_and_silence_stay_as_they_are():
+def test_a_tempo_of_one_and_silence_change_nothing():
     waveform = voice(1.0)
     np.testing.assert_array_equal(change_tempo(waveform, 1.0), waveform)
     assert not change_tempo(np.zeros(20_000, np.float32), 0.9).any()
 
 
-def test_real_speech_sounds_as_sox_makes_it(tmp_path):
+def test_real_speech_agrees_with_sox(tmp_path):
     if not shutil.which("sox"):
         pytest.skip("sox is not installed")
     recordings = sorted((DATA / "fsdd" / "recordings").glob("*.wav"))
@@ -122,5 +122,5 @@ def test_real_speech_sounds_as_sox_makes_it(tmp_path):
         ours = change_tempo(soundfile.read(tmp_path / "speech.wav", dtype="float32")[0], tempo)
         assert len(ours) == len(theirs)
         distances.append(np.sqrt(((decibels(ours) - decibels(theirs)) ** 2).mean(1)).mean())
-    # sox's own quick search (`tempo -q`) is 2.7 dB from its full one, two unlike utterances some 10 dB.
+    # sox's own quick search (`tempo -q`) differs by 2.7 dB from its full one, two different utterances by about 10 dB.
     assert np.mean(distances) < 2.5

@@ -1,4 +1,4 @@
-"""The container: what its scripts ask of an engine, and (long) a real image in which the main job runs."""
+"""The container: the commands that its scripts give to an engine, and (long) a real image in which the main job runs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def engine(tmp_path):
-    """Runs a script of docker/ where `docker`, `podman` and `nvidia-smi` note what they are asked instead of doing it."""
-    tools, noted = tmp_path / "bin", tmp_path / "noted"
+    """Runs a script of docker/ with fake `docker`, `podman` and `nvidia-smi` commands that record their arguments."""
+    tools, recorded = tmp_path / "bin", tmp_path / "recorded"
     tools.mkdir()
 
     def run(script: str, *arguments: str, gpu: bool = False, have: str = "docker", **variables: str) -> list[str]:
         shutil.rmtree(tools)
         tools.mkdir()
-        note = f'#!/bin/sh\nprintf "%s\\0" "${{0##*/}}" "$@" >"{noted}"\n'
-        for name, text in {have: note, "nvidia-smi": f"#!/bin/sh\nexit {0 if gpu else 9}\n"}.items():
+        record = f'#!/bin/sh\nprintf "%s\\0" "${{0##*/}}" "$@" >"{recorded}"\n'
+        for name, text in {have: record, "nvidia-smi": f"#!/bin/sh\nexit {0 if gpu else 9}\n"}.items():
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         settings = {"PATH": f"{tools}:/usr/bin:/bin", "ENGINE": have, "IMAGE": "the-image"} | variables
@@ -39,53 +39,53 @@ def engine(tmp_path):
             ["sh", str(ROOT / script), *arguments], env=settings, cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "", "stdout belongs to what runs inside"
-        return noted.read_text().split("\0")[:-1] if noted.exists() else []
+        assert done.stdout == "", "stdout is reserved for the command inside"
+        return recorded.read_text().split("\0")[:-1] if recorded.exists() else []
 
     return run
 
 
-def follows(command: list[str], option: str) -> list[str]:
-    """Every argument that stands after `option`."""
+def values_of(command: list[str], option: str) -> list[str]:
+    """Every argument that follows `option`."""
     return [after for before, after in itertools.pairwise(command) if before == option]
 
 
 @pytest.mark.parametrize("script", ["docker/build-docker.sh", "script/docker/build-docker.sh"])
-def test_build_hands_the_engine_the_checkout_and_the_choices(engine, script):
+def test_build_passes_the_checkout_and_the_settings_to_the_engine(engine, script):
     command = engine(script, "--no-cache", BASE_IMAGE="debian:12", EXTRAS="test")
     assert command[:2] == ["docker", "build"]
     assert command[-1] == str(ROOT)
-    assert follows(command, "--file") == [str(ROOT / "docker" / "Dockerfile")]
-    assert {"BASE_IMAGE=debian:12", "EXTRAS=test"} <= set(follows(command, "--build-arg"))
+    assert values_of(command, "--file") == [str(ROOT / "docker" / "Dockerfile")]
+    assert {"BASE_IMAGE=debian:12", "EXTRAS=test"} <= set(values_of(command, "--build-arg"))
     assert "--no-cache" in command
 
 
 def test_a_run_mounts_the_checkout_read_only_and_runs_as_the_caller(engine, tmp_path):
     command = engine("docker/run-dev.sh", "sh", "-c", 'echo "a  b" $HOME', DATA_DIR="my data", SEED="3")
-    assert command[-4:] == ["the-image", "sh", "-c", 'echo "a  b" $HOME'], "arguments arrive as they were given"
-    assert follows(command, "--user") == [f"{os.getuid()}:{os.getgid()}"]
-    assert follows(command, "--volume") == [
+    assert command[-4:] == ["the-image", "sh", "-c", 'echo "a  b" $HOME'], "arguments are passed unchanged"
+    assert values_of(command, "--user") == [f"{os.getuid()}:{os.getgid()}"]
+    assert values_of(command, "--volume") == [
         f"{ROOT}:/workspace/deepspeech2:ro",
         f"{tmp_path / 'my data'}:/data",
         f"{tmp_path / 'runs'}:/runs",
     ]
-    assert (tmp_path / "my data").is_dir(), "made here, as the caller: the engine would make it as root"
-    assert follows(command, "--env") == ["SEED"]
+    assert (tmp_path / "my data").is_dir(), "created as the caller: the engine would create it as root"
+    assert values_of(command, "--env") == ["SEED"]
     assert "--gpus" not in command
     assert "--network" not in command
     assert "--tty" not in command
 
 
-def test_a_run_takes_the_gpus_when_there_are_any(engine):
-    assert follows(engine("docker/run-dev.sh", gpu=True), "--gpus") == ["all"]
+def test_a_run_uses_the_gpus_if_there_are_any(engine):
+    assert values_of(engine("docker/run-dev.sh", gpu=True), "--gpus") == ["all"]
     assert "--gpus" not in engine("docker/run-dev.sh", gpu=True, GPUS="none")
-    assert follows(engine("docker/run-dev.sh", gpu=True, have="podman"), "--device") == ["nvidia.com/gpu=all"]
+    assert values_of(engine("docker/run-dev.sh", gpu=True, have="podman"), "--device") == ["nvidia.com/gpu=all"]
 
 
 def test_a_run_of_several_machines_uses_the_hosts_network(engine):
     command = engine("docker/run-dev.sh", NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1")
-    assert follows(command, "--network") == ["host"]
-    assert set(follows(command, "--env")) == {"NNODES", "NODE_RANK", "MASTER_ADDR"}
+    assert values_of(command, "--network") == ["host"]
+    assert set(values_of(command, "--env")) == {"NNODES", "NODE_RANK", "MASTER_ADDR"}
 
 
 def test_a_dry_run_does_nothing(engine, tmp_path):
@@ -95,7 +95,7 @@ def test_a_dry_run_does_nothing(engine, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["build-docker.sh", "run-dev.sh"])
-def test_without_an_engine_one_line_says_what_to_do(script, tmp_path):
+def test_without_an_engine_one_line_names_the_remedy(script, tmp_path):
     for tool in ["sh", "dirname", "git"]:
         if found := shutil.which(tool):
             (tmp_path / tool).symlink_to(found)
@@ -108,7 +108,7 @@ def test_without_an_engine_one_line_says_what_to_do(script, tmp_path):
 
 
 def apptainer_sections() -> dict[str, list[str]]:
-    """The lines of each section of docker/benchmark.def; those before the first under ''."""
+    """The lines of each section of docker/benchmark.def; the lines before the first section under ''."""
     sections: dict[str, list[str]] = {"": []}
     for line in (ROOT / "docker" / "benchmark.def").read_text().splitlines():
         if line.startswith("%"):
@@ -123,7 +123,7 @@ def dockerfile() -> str:
     return (ROOT / "docker" / "Dockerfile").read_text().replace("\\\n", " ")
 
 
-def test_the_dockerfile_and_apptainers_definition_take_the_same_steps():
+def test_the_dockerfile_and_apptainers_definition_run_the_same_steps():
     sections = apptainer_sections()
     steps = re.findall(r"docker/install\.sh (\w+)", "\n".join(sections["post"]))
     assert steps == re.findall(r"docker/install\.sh (\w+)", dockerfile()) == ["system", "packages"]
@@ -139,7 +139,7 @@ def test_the_dockerfile_and_apptainers_definition_take_the_same_steps():
     assert dict(line.split("=", 1) for line in exported) == docker_env
 
 
-def test_apptainers_image_has_all_that_is_in_the_repository_and_nothing_else():
+def test_apptainers_image_contains_the_repository_and_nothing_else():
     listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("needs git, and a repository")
@@ -165,7 +165,7 @@ def test_apptainers_image_runs_the_main_job_or_the_command(tmp_path, arguments, 
 def test_an_unknown_step_of_the_image_is_refused():
     done = subprocess.run(["sh", ROOT / "docker" / "install.sh", "sytsem"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown step 'sytsem' - call it with system or packages\n"
+    assert done.stderr == "error: unknown step 'sytsem' - use system or packages\n"
 
 
 @pytest.mark.long
@@ -212,7 +212,7 @@ needs_dpkg = pytest.mark.skipif(shutil.which("dpkg") is None, reason="only for D
 
 @needs_dpkg
 @pytest.mark.parametrize(("system", "address"), [(UBUNTU, "linux/ubuntu noble"), (DEBIAN, "linux/debian bookworm")])
-def test_the_installer_shows_everything_first(tmp_path, system, address):
+def test_the_installer_prints_its_plan_and_every_command(tmp_path, system, address):
     done = install(tmp_path, system, "--dry-run")
     assert done.returncode == 0, done.stderr
     plan, commands = done.stdout.split("+ ", 1)
@@ -222,7 +222,7 @@ def test_the_installer_shows_everything_first(tmp_path, system, address):
 
 
 @needs_dpkg
-def test_the_installer_refuses_what_it_does_not_know(tmp_path):
+def test_the_installer_refuses_unknown_systems_and_options(tmp_path):
     for system, arguments in [('ID=fedora\nPRETTY_NAME="Fedora"\n', ["--dry-run"]), (UBUNTU, ["--dryrun"])]:
         done = install(tmp_path, system, *arguments)
         assert done.returncode == 2
@@ -232,15 +232,15 @@ def test_the_installer_refuses_what_it_does_not_know(tmp_path):
 
 @pytest.fixture
 def gpg_home() -> Iterator[str]:
-    """A folder whose path is short: that of the agent's socket in it may take 107 characters (unix(7))."""
+    """A folder with a short path, because the path of gpg-agent's socket in it is limited to 107 characters (unix(7))."""
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield folder
 
 
 @needs_dpkg
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg")
-def test_the_installer_refuses_another_key(tmp_path, gpg_home):
-    """The step that fetches a key, with the commands that would change the machine taken away."""
+def test_the_installer_refuses_a_key_with_another_fingerprint(tmp_path, gpg_home):
+    """The function that downloads a key, without the commands that would change the machine."""
     script = (ROOT / "docker" / "install_cuda_docker.sh").read_text()
     functions = script[script.index("fail() {") : script.index("dry_run=''")]
     functions += script[script.index("run() {") : script.index('[ -r "${OS_RELEASE')]
@@ -262,7 +262,7 @@ def test_the_installer_refuses_another_key(tmp_path, gpg_home):
 
 
 class Buildah:
-    """Builds and runs images without an engine or a daemon, with its storage in a folder of the test."""
+    """Builds and runs images without an engine or a daemon, with its storage in the test's folder."""
 
     def __init__(self, folder: Path) -> None:
         debian.needs("buildah", "debootstrap")
@@ -276,7 +276,7 @@ class Buildah:
         return done
 
     def base(self) -> str:
-        """An image of a bare Debian."""
+        """An image of a minimal Debian."""
         debian.make_root(self.folder / "debian")
         container = self("from", "scratch").stdout.strip()
         self("add", "--quiet", container, f"{self.folder}/debian", "/")
@@ -285,17 +285,17 @@ class Buildah:
         return "localhost/base"
 
     def network(self) -> list[str]:
-        """What lets pip inside reach the package index as it does outside: this machine's certificates and settings."""
+        """Options with this machine's certificates and pip settings, so that pip inside reaches the package index too."""
         (self.folder / "pip.conf").write_text(debian.pip_settings("/etc/host-ca.crt"))
         return [f"--volume={debian.CA_BUNDLE}:/etc/host-ca.crt:ro", f"--volume={self.folder}/pip.conf:/etc/pip.conf:ro"]
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    """The image, built from a bare Debian by the Dockerfile as it stands."""
+    """The image, built from a minimal Debian by the unmodified Dockerfile."""
     buildah = Buildah(tmp_path_factory.mktemp("buildah"))
     yield buildah, build(buildah, ROOT, buildah.base())
-    # Its files belong to other users, and are gigabytes.
+    # Its files belong to other users and take gigabytes.
     buildah("rm", "--all", check=False)
     buildah("rmi", "--all", "--force", check=False)
     shutil.rmtree(buildah.folder, ignore_errors=True)
@@ -319,7 +319,7 @@ def test_the_image_runs_the_main_job_as_an_ordinary_user(image, tmp_path):
     mounts = [f"--volume={data}:/data", f"--volume={runs}:/runs", f"--volume={ROOT}:/workspace/deepspeech2:ro"]
 
     def inside(*command: str, seed: str = "1") -> subprocess.CompletedProcess:
-        # Nobody in particular: not root, and not even the image's own user.
+        # An arbitrary user: neither root nor the image's own user.
         options = ["--user", "4321:4321", "--env", f"SEED={seed}", "--env", "VARIANT=mini", *mounts]
         return buildah("run", *options, container, "--", *command, check=False)
 
@@ -336,7 +336,7 @@ def test_the_image_runs_the_main_job_as_an_ordinary_user(image, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_the_image_is_an_ordinary_users_and_has_no_build_tools(image):
+def test_the_image_runs_as_an_ordinary_user_and_has_no_build_tools(image):
     buildah, name = image
     container = buildah("from", name).stdout.strip()
     config = json.loads(buildah("inspect", name).stdout)["OCIv1"]["config"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import runpy
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -15,14 +15,15 @@ import torch
 from benches import curves
 from benchmark import mllog
 from benchmark.params import load_params, load_variant
-from reference_model import train
-from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
+from reference_model.checkpoints.checkpoint_files import checkpoint_path
+from reference_model.checkpoints.training_state import load_checkpoint
 from reference_model.model.features import Features
 from reference_model.model.network import DeepSpeech2
-from reference_model.training import step
+from reference_model.training import step, training_run
 from tests.conftest import ROOT
 from tests.support.corpus import tiny_corpus, tiny_params
 from tests.support.logs import FakeRun, written
+from tests.support.training import arguments, train, training_in_process
 
 SCALING = ROOT / "benches" / "scaling"
 SCALED = {
@@ -71,9 +72,9 @@ def test_logs_become_a_table_and_a_picture(tmp_path):
     assert "width 128, a mistake" in picture.read_text()
 
 
-def test_no_runs_and_no_run_are_said(tmp_path, capsys):
+def test_missing_runs_and_incomplete_logs_are_reported(tmp_path, capsys):
     assert curves.main([str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}: no run lies here\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}: there is no run here\n"
     (tmp_path / "result.txt").write_text("nothing\n")
     assert curves.main([str(tmp_path)]) == 2
     assert "result.txt: the log has no hyperparameters" in capsys.readouterr().err
@@ -101,61 +102,40 @@ def corpus(tmp_path_factory):
     return tiny_corpus(tmp_path_factory.mktemp("data") / "tiny").folder
 
 
-@pytest.fixture
-def trained(corpus, tmp_path, capsys, monkeypatch):
-    """Trains one epoch in this process, with a mistake or without; returns the log's events and the run's folder."""
-    # On a busy machine two threads wait for one another at every small product.
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # What the mistakes change, noted so that it is put right again.
+OPTIONS = ("--workers", "0", "--epochs", "1")
+
+
+@pytest.fixture(scope="module")
+def correct_loss(corpus, tmp_path_factory) -> float:
+    """The loss after one epoch of the correct trainer."""
+    done = train(arguments(corpus, tmp_path_factory.mktemp("correct"), *OPTIONS, model__rnn_layers=2))
+    return done.losses[0]
+
+
+def train_with_mistake(module: str, argv: list[str], monkeypatch) -> list[mllog.Event]:
+    """Train in this process with a module of benches.mistakes; returns the log's events."""
+    # What the mistakes replace, registered so that it is restored.
     for owner, name in (
-        (step, "BLANK"), (Features, "forward"), (step.TrainStep, "__call__"), (train, "DeepSpeech2"),
+        (step, "BLANK"), (Features, "forward"), (step.TrainStep, "__call__"), (training_run, "DeepSpeech2"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, getattr(owner, name))
-
-    def run(module: str) -> tuple[list[mllog.Event], Path]:
-        folder = tmp_path / module
-        folder.mkdir()
-        tiny_params(folder / "params.yaml", model__rnn_layers=2)
-        line = [
-            "--params",
-            folder / "params.yaml",
-            "--data",
-            corpus,
-            "--run-dir",
-            folder,
-            "--seed",
-            1,
-            "--device",
-            "cpu",
-        ]
-        monkeypatch.setattr("sys.argv", ["trainer", *map(str, line), "--workers", "0", "--epochs", "1"])
-        if module == "right":
-            train.main()
-        else:
-            with pytest.raises(SystemExit):
-                runpy.run_module(f"benches.mistakes.{module}", run_name="__main__")
-        events = [mllog.parse_line(text.encode()) for text in capsys.readouterr().out.splitlines()]
-        return [event for event in events if isinstance(event, mllog.Event)], folder
-
-    yield run
-    torch.set_num_threads(threads)
-
-
-def loss_of(events: list[mllog.Event]) -> float:
-    (stats,) = [event.value for event in events if event.key == mllog.TRACKED_STATS]
-    return stats["train_loss"]
+    monkeypatch.setattr("sys.argv", ["trainer", *argv])
+    out = io.StringIO()
+    with training_in_process(), contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
+        runpy.run_module(f"benches.mistakes.{module}", run_name="__main__")
+    assert end.value.code == 1
+    return [mllog.parse_line(line.encode()) for line in out.getvalue().splitlines()]
 
 
 @pytest.mark.parametrize("module", ["wrong_blank", "neighbours_features", "shuffled_transcripts", "frozen_layer"])
-def test_a_mistake_is_named_in_the_log_and_changes_the_training(trained, module):
-    right = loss_of(trained("right")[0])
-    events, folder = trained(module)
+def test_a_mistake_is_named_in_the_log_and_changes_the_training(corpus, correct_loss, tmp_path, monkeypatch, module):
+    argv = arguments(corpus, tmp_path, *OPTIONS, model__rnn_layers=2)
+    events = train_with_mistake(module, argv, monkeypatch)
     assert [event.value for event in events if event.key == curves.MISTAKE] == [module.replace("_", " ")]
-    assert loss_of(events) != right
+    (stats,) = [event.value for event in events if event.key == mllog.TRACKED_STATS]
+    assert stats["train_loss"] != correct_loss
     torch.manual_seed(1)
     initial = DeepSpeech2(tiny_params(model__rnn_layers=2).model, 161).state_dict()
-    weights = load_checkpoint(checkpoint_path(folder, 1)).model
+    weights = load_checkpoint(checkpoint_path(tmp_path, 1)).model
     kept = {key.split(".")[1] for key in weights if key.startswith("rnns") and torch.equal(weights[key], initial[key])}
     assert kept == ({"1"} if module == "frozen_layer" else set())

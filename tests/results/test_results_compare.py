@@ -1,11 +1,10 @@
-"""Comparison of runs and of published MLPerf results: the figures, the groups, the formats, and what broken files do."""
+"""Comparison of runs and of published MLPerf results: scores, groups and output formats."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,11 +14,8 @@ import pytest
 
 from common.errors import UserError
 from results import compare
-from results.comparing.comparison import compare_runs
-from results.reading.discover import find_sources
-from results.reading.load import read_run
 from tests.conftest import DATA, ROOT
-from tests.support.logs import FakeRun, fields_of, line_of
+from tests.support.logs import FakeRun, line_of
 from tests.support.mlperf_round import EXTRACT, ROUND, WHOLE, PublishedRound
 from tests.support.run_folders import FakeMachine, write_run, write_series
 
@@ -82,7 +78,7 @@ def test_comparing_twice_gives_the_same_and_changes_no_file(published, capsys):
     assert state() == before
 
 
-def test_a_submitters_folder_a_system_and_a_log_are_found_too(published, capsys):
+def test_a_submitters_folder_and_a_single_log_are_found_too(published, capsys):
     dell = published / "Dell"
     _, whole, _ = as_json(capsys, published)
     by_system = {row["system"]: row["score_minutes"] for row in whole["rows"]}
@@ -94,15 +90,15 @@ def test_a_submitters_folder_a_system_and_a_log_are_found_too(published, capsys)
     (row,) = single["rows"]
     assert (row["submitter"], row["round"], row["runs"], row["score_kind"]) == ("Dell", "1.1", 1, "median")
     assert row["score_minutes"] == pytest.approx(78.48348333333334, abs=1e-9)
-    # The same log by three ways is one run.
+    # The same log in three paths is one run.
     _, thrice, _ = as_json(capsys, log, dell, published)
     assert sum(row["runs"] for row in thrice["rows"]) == 20
 
 
 def submission(
-    folder, minutes, benchmark="ssd", org="Org", system="box", description=None, status="success", shown="open"
+    folder, minutes, benchmark="ssd", org="Org", system="box", description=None, status="success", division="open"
 ):
-    """A made-up submission of any benchmark: one log for each of `minutes`, None for a run without run_stop."""
+    """A simulated submission of any benchmark: one log for each of `minutes`, None for a run without run_stop."""
     results = folder / org / "results" / system / benchmark
     results.mkdir(parents=True)
     (folder / org / "systems").mkdir(exist_ok=True)
@@ -111,7 +107,7 @@ def submission(
     for number, value in enumerate(minutes):
         events = [
             ("submission_benchmark", benchmark, {}),
-            ("submission_division", shown, {}),
+            ("submission_division", division, {}),
             ("seed", number, {}),
             ("run_start", None, {}),
             ("eval_accuracy", 0.2 + number / 100, {"epoch_num": 3}),
@@ -131,7 +127,7 @@ TPU = {"number_of_nodes": "2", "accelerators_per_node": "4", "accelerator_model_
 def test_other_rounds_benchmarks_accelerators_and_divisions(tmp_path, capsys):
     repository = tmp_path / "training_results_v2.0"
     submission(repository, [5, 1, 2, 3, 4], description=TPU)
-    submission(repository, [5, 1, 2, 3, 4], system="closed-box", shown="closed", description=TPU)
+    submission(repository, [5, 1, 2, 3, 4], system="closed-box", division="closed", description=TPU)
     submission(repository, [5, 1, 2, 3, 4], benchmark="unet3d", org="Few", description=TPU)
     submission(repository, [*range(1, 37), None, None, None, None], benchmark="unet3d", org="Many", description=TPU)
     submission(repository, [1, 2, None, None, 3], benchmark="maskrcnn", description=TPU)
@@ -145,7 +141,7 @@ def test_other_rounds_benchmarks_accelerators_and_divisions(tmp_path, capsys):
     few = rows["Few", "box", "unet3d"]
     assert (few["score_minutes"], few["score_kind"], few["runs_wanted"]) == (3.0, "median", 40)
     assert (few["minutes_min"], few["minutes_max"]) == (1.0, 5.0)
-    # Four failures are the four slowest: the four fastest go, 5..36 stay.
+    # The four failures are the four slowest; without the four fastest, 5..36 remain.
     assert rows["Many", "box", "unet3d"]["score_minutes"] == sum(range(5, 37)) / 32
     failed = rows["Org", "box", "maskrcnn"]
     assert failed["score_minutes"] is None and "2 of 5 runs failed" in failed["score_rule"] and failed["converged"] == 3
@@ -155,14 +151,14 @@ def test_other_rounds_benchmarks_accelerators_and_divisions(tmp_path, capsys):
     assert reasons[0] is None and any("other division (open, not closed)" in reason for reason in reasons[1:])
 
 
-def test_more_runs_than_wanted_are_scored_and_told(tmp_path, capsys):
+def test_more_runs_than_required_are_scored_and_reported(tmp_path, capsys):
     submission(tmp_path, [1, 2, 3, 4, 5, 6, 7], description=TPU)
     _, answer, _ = as_json(capsys, tmp_path)
     (row,) = answer["rows"]
     assert row["score_minutes"] == 4.0 and "MLPerf wants exactly 5" in row["score_rule"] and row["round"] is None
 
 
-def test_a_review_committees_scaling_is_applied_and_told(tmp_path, capsys):
+def test_a_review_committees_scaling_is_applied_and_reported(tmp_path, capsys):
     results = submission(tmp_path, [1, 2, 3, 4, 5], description=TPU)
     (results / "scaling.json").write_text('{"scaling_factor": 1.5}')
     _, answer, _ = as_json(capsys, tmp_path)
@@ -170,68 +166,7 @@ def test_a_review_committees_scaling_is_applied_and_told(tmp_path, capsys):
     assert "scaling.json" in answer["rows"][0]["score_rule"]
 
 
-def test_logs_of_rounds_before_mllog(tmp_path, capsys):
-    folder = tmp_path / "training_results_v0.6" / "Org" / "results" / "box" / "ssd"
-    folder.mkdir(parents=True)
-    (folder / "result_0.txt").write_text(
-        ':::MLL 1558640006.5 run_start: {"value": null, "metadata": {"lineno": 1}}\n'
-        ':::MLL 1558640066.0 eval_accuracy: {"value": 0.23, "metadata": {"epoch_num": 40}}\n'
-        ':::MLL 1558640126.5 run_stop: {"value": null, "metadata": {"status": "success"}}\n'
-    )
-    (folder / "result_1.txt").write_text(
-        ":::MLPv0.5.0 ssd 1541635596.0 (train.py:12) run_start\n"
-        ':::MLPv0.5.0 ssd 1541635600.0 (train.py:20) eval_accuracy: {"epoch": 41, "value": 0.24}\n'
-        ':::MLPv0.5.0 ssd 1541635776.0 (train.py:30) run_stop: {"success": true}\n'
-    )
-    _, answer, _ = as_json(capsys, tmp_path)
-    (row,) = answer["rows"]
-    assert row["run_minutes"] == pytest.approx([2.0, 3.0]) and row["converged"] == 2 and row["run_epochs"] == [40, 41]
-
-
-def test_broken_files_are_reported_and_spoil_nothing(tmp_path, capsys):
-    write_series(tmp_path / "good", 3)
-    broken = tmp_path / "broken"
-    for name, content in {
-        "empty": b"",
-        "garbage": b"\xff\xfe\x00\x01" * 500,
-        "not-json": b":::MLLOG {oops}\n",
-        "escape": b':::MLLOG {"key": 3, "time_ms": "\x1b[31m"}\n',
-        "array": b":::MLLOG [1, 2]\n",
-        "long": b":::MLLOG " + b"x" * 3_000_000,
-    }.items():
-        (broken / name).mkdir(parents=True)
-        (broken / name / "result.txt").write_bytes(content)
-    (broken / "record" / "x").mkdir(parents=True)
-    write_run(broken / "bad-record", FakeRun(seed=5))
-    (broken / "bad-record" / "record.json").write_text("{")
-    (broken / "no-log").mkdir()
-    (broken / "no-log" / "record.json").write_text("[]")
-    status, answer, err = as_json(capsys, tmp_path)
-    assert status == 0
-    # The run whose record is broken stands alone: nobody knows its number of nodes any more.
-    assert sorted((row["runs"], row["converged"]) for row in answer["rows"]) == [(1, 1), (3, 3)]
-    for name in ("empty", "garbage", "not-json", "escape", "array", "long", "bad-record", "no-log"):
-        assert re.search(rf"^warning: .*/{name}/", err, re.MULTILINE), name
-    assert "\x1b" not in err and "Traceback" not in err
-
-
-def test_odd_file_systems_spoil_nothing(tmp_path):
-    write_series(tmp_path, 2, FakeMachine("名前"))
-    os.mkfifo(tmp_path / "result_1.txt")
-    (tmp_path / "loop").symlink_to(tmp_path)
-    odd = Path(os.fsdecode(bytes(tmp_path / "x") + b"\xff"))
-    odd.mkdir()
-    (odd / "result.txt").write_bytes(b"nothing")
-    for form in ("text", "json", "csv", "markdown"):
-        command = [sys.executable, "-m", "results", "compare", str(tmp_path), "--format", form]
-        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env=environment, timeout=200)
-        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
-        assert b"no plain file" in done.stderr and b"no log line" in done.stderr
-    assert len(find_sources([tmp_path])) == 4
-
-
-def test_nothing_to_compare_is_told(tmp_path, capsys):
+def test_nothing_to_compare_is_an_error(tmp_path, capsys):
     with pytest.raises(UserError, match="no result log"):
         compare.main([str(tmp_path)])
     with pytest.raises(UserError, match="no such file"):
@@ -258,7 +193,7 @@ def test_our_runs_have_every_figure(tmp_path, capsys):
     assert err == ""
 
 
-def test_what_a_cpu_run_does_not_have_is_null(tmp_path, capsys):
+def test_gpu_figures_of_a_cpu_run_are_null(tmp_path, capsys):
     write_series(tmp_path, 2)
     _, answer, _ = as_json(capsys, tmp_path)
     (row,) = answer["rows"]
@@ -267,20 +202,20 @@ def test_what_a_cpu_run_does_not_have_is_null(tmp_path, capsys):
     assert row["accelerators"] == 0 and row["accelerator"] is None and row["peak_memory_bytes"] == 1.3e9
 
 
-def test_runs_that_may_go_on_are_left_out_and_told(tmp_path, capsys):
+def test_runs_that_can_be_resumed_are_left_out_and_reported(tmp_path, capsys):
     write_series(tmp_path, 3)
     write_run(tmp_path / "interrupted", FakeRun(seed=99), status="interrupted")
     stopped = tmp_path / "never-started"
     stopped.mkdir()
     (stopped / "result.txt").write_text(FakeRun(seed=98).text().split('"run_start"')[0].rsplit("\n", 1)[0] + "\n")
     _, answer, err = as_json(capsys, tmp_path)
-    (row,) = [row for row in answer["rows"] if row["runs"]]
-    assert (row["runs"], row["left_out"]) == (3, 1 if len(answer["rows"]) > 1 else 2)
-    assert "can be continued" in err and "clock never started" in err
+    # The run that never started did not log its accelerators either, so it has a row of its own.
+    assert [(row["runs"], row["left_out"]) for row in answer["rows"]] == [(3, 1), (0, 1)]
+    assert "can be resumed" in err and "timed region never started" in err
 
 
-def test_success_above_the_target_is_no_success(tmp_path, capsys):
-    run = write_run(tmp_path / "liar", FakeRun(word_edits=(1290, 800)))
+def test_success_above_the_target_counts_as_failed(tmp_path, capsys):
+    run = write_run(tmp_path / "run", FakeRun(word_edits=(1290, 800)))
     log = run / "result.txt"
     log.write_text(log.read_text().replace('"aborted"', '"success"'))
     _, answer, err = as_json(capsys, tmp_path)
@@ -288,7 +223,7 @@ def test_success_above_the_target_is_no_success(tmp_path, capsys):
     assert row["converged"] == 0 and row["score_minutes"] is None and "above its target" in err
 
 
-def test_only_what_is_comparable_is_ranked_together(tmp_path, capsys):
+def test_only_comparable_runs_are_ranked_together(tmp_path, capsys):
     fake = FakeRun()
     slower = dataclasses.replace(
         fake.params, optimizer=dataclasses.replace(fake.params.optimizer, learning_rate=0.0015)
@@ -319,26 +254,29 @@ def test_speedup_over_a_baseline(tmp_path, capsys):
     assert few["speedup_low"] < few["speedup"] < few["speedup_high"] and "range" in few["speedup_method"]
     assert rows["slow-box"]["is_baseline"] and rows["slow-box"]["speedup"] == 1
     _, answer, _ = as_json(capsys, tmp_path / "one", tmp_path / "fast", "--baseline", "one-box")
-    with pytest.raises(UserError, match="no system is called"):
+    assert [row["speedup_method"] for row in answer["rows"] if row["system"] == "fast-box"] == [
+        "range over single runs"
+    ]
+    with pytest.raises(UserError, match="no system is named"):
         compare.main([str(tmp_path), "--baseline", "nobody"])
 
 
-def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
-    """Simulated: 95 % intervals over many pairs of ten normal runs hold the true ratio in about 95 % of them."""
+def test_the_confidence_interval_has_its_nominal_coverage():
+    """Simulated: 95 % intervals over many pairs of ten normal runs contain the true ratio in about 95 % of them."""
     import random
 
-    from results.comparing.scoring import RunTimes, score_runs, speedup
+    from results.comparing.score_of_runs import RunTimes, score_runs, speedup
 
     draw = random.Random(3)
-    held = 0
+    covered = 0
     for _ in range(400):
         sides = []
         for mean in (30.0, 20.0):
             minutes = [draw.gauss(mean, 2.0) for _ in range(10)]
             sides.append(RunTimes(score_runs("rnnt", minutes, 0), minutes, 0))
         found = speedup("rnnt", *sides)
-        held += found.low <= 1.5 <= found.high
-    assert 0.91 <= held / 400 <= 0.99
+        covered += found.low <= 1.5 <= found.high
+    assert 0.91 <= covered / 400 <= 0.99
 
 
 def test_csv_opens_in_pandas_with_the_right_types(published, tmp_path, capsys):
@@ -368,22 +306,28 @@ def test_csv_opens_in_pandas_with_the_right_types(published, tmp_path, capsys):
     assert set(table["verification"]) == {"MLPerf-style, not verified by MLCommons"}
 
 
+@pytest.fixture(scope="module")
+def two_machines(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    write_series(folder / "a", 10, FakeMachine("this-machine", gpus=1))
+    write_series(folder / "b", 3, FakeMachine("システム名が長い機械" * 3), slower=2.0)
+    return folder
+
+
 @pytest.mark.parametrize("width", [24, 40, 58, 80, 100, 160, 240])
-def test_the_text_fits_its_width(published, tmp_path, capsys, width):
+def test_the_text_fits_its_width(published, two_machines, capsys, width):
     from rich.cells import cell_len
 
-    write_series(tmp_path / "a", 10, FakeMachine("this-machine", gpus=1))
-    write_series(tmp_path / "b", 3, FakeMachine("システム名が長い機械" * 3), slower=2.0)
-    compare.main([str(tmp_path), str(published), "--width", str(width), "--baseline", "this-machine"])
+    compare.main([str(two_machines), str(published), "--width", str(width), "--baseline", "this-machine"])
     out = capsys.readouterr().out
     assert max(cell_len(line) for line in out.splitlines()) <= width
-    told = " ".join(out.split())
-    assert "not verified by MLCommons" in told and "olympic mean of 10 runs" in told and "median of 3" in told
-    # What did not fit is named, so that nobody takes it for unknown.
-    assert ("not shown in" in told) == (58 <= width < 240)
+    text = " ".join(out.split())
+    assert "not verified by MLCommons" in text and "olympic mean of 10 runs" in text and "median of 3" in text
+    # Omitted columns are listed, so that their values are not taken for unknown.
+    assert ("not shown in" in text) == (58 <= width < 240)
 
 
-def test_markdown_is_a_table_whatever_the_names_are(tmp_path, capsys):
+def test_markdown_is_a_table_for_any_names(tmp_path, capsys):
     write_series(tmp_path, 2, FakeMachine("a | b\n<script>alert(1)</script> [x](y) `z`"))
     compare.main([str(tmp_path), "--format", "markdown"])
     lines = capsys.readouterr().out.splitlines()
@@ -393,7 +337,7 @@ def test_markdown_is_a_table_whatever_the_names_are(tmp_path, capsys):
     assert "<script>" not in "".join(lines)
 
 
-def test_benchmark_and_sort_choose_and_order(published, tmp_path, capsys):
+def test_benchmark_selects_and_sort_orders_rows(published, tmp_path, capsys):
     write_series(tmp_path, 2)
     _, answer, _ = as_json(capsys, tmp_path, published, "--benchmark", "rnnt")
     assert {row["benchmark"] for row in answer["rows"]} == {"rnnt"}
@@ -404,29 +348,9 @@ def test_benchmark_and_sort_choose_and_order(published, tmp_path, capsys):
     assert counts == sorted(counts) and sorted(row["rank"] for row in answer["rows"]) == [1, 2]
 
 
-def test_the_door_itself(published):
+def test_the_command_in_a_process(published):
     command = [sys.executable, "-m", "results", "compare", str(published), "--format", "json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == "" and len(json.loads(done.stdout)["rows"]) == 2
     missing = subprocess.run([*command[:3], "nonsense"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert missing.returncode == 2 and "compare" in missing.stderr
-
-
-def test_reading_a_run_takes_no_more_than_its_log(tmp_path):
-    """A record and a description full of wrong types end as unknown, not as an error."""
-    run = write_run(tmp_path / "odd", FakeRun(), FakeMachine(gpus=1))
-    tree = json.loads((run / "record.json").read_text())
-    for key in tree:
-        odd = dict(tree)
-        for value in (None, 7, "x", [1], {"a": {}}, -1, 1e300):
-            odd[key] = value
-            (run / "record.json").write_text(json.dumps(odd))
-            (source,) = find_sources([run])
-            compare_runs([read_run(source)])
-    log = (run / "result.txt").read_text().splitlines()
-    for number, line in enumerate(log):
-        fields = fields_of(line)
-        for value in (None, 7, "x", [1], [{}], {"gpus": [3]}, {"gpus": {"a": 1}}):
-            edited = [*log[:number], line_of(fields | {"value": value}), *log[number + 1 :]]
-            (run / "result.txt").write_text("\n".join(edited))
-            compare_runs([read_run(source)])

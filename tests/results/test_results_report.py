@@ -1,4 +1,4 @@
-"""The report page: every picture there, nothing fetched, nothing hostile alive, and readable by a real browser."""
+"""The report page: all charts are there, nothing is fetched, hostile text is escaped, and a real browser displays it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOID = {"meta", "link", "br", "hr"}
 
 
 class Page(HTMLParser):
-    """Checks that elements nest, and keeps them with their attributes, and all text."""
+    """Parses a page: checks that elements nest, and collects them with their attributes, and the text."""
 
     def __init__(self, text):
         super().__init__()
@@ -68,10 +68,10 @@ def written(sources, tmp_path_factory):
     return file
 
 
-def test_the_page_is_whole_and_every_picture_has_words(written):
+def test_the_page_is_complete_and_every_chart_has_a_text_description(written):
     page = Page(written.read_text(encoding="utf-8"))
     titles = {attributes.get("aria-labelledby", "").split()[0] for attributes in page.all("svg")}
-    for picture in (
+    for chart in (
         "g1-time",
         "g1-wer-time",
         "g1-wer-epoch",
@@ -82,13 +82,13 @@ def test_the_page_is_whole_and_every_picture_has_words(written):
         "g2-time",
         "g2-wer-time",
     ):
-        assert f"{picture}-title" in titles
+        assert f"{chart}-title" in titles
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for svg in page.all("svg"):
         assert svg["role"] == "img" and set(svg["aria-labelledby"].split()) <= set(ids)
     assert "not verified by MLCommons" in page.text
-    for told in (
+    for text in (
         "GPU utilisation",
         "GPU power",
         "GPU memory",
@@ -97,11 +97,11 @@ def test_the_page_is_whole_and_every_picture_has_words(written):
         "Systems",
         "Parameters",
     ):
-        assert told in page.text
+        assert text in page.text
     assert "optimizer.learning_rate" in page.text and "NVIDIA / dgxa100_n16_ngc21.09_pytorch" in page.text
     for link in page.all("a"):
         assert link["href"].startswith("#") and link["href"][1:] in ids
-    # What may be wider than a phone can be reached and scrolled by keyboard.
+    # Tables that may be wider than a phone can be focused and scrolled by keyboard.
     regions = [attributes for attributes in page.all("div") if attributes.get("class") == "scroll"]
     assert regions and all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
 
@@ -126,21 +126,21 @@ def browser():
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Stands where the network would be: takes every request of the browser down, and answers none."""
+    """A proxy in place of the network: records every request of the browser and answers none."""
 
     allow_reuse_address = daemon_threads = True
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
-            self.server.asked.append(self.rfile.readline().decode("latin-1"))
+            self.server.requests.append(self.rfile.readline().decode("latin-1"))
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), self.Handler)
-        self.asked = []
+        self.requests = []
 
 
 def browse(file, profile, *more):
-    """Open a page in headless Chromium; returns its document, the console's lines and the requests that were made."""
+    """Open a page in headless Chromium; return the document, the console's lines and the requests."""
     with Proxy() as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -152,26 +152,26 @@ def browse(file, profile, *more):
         )
         proxy.shutdown()
     console = [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
-    return done.stdout.decode(), console, proxy.asked
+    return done.stdout.decode(), console, proxy.requests
 
 
 @pytest.mark.parametrize(
     "more", [["--window-size=390,800"], ["--window-size=1200,900", "--blink-settings=preferredColorScheme=0"]]
 )
-def test_a_real_browser_draws_it_in_silence(written, tmp_path, more):
-    document, console, asked = browse(written, tmp_path / "profile", *more)
+def test_a_real_browser_displays_it_without_errors_or_requests(written, tmp_path, more):
+    document, console, requests = browse(written, tmp_path / "profile", *more)
     assert console == []
-    assert not [line for line in asked if "evil" in line or "report.html" in line], asked
+    assert not [line for line in requests if "evil" in line or "report.html" in line], requests
     assert document.count("<svg") == written.read_text(encoding="utf-8").count("<svg") > 10
     assert "<script" not in document
 
 
 def test_the_browser_test_would_see_a_leak(tmp_path):
-    """The test above is only as good as this."""
+    """Checks that the previous test can fail."""
     leaky = tmp_path / "leaky.html"
-    leaky.write_text('<img src="http://evil.invalid/i"><script>console.error("told"); nonsense()</script>')
-    _, console, asked = browse(leaky, tmp_path / "profile")
-    assert any("told" in line for line in console) and any("evil.invalid" in line for line in asked)
+    leaky.write_text('<img src="http://evil.invalid/i"><script>console.error("leaked"); nonsense()</script>')
+    _, console, requests = browse(leaky, tmp_path / "profile")
+    assert any("leaked" in line for line in console) and any("evil.invalid" in line for line in requests)
 
 
 def test_the_same_runs_give_the_same_page(sources, tmp_path, capsys):
@@ -182,7 +182,7 @@ def test_the_same_runs_give_the_same_page(sources, tmp_path, capsys):
     assert pages[0] == pages[1]
 
 
-def test_an_input_is_never_written_over(sources):
+def test_an_input_is_never_overwritten(sources):
     log = next(sources.glob("gpu/*/result.txt"))
     before = log.read_bytes()
     with pytest.raises(UserError, match="one of the inputs"):
@@ -190,7 +190,7 @@ def test_an_input_is_never_written_over(sources):
     assert log.read_bytes() == before
 
 
-def test_broken_telemetry_costs_its_pictures_alone(tmp_path, capsys):
+def test_broken_telemetry_omits_only_its_charts(tmp_path, capsys):
     for name, content in {
         "garbage": b"\x00\xff" * 900,
         "odd": b"time_unix_s,device\n1,gpu0,7,8\nnan,inf\n",
@@ -203,9 +203,18 @@ def test_broken_telemetry_costs_its_pictures_alone(tmp_path, capsys):
     assert "Time to target" in page.text and "GPU power" not in page.text
 
 
-def test_markup_escapes_all_but_markup():
+def test_telemetry_is_drawn_for_six_systems_and_the_omission_is_stated(tmp_path):
+    for number in range(7):
+        write_run(tmp_path / f"run-{number}", FakeRun(seed=number, word_edits=(250,)), FakeMachine(f"box-{number}"))
+    assert report.main([str(tmp_path), "--html", str(tmp_path / "r.html")]) == 0
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert page.text.count("Hardware over one run") == 6
+    assert "Only the first 6 systems with telemetry are drawn." in page.text
+
+
+def test_everything_but_markup_is_escaped():
     assert tag("p", "<b>", tag("i", "&"), title='"x"') == '<p title="&quot;x&quot;">&lt;b&gt;<i>&amp;</i></p>'
-    assert tag("meta", charset="utf-8", name=None) == '<meta charset="utf-8">'
+    assert tag("a", aria_label="x", class_="y") == '<a aria-label="x" class="y"></a>'
     assert re.fullmatch(r"[\x20-\x7e]+", escape("a\nb\x00\u202e"))
 
 
@@ -215,7 +224,7 @@ def test_ticks_cover_their_range_in_round_steps(low, high):
     assert ticks[0] <= low and ticks[-1] >= high * (1 - 1e-9) and len(ticks) <= 8
 
 
-def test_logarithmic_ticks_lie_inside():
+def test_logarithmic_ticks_are_inside_the_range():
     assert log_ticks(5.2, 1138) == [10, 20, 50, 100, 200, 500, 1000]
     assert log_ticks(1e-6, 1e6) == [10.0**power for power in range(-6, 7)]
     assert shortened("abcdefghij", 5) == "ab…ij"

@@ -1,4 +1,4 @@
-"""A tiny data set of tones, made in a moment: one pitch a letter, so that a network can learn something from it."""
+"""A tiny dataset of tones, made quickly: one pitch per letter, so that a network can learn from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = ("BAD", "CAB", "DAB", "FEED", "ACE")
 
 
 def speak(text: str, rng: np.random.Generator) -> np.ndarray:
-    """About 0.15 s of tone a letter, silence for a space, a little noise."""
+    """About 0.15 s of tone per letter, silence for a space, and a little noise."""
     pieces = []
     for letter in text:
         time_s = np.arange(int(SAMPLE_RATE_HZ * rng.uniform(0.12, 0.18))) / SAMPLE_RATE_HZ
@@ -27,7 +27,7 @@ def speak(text: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def tiny_corpus(folder: Path, train: int = 24, val: int = 7, seed: int = 0) -> Dataset:
-    """Write a data set of `train` and `val` utterances of two to four words into `folder`."""
+    """Write a dataset of `train` and `val` utterances of two to four words into `folder`."""
     rng = np.random.default_rng(seed)
     splits = {}
     for split, count in (("train", train), ("val", val)):
@@ -48,7 +48,7 @@ def tiny_corpus(folder: Path, train: int = 24, val: int = 7, seed: int = 0) -> D
 
 
 def changed_params(path: Path | None = None, **changes: object) -> Params:
-    """The mini variant with `changes`, under dotted names with `__` for the dot; written to `path` if given."""
+    """The mini variant with `changes`, keyed by dotted names with `__` for the dot; written to `path` if given."""
     params = load_variant("mini")
     for name, value in changes.items():
         section, _, key = name.partition("__")
@@ -60,7 +60,7 @@ def changed_params(path: Path | None = None, **changes: object) -> Params:
 
 
 def tiny_params(path: Path | None = None, **changes: object) -> Params:
-    """The same made tiny first."""
+    """`changed_params` of a tiny network with tiny batches and three epochs."""
     tiny: dict[str, object] = {
         "model__conv_channels": 2,
         "model__rnn_hidden": 16,

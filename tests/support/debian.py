@@ -1,6 +1,6 @@
-"""A bare Debian or Ubuntu in a folder, for what must hold on a machine on which nothing has been set up yet.
+"""A minimal Debian or Ubuntu in a folder, for tests of a machine on which nothing has been set up.
 
-DEBOOTSTRAP_OPTIONS adds to debootstrap's options: a distribution other than the machine's own may need `--keyring=FILE`.
+DEBOOTSTRAP_OPTIONS adds options for debootstrap: a distribution other than the machine's own may need `--keyring=FILE`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def needs(*tools: str) -> None:
-    """Skip the test where one of the tools is missing, or where it does not run as root."""
+    """Skip the test if one of the tools is missing, or if it does not run as root."""
     for tool in tools:
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}")
@@ -26,16 +26,16 @@ def needs(*tools: str) -> None:
 
 
 DEBIAN, UBUNTU = "Debian 12", "Ubuntu 24.04"
-_WHERE = {
+_SOURCES = {
     DEBIAN: ["bookworm"],
-    # debootstrap's script of that name makes every Ubuntu since; an older debootstrap has none named after this one.
+    # debootstrap's script for gutsy works for every later Ubuntu; an older debootstrap has none named noble.
     UBUNTU: ["noble", "http://archive.ubuntu.com/ubuntu", "/usr/share/debootstrap/scripts/gutsy"],
 }
 
 
 def make_root(folder: Path, *packages: str, distribution: str = DEBIAN) -> Path:
-    """The distribution in `folder`: its smallest form and `packages`."""
-    release, *source = _WHERE[distribution]
+    """Install the distribution's minimal variant and `packages` in `folder`."""
+    release, *source = _SOURCES[distribution]
     options = [f"--include={','.join(packages)}"] if packages else []
     options += ["--components=main,universe"] if distribution == UBUNTU else []
     options += shlex.split(os.environ.get("DEBOOTSTRAP_OPTIONS", ""))
@@ -46,7 +46,7 @@ def make_root(folder: Path, *packages: str, distribution: str = DEBIAN) -> Path:
 
 
 def pip_settings(ca_bundle: str) -> str:
-    """A pip.conf by which pip reaches the package index as it does on this machine, with its certificates in `ca_bundle`."""
+    """The contents of a pip.conf with this machine's package index, and its certificates in `ca_bundle`."""
     settings = Path("/etc/pip.conf").read_text() if Path("/etc/pip.conf").exists() else "[global]\n"
     if "cert" not in settings:
         settings += f"\ncert = {CA_BUNDLE}\n"

@@ -1,7 +1,7 @@
-/* Poses as the C library's clocks, for LD_PRELOAD: a test sets this machine's time, or lets it sleep, for one run alone.
+/* Replaces the C library's clocks, for LD_PRELOAD: a test sets the time of this machine, or lets it sleep, for one run only.
 
    FAKE_CLOCK names a file of two 64-bit numbers, in seconds: how far the system's clock was set forward (or back), and how
-   long the machine has slept. They are read at every call, so that a test changes them while the run goes on. */
+   long the machine has slept. They are read at every call, so that a test can change them during the run. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>

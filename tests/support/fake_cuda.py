@@ -47,7 +47,7 @@ class Watch(TorchDispatchMode):
             if name == "_local_scalar_dense":
                 return 1.0
         if name == "nonzero":
-            # As many rows as there may be; without values nobody knows.
+            # The largest possible number of rows: fake tensors have no values to count.
             return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
         if _hidden_wait(name, args):
             self.waits.append(name)
@@ -66,12 +66,12 @@ class Watch(TorchDispatchMode):
         return out
 
     def page_lock(self, value: Tensor) -> Tensor:
-        """Say of a tensor in the host's memory that it lies in page-locked memory."""
+        """Mark a tensor in host memory as page-locked."""
         self._page_locked[value.untyped_storage()._cdata] = value
         return value
 
     def is_page_locked(self, value: Tensor) -> bool:
-        """Whether that was said of this tensor's memory."""
+        """Whether the memory of this tensor is marked as page-locked."""
         return value.untyped_storage()._cdata in self._page_locked
 
     def _copied(self, source: Tensor, target: Tensor, non_blocking: bool) -> None:
@@ -117,7 +117,7 @@ def _hidden_wait(name: str, args: Any) -> bool:
 
 
 def _fused_update(args: Any, kwargs: Any) -> None:
-    """What PyTorch's fused optimisers ask of weights, gradients and state; fake tensors have no values to update."""
+    """What PyTorch's fused optimizers ask of weights, gradients and state; fake tensors have no values to update."""
     lists = [each for each in args if isinstance(each, list) and each]
     for weight, *others in zip(*(each for each in lists if len(each) == len(lists[0])), strict=True):
         wanted = (CUDA, weight.dtype, weight.stride())

@@ -1,4 +1,4 @@
-/* A library that poses as a file system without locks: flock fails with the error number in FLOCK_ERRNO. */
+/* Simulates a file system without locks, for LD_PRELOAD: flock fails with the error number in FLOCK_ERRNO. */
 #include <errno.h>
 #include <stdlib.h>
 

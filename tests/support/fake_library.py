@@ -1,4 +1,4 @@
-"""Builds a small C library that poses as one of the system's; LD_PRELOAD or LD_LIBRARY_PATH puts it in front."""
+"""Builds a small C library that replaces one of the system's by LD_PRELOAD or LD_LIBRARY_PATH."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def build(source: str, library: Path, *flags: str) -> Path:
-    """Compile `source` (a file beside this one) into `library` and return it; skips the test where there is no C compiler."""
+    """Compile `source` (a file next to this one) into `library` and return it; skips the test without a C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip(f"needs a C compiler (cc, gcc or clang), to build {source}")

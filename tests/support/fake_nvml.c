@@ -1,15 +1,15 @@
-/* A library that poses as NVML: two GPUs (FAKE_NVML_GPUS), so that telemetry is tested through the real bindings.
+/* A fake NVML: two GPUs (FAKE_NVML_GPUS), so that telemetry is tested through the real bindings.
  *
  * GPU 0: 300 W, everything supported.  GPU 1: 200 W, no temperature, no tensor metric.
  * FAKE_NVML_LOST_AFTER=N: GPU 1 falls off the bus after N utilisation readings.
  * FAKE_NVML_VANISH_AFTER=N: after N utilisation readings of GPU 0 every call fails with an unknown error.
  * FAKE_NVML_MIG=1: GPU 0 is in MIG mode with one slice.
- * FAKE_NVML_OTHERS=N: N processes that nobody here knows compute on each GPU.
- * FAKE_NVML_PIDS=FILE: the processes whose numbers stand in FILE compute on each GPU too.
- * FAKE_NVML_PROCESSES_HANG=1: the question which processes these are is never answered.
+ * FAKE_NVML_OTHERS=N: N unknown processes compute on each GPU.
+ * FAKE_NVML_PIDS=FILE: the processes whose ids are in FILE compute on each GPU too.
+ * FAKE_NVML_PROCESSES_HANG=1: the call for these processes never returns.
  * FAKE_NVML_INIT=CODE: NVML cannot be opened, with this error.  FAKE_NVML_BAD_HANDLE=CODE: GPU 0 cannot.
- * FAKE_NVML_UNIFIED=1: GPUs share the host's memory and tell no figure for it.
- * FAKE_NVML_BUSY=PERCENT: how busy they are, instead of 40 and 60 in turn; -1: they do not tell.
+ * FAKE_NVML_UNIFIED=1: GPUs share the host's memory and report no value for it.
+ * FAKE_NVML_BUSY=PERCENT: how busy they are, instead of 40 and 60 in turn; -1: not reported.
  * Compiled with -DOLD_DRIVER it is a driver of 2020: old names, no GPM, no energy counter, no power fields. */
 #include <stdint.h>
 #include <stdio.h>
@@ -39,7 +39,7 @@ static int number(const char *name, int otherwise) {
 
 static int gpu_count(void) { return number("FAKE_NVML_GPUS", 2); }
 
-/* What every call on a device begins with. */
+/* The check at the start of every call on a device. */
 static int alive(const Device *d) {
     int lost = number("FAKE_NVML_LOST_AFTER", -1), vanish = number("FAKE_NVML_VANISH_AFTER", -1);
     if (vanish >= 0 && gpus[0].utilization_calls >= vanish) return UNKNOWN;
@@ -56,7 +56,7 @@ int nvmlInitWithFlags(unsigned flags) {
     return SUCCESS;
 }
 int nvmlShutdown(void) { return SUCCESS; }
-const char *nvmlErrorString(int code) { (void)code; return "posed error"; }
+const char *nvmlErrorString(int code) { (void)code; return "fake error"; }
 int nvmlSystemGetDriverVersion(char *text, unsigned n) { strncpy(text, "575.57.08", n); return SUCCESS; }
 int nvmlSystemGetNVMLVersion(char *text, unsigned n) { strncpy(text, "12.575.57", n); return SUCCESS; }
 int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 12090; return SUCCESS; }
@@ -158,9 +158,9 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Device *d, unsigned *n, Process *pro
     while (file && found < 32 && fscanf(file, "%u", &pids[found]) == 1) found++;
     if (file) fclose(file);
     for (unsigned i = 0; i < others && found < 64; i++) pids[found++] = (1u << 22) + i; /* Linux gives no such numbers */
-    unsigned room = *n;
+    unsigned capacity = *n;
     *n = found;
-    if (room < found) return INSUFFICIENT_SIZE;
+    if (capacity < found) return INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < found; i++) processes[i] = (Process){pids[i], GIB, 0, 0};
     return SUCCESS;
 }

@@ -1,4 +1,4 @@
-"""Builds fake_nvml.c into libnvidia-ml.so.1 and runs Python beside it, as if this machine had NVIDIA's driver."""
+"""Builds fake_nvml.c into libnvidia-ml.so.1 and runs Python with it, as if this machine had NVIDIA's driver."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ REFUSED_BY_GPU_1 = {"temperature_c", "tensor_active_pct"}
 
 
 def build(folder: Path, *flags: str) -> Path:
-    """The folder that holds the compiled library; skips the test where there is no C compiler."""
+    """The folder that holds the compiled library; skips the test without a C compiler."""
     return fake_library.build("fake_nvml.c", folder / "libnvidia-ml.so.1", *flags).parent
 
 
@@ -26,7 +26,7 @@ def environment(folder: Path, **settings: object) -> dict[str, str]:
 
 
 def run_python(code: str, folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a new Python with the posing library; a failure shows what it wrote to stderr."""
+    """Run `code` in a new Python with the fake library; a failure shows its stderr."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment(folder, **settings),

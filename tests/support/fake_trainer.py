@@ -1,89 +1,84 @@
-"""A stand-in for the trainer: speaks its contract truthfully, trains nothing, and goes wrong where a test tells it to.
+"""A stand-in for the trainer: follows the trainer contract, trains nothing, and fails where a test asks for it.
 
-Run by the harness as `--trainer-module tests.support.fake_trainer`. FAKE_TRAINER holds JSON:
-`wers` (percent, by epoch; the last one stays), `epoch_s`, `fault` and `at` (the epoch in which the fault strikes, 0: before
-run_start).
+Run by the harness as `--trainer-module tests.support.fake_trainer`. FAKE_TRAINER holds JSON: `wers` (percent, by
+epoch; the last one stays), `epoch_s`, `fault` and `at` (the epoch in which the fault happens, 0: before run_start),
+`gpu` (the UUID of the GPU that it claims to run on), `pids` (a file to which it appends its process id).
+
+It imports little and writes its log lines itself: most tests of the harness start one or more of these processes.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import ctypes
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
+from types import SimpleNamespace
 
-from benchmark.mllog import LogWriter
-from benchmark.params import load_params
-from benchmark.trainer_contract import TARGET_MISSED
+from benchmark import clock
+
+OPTIONS = {"--params", "--data", "--run-dir", "--seed", "--device", "--progress", "--resume"}
+"""The options of the trainer contract; a test compares them with its parser's, which takes long to import."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    for name in ("params", "data", "run-dir", "resume"):
-        parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--device")
-    parser.add_argument("--progress")
-    args = parser.parse_args()
-    plan = {
-        "wers": [60.0, 40.0, 20.0],
-        "epoch_s": 0.02,
-        "fault": None,
-        "at": 2,
-        **json.loads(os.environ["FAKE_TRAINER"]),
-    }
-    params = load_params(args.params)
+    options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    if unknown := options.keys() - OPTIONS:
+        print(f"error: unrecognized arguments: {' '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    args = SimpleNamespace(run_dir=options["--run-dir"], resume=options.get("--resume"), seed=int(options["--seed"]))
+    plan = {"wers": [60.0, 40.0, 20.0], "epoch_s": 0.02, "fault": None, "at": 2, "gpu": None}
+    plan |= json.loads(os.environ["FAKE_TRAINER"])
+    params = read_params(options["--params"])
+    max_epochs, target_wer = params["train.max_epochs"], params["train.target_wer"]
     rank = int(os.environ.get("RANK", "0"))
     die_with_parent()
-    log = LogWriter((lambda line: os.write(1, f"{line}\n".encode())) if rank == 0 else (lambda line: None))
+    log = Log(silent=rank != 0)
     if "pids" in plan:
         with open(plan["pids"], "a") as file:
             file.write(f"{os.getpid()}\n")
 
     done = 0
     if args.resume:
-        done = json.loads(args.resume.read_text())["epoch"]
+        with open(args.resume) as file:
+            done = json.load(file)["epoch"]
         log.event("resumed", done)
     else:
         log.start("init_start")
-        strike(plan, 0, args, log)
+        fail(plan, 0, args, log)
         for key, value in (("seed", args.seed), ("number_of_processes", 1), ("global_batch_size", 4)):
             log.event(key, value)
         for key, value in (("gradient_accumulation_steps", 1), ("train_samples", 6), ("eval_samples", 3)):
             log.event(key, value)
-        log.event("opt_name", params.optimizer.name)
-        log.event("opt_base_learning_rate", params.optimizer.learning_rate)
-        log.event("hyperparameters", params.flat())
-        log.event("target_wer", params.train.target_wer)
-        log.event("accelerators", [{"rank": 0, "device": "cpu", "name": "fake", "uuid": None}])
+        log.event("opt_name", params["optimizer.name"])
+        log.event("opt_base_learning_rate", params["optimizer.learning_rate"])
+        log.event("hyperparameters", params)
+        log.event("target_wer", target_wer)
+        device = "cuda:0" if plan["gpu"] else "cpu"
+        log.event("accelerators", [{"rank": 0, "device": device, "name": "fake", "uuid": plan["gpu"]}])
         log.end("init_stop")
         log.start("run_start")
 
     wer = None
-    while done < params.train.max_epochs and not (wer is not None and wer <= params.train.target_wer):
+    while done < max_epochs and not (wer is not None and wer <= target_wer):
         done += 1
         log.start("epoch_start", epoch_num=done)
         for utterance in range(1, 7):
-            tell("train", done, utterance)
+            print_progress("train", done, utterance)
             time.sleep(plan["epoch_s"] / 6)
-        strike(plan, done, args, log)
+        fail(plan, done, args, log)
         log.end("epoch_stop", epoch_num=done)
         stats = {"train_loss": 30.0 / done, "utterances_per_s": 300.0, "audio_s_per_s": 900.5, "data_wait_s": 0.001}
         log.event("tracked_stats", stats, epoch_num=done)
         log.start("eval_start", epoch_num=done)
-        tell("eval", done, 3)
+        print_progress("eval", done, 3)
         wer = plan["wers"][min(done, len(plan["wers"])) - 1]
         log.event("eval_accuracy", wer, epoch_num=done, cer=wer / 3, mean_wer=wer + 1, word_edits=round(wer), words=100)
         log.end("eval_stop", epoch_num=done)
         if rank == 0:
-            save(args.run_dir / "checkpoints" / f"epoch_{done:02d}.pt", json.dumps({"epoch": done}))
-    reached = wer is not None and wer <= params.train.target_wer
+            save(args.run_dir, done)
+    reached = wer is not None and wer <= target_wer
     log.event("trained_samples", 6 * done, epoch_num=done)
     if plan["fault"] == "no run_stop":
         return 0
@@ -91,35 +86,75 @@ def main() -> int:
     if reached or plan["fault"] == "lie":
         return 0
     if rank != 0 and os.environ["LOCAL_RANK"] == "0":
+        from benchmark.trainer_contract import TARGET_MISSED
+
         print(f"{TARGET_MISSED}: WER {wer:.2f} % after epoch {done}", file=sys.stderr)
     return 0 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 1
 
 
-def tell(phase: str, epoch: int, done: int) -> None:
+class Log:
+    """Log lines on stdout, one write a line."""
+
+    def __init__(self, silent: bool) -> None:
+        self.silent = silent
+
+    def event(self, key: str, value: object = None, kind: str = "POINT_IN_TIME", **metadata: object) -> None:
+        line = {"namespace": "", "time_ms": int(clock.now_s() * 1000), "event_type": kind}
+        if not self.silent:
+            os.write(1, f":::MLLOG {json.dumps(line | {'key': key, 'value': value, 'metadata': metadata})}\n".encode())
+
+    def start(self, key: str, **metadata: object) -> None:
+        self.event(key, kind="INTERVAL_START", **metadata)
+
+    def end(self, key: str, **metadata: object) -> None:
+        self.event(key, kind="INTERVAL_END", **metadata)
+
+
+def read_params(path: str) -> dict[str, object]:
+    """The parameters by dotted name, from a file as `Params.dump` writes it: groups of `name: value` lines."""
+    found: dict[str, object] = {}
+    group = ""
+    with open(path) as file:
+        for line in file:
+            name, _, text = line.rstrip("\n").partition(":")
+            if not text:
+                group = f"{name}."
+                continue
+            try:
+                value = json.loads(text)
+            except ValueError:
+                value = text.strip().strip("'\"")
+            found[(group if line.startswith(" ") else "") + name.strip()] = value
+    return found
+
+
+def print_progress(phase: str, epoch: int, done: int) -> None:
     fields = {"phase": phase, "epoch": epoch, "done": done, "total": 6, "unit": "utterances", "note": "loss 3"}
     # One write a line, as the real trainer does it: the lines of several processes must not mix.
     os.write(1, f":::PROGRESS {json.dumps(fields)}\n".encode())
 
 
-def save(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+def save(run_dir: str, epoch: int) -> None:
+    folder = f"{run_dir}/checkpoints"
+    os.makedirs(folder, exist_ok=True)
+    part = f"{folder}/.epoch_{epoch:02d}.pt.part"
+    with open(part, "w") as file:
+        json.dump({"epoch": epoch}, file)
+    os.replace(part, f"{folder}/epoch_{epoch:02d}.pt")
 
 
-def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> None:
+def fail(plan: dict, epoch: int, args: SimpleNamespace, log: Log) -> None:
     if epoch != plan["at"]:
         return
     fault = plan["fault"]
     if "RANK" in os.environ and fault in ("crash", "sigkill"):
-        meet(args.run_dir / "there")
+        meet(f"{args.run_dir}/there")
     if fault == "crash":
         raise RuntimeError("the fake trainer broke")
     if fault == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "out of memory":
-        fill_the_memory(Path(plan["cgroup"]))
+        fill_the_memory(plan["cgroup"])
     if fault == "user error":
         log.event("run_aborted_reason", "the audio is damaged", epoch_num=epoch)
         log.end("run_stop", status="aborted", epoch_num=epoch)
@@ -128,33 +163,36 @@ def strike(plan: dict, epoch: int, args: argparse.Namespace, log: LogWriter) -> 
     if fault == "chatter":
         chatter()
     if fault == "fill the disk":
-        fill_the_disk(args.run_dir / "filler")
+        fill_the_disk(f"{args.run_dir}/filler")
     if fault in ("hang", "hang with orphans"):
         hang(plan, with_orphans=fault == "hang with orphans")
     if fault == "leave orphans":
-        child = [sys.executable, "-c", "import time; time.sleep(600)"]
-        orphan = subprocess.Popen(child, start_new_session=True)
-        with open(plan["pids"], "a") as file:
-            file.write(f"{orphan.pid}\n")
+        start_sleeper(plan)
 
 
-def meet(there: Path) -> None:
-    """As in a collective operation: process 1 goes on, to its end, once the other is there; that one waits for it."""
+def meet(there: str) -> None:
+    """As in a collective operation: process 1 runs to its end once the other is there; that one waits for it."""
     if os.environ["RANK"] != "1":
-        there.touch()
+        open(there, "w").close()
         time.sleep(600)
-    while not there.exists():
+    while not os.path.exists(there):
         time.sleep(0.01)
+
+
+def start_sleeper(plan: dict, **options) -> None:
+    """A process that outlives this one, unless it is killed."""
+    import subprocess
+
+    sleeper = subprocess.Popen(["sleep", "600"], **({"start_new_session": True} | options))
+    with open(plan["pids"], "a") as file:
+        file.write(f"{sleeper.pid}\n")
 
 
 def hang(plan: dict, with_orphans: bool) -> None:
     if with_orphans:
-        child = [sys.executable, "-c", "import time; print('orphan', flush=True); time.sleep(600)"]
-        same_group = subprocess.Popen(child, preexec_fn=die_with_parent)
-        own_session = subprocess.Popen(child, start_new_session=True, preexec_fn=die_with_parent)
-        with open(plan["pids"], "a") as file:
-            file.write(f"{same_group.pid}\n{own_session.pid}\n")
-    Path(plan["ready"]).touch()
+        start_sleeper(plan, start_new_session=False, preexec_fn=die_with_parent)
+        start_sleeper(plan, preexec_fn=die_with_parent)
+    open(plan["ready"], "w").close()
     time.sleep(600)
 
 
@@ -169,20 +207,26 @@ def chatter() -> None:
     os.write(2, b"\x1b[31mred\x1b[0m 10%\r 100%\n")
 
 
-def fill_the_memory(group: Path) -> None:
-    (group / "cgroup.procs").write_text(str(os.getpid()))
+def fill_the_memory(group: str) -> None:
+    with open(f"{group}/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
     held = []
     while True:
         held.append(b"x" * (1 << 24))
 
 
-def fill_the_disk(path: Path) -> None:
-    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
+def fill_the_disk(path: str | os.PathLike[str]) -> None:
+    try:
+        with open(path, "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+    except OSError:
+        pass
 
 
 def die_with_parent() -> None:
+    import ctypes
+
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 

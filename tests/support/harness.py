@@ -1,38 +1,48 @@
-"""Runs the benchmark's door as its users do, with the fake trainer and a data set of nine made-up files."""
+"""Runs `python -m benchmark run` as its users do, with the fake trainer and a dataset of nine made-up files."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from benchmark.__main__ import main
+from benchmark.harness import run, series  # noqa: F401 - imported once here, and not once for each run
 from benchmark.mllog import read_log
 from benchmark.params import load_variant
 from benchmark.record import RunRecord, read_record
+from common.errors import run_cli
 from datasets.checksums.digest import digest_tree
 from datasets.dataset import Dataset, Split, write_description
 from datasets.manifest import Manifest, Utterance, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 200.0
-"""Longer than anything takes on a busy machine, shorter than pytest's own limit."""
+"""Longer than any run takes on a busy machine, shorter than pytest's own limit."""
+
+TRAINER = "tests.support.fake_trainer"
 
 EPOCH = ["epoch_start", "epoch_stop", "tracked_stats", "eval_start", "eval_accuracy", "eval_stop"]
 """The keys of one epoch in a log."""
 
 
 def make_dataset(data_dir: Path, name: str = "tiny", lasting_s: float = 1.0) -> Path:
-    """A data set that is whole for whoever does not listen to it; its shortest utterances are said to last `lasting_s`."""
+    """A dataset whose audio files are not audio: complete as long as nothing decodes them.
+
+    By its manifest, its shortest utterances last `lasting_s`.
+    """
     folder = data_dir / name
     splits = {}
     for split, count in (("train", 6), ("val", 3)):
@@ -53,7 +63,7 @@ def make_dataset(data_dir: Path, name: str = "tiny", lasting_s: float = 1.0) -> 
 
 
 def make_params(path: Path, *, folder: str = "tiny", max_epochs: int = 5, target_wer: float = 23.0) -> Path:
-    """A parameter file for that data set."""
+    """A parameter file for that dataset."""
     mini = load_variant("mini")
     params = replace(
         mini,
@@ -81,25 +91,31 @@ class Bench:
             "PYTHONPATH": str(ROOT),
         }
 
-    def start(self, *arguments: str, plan: dict | None = None, **options) -> subprocess.Popen[bytes]:
-        """Start the door; `plan` is the fake trainer's. Options go to Popen; `env` adds to the environment."""
-        environment = os.environ | self.environment | {"FAKE_TRAINER": json.dumps(plan or {})} | options.pop("env", {})
-        if not arguments:
-            arguments = ("--params", str(self.params))
-        command = [
-            sys.executable,
-            "-m",
-            "benchmark",
-            "run",
-            *arguments,
-            "--trainer-module",
-            "tests.support.fake_trainer",
-        ]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        return subprocess.Popen(command, env=environment, cwd=self.folder, stdin=subprocess.DEVNULL, **streams)
+    def start(
+        self,
+        *arguments: str,
+        plan: dict | None = None,
+        trainer: str | None = TRAINER,
+        new_interpreter: bool = False,
+        **options,
+    ) -> subprocess.Popen[bytes]:
+        """Start `python -m benchmark run` with a trainer module (None: without the option).
+
+        `plan` is the fake trainer's. Options go to Popen; `env` adds to the environment. `new_interpreter`: what the
+        test is about happens while Python starts; otherwise the process is forked from this one, which saves its
+        imports.
+        """
+        added = options.pop("env", {})
+        environment = os.environ | self.environment | {"FAKE_TRAINER": json.dumps(plan or {})} | added
+        command = [*(arguments or ("--params", str(self.params)))] + (["--trainer-module", trainer] if trainer else [])
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        if new_interpreter or any(name.startswith("LD_") for name in added):
+            command = [sys.executable, "-m", "benchmark", "run", *command]
+            return subprocess.Popen(command, env=environment, cwd=self.folder, **options)
+        return fork(lambda: main(["run", *command]), environment, cwd=self.folder, **options)
 
     def run(self, *arguments: str, plan: dict | None = None, **options) -> Finished:
-        """Start the door and wait for its end."""
+        """Start a run and wait for its end."""
         process = self.start(*arguments, plan=plan, **options)
         stdout, stderr = process.communicate(timeout=WAIT_S)
         return Finished(process.returncode, (stdout or b"").decode(), (stderr or b"").decode())
@@ -134,6 +150,56 @@ class Bench:
         return not any(alive(int(pid)) for pid in self.pids.read_text().split())
 
 
+def fork(
+    command: Callable[[], int],
+    environment: dict[str, str],
+    preexec_fn: Callable[[], object] = lambda: None,
+    **options,
+) -> subprocess.Popen[bytes]:
+    """A child of this process that calls `command` as `python -m` would, without the start of an interpreter.
+
+    Results that functions cached in this process (`functools.cache`, module globals) are inherited by the child.
+    Popen makes the pipes and forks; `child` then stays in its `preexec_fn` until it exits, so nothing is ever executed.
+    """
+
+    def child() -> None:
+        status = 1
+        try:
+            gc.freeze()  # No file object of the parent's is collected: its descriptor may be another one's by then.
+            os.closerange(3, 1 << 12)
+            for number, handler in {
+                signal.SIGINT: signal.default_int_handler,
+                signal.SIGTERM: signal.SIG_DFL,
+                signal.SIGHUP: signal.SIG_DFL,
+                signal.SIGPIPE: signal.SIG_IGN,
+                signal.SIGXFSZ: signal.SIG_IGN,
+            }.items():
+                signal.signal(number, handler)
+            os.environ.clear()
+            os.environ.update(environment)
+            sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+            sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+            preexec_fn()
+            status = run_cli(command)
+        except SystemExit as error:
+            if isinstance(error.code, int):
+                status = error.code
+            elif error.code is None:
+                status = 0
+            else:
+                print(error.code, file=sys.stderr)  # As Python does; the status stays 1.
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+            if "coverage" in sys.modules and (measured := sys.modules["coverage"].Coverage.current()):
+                measured.save()
+            os._exit(status)
+
+    return subprocess.Popen([sys.executable], preexec_fn=child, **options)
+
+
 class Finished:
     """How a command ended."""
 
@@ -158,7 +224,7 @@ def wait_for(holds, timeout_s: float = WAIT_S) -> None:
     """Wait until `holds()`; fail where it never does."""
     deadline_s = time.monotonic() + timeout_s
     while not holds():
-        assert time.monotonic() < deadline_s, "waited in vain"
+        assert time.monotonic() < deadline_s, "the condition never became true"
         time.sleep(0.02)
 
 
@@ -184,7 +250,7 @@ def _group_of(pid: int) -> int | None:
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[None]:
-    """A file system of its own, of `size`, for a test that is marked `root`; skips where even root may not mount."""
+    """Mount a file system of `size`, for a test that is marked `root`; skips if even root may not mount."""
     path.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True)
     if mounted.returncode:

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that serves a folder and misbehaves on demand."""
+"""An HTTP server on the loopback interface that serves a folder, with configurable faults."""
 
 import contextlib
 import threading
@@ -10,16 +10,16 @@ from pathlib import Path
 
 @dataclass
 class Faults:
-    """What goes wrong, for every file; each count is used up by requests that it spoils."""
+    """The faults of the server, for every file; each entry of a list affects one request and is then removed."""
 
     ranges: bool = True
     announce_length: bool = True
-    statuses: list[int] = field(default_factory=list)  # answered, in turn, before anything is served
-    cut_after: list[int] = field(default_factory=list)  # the connection closes after so many body bytes
-    stall_after: list[int] = field(default_factory=list)  # nothing more comes after so many body bytes
-    flip_at: list[int] = field(default_factory=list)  # the byte at this place of the file is wrong
-    rate: float | None = None  # bytes a second
-    before_byte: tuple[int, object] | None = None  # (place, function): called before that byte of a body goes out
+    statuses: list[int] = field(default_factory=list)  # sent, in turn, instead of a file
+    cut_after: list[int] = field(default_factory=list)  # the connection is closed after this many body bytes
+    stall_after: list[int] = field(default_factory=list)  # the response stalls after this many body bytes
+    flip_at: list[int] = field(default_factory=list)  # the byte at this position of the file is changed
+    rate: float | None = None  # bytes per second
+    before_byte: tuple[int, object] | None = None  # (position, function): called before that byte of a body is sent
 
 
 class Server:
@@ -61,8 +61,8 @@ class Server:
             request.send_error(416)
             return
         if self.faults.flip_at and self.faults.flip_at[0] >= start:
-            place = self.faults.flip_at.pop(0)
-            data = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+            position = self.faults.flip_at.pop(0)
+            data = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
         request.send_response(206 if start else 200)
         if start:
             request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")

@@ -1,4 +1,4 @@
-"""Archives in LibriSpeech's exact layout, from the real transcripts and cheap audio, and the table that publishes them."""
+"""Archives in LibriSpeech's exact layout, with real transcripts and generated audio, and their table."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ def flac_bytes(samples: int, seed: int) -> bytes:
 
 
 def real_chapters(count: int, offset: int = 0) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(SPEAKER-CHAPTER, [(utterance id, words)]) of some real chapters."""
+    """(SPEAKER-CHAPTER, [(utterance id, text)]) of `count` real chapters."""
     files = TRANSCRIPTS[offset : offset + count]
     assert len(files) == count
     return [

@@ -1,4 +1,4 @@
-"""Ways in which a log can be wrong: each an edit of a good one, with the rule that must refuse it, and at which line."""
+"""Invalid logs: each is an edit of a valid one, with the rule that must refuse it and the line of the finding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.logs import (
     swap,
 )
 
-GOOD = FakeRun().write()
+VALID_LOG = FakeRun().write()
 END = "last line"
 EVERY_KEY = [
     "submission_benchmark", "submission_org", "submission_division", "submission_status", "submission_platform",
@@ -91,14 +91,14 @@ def aborted_reason(lines):
 
 
 def with_resumed(lines, before, nth, value=1):
-    """A log of a run that was resumed there: its telemetry began anew."""
+    """A log of a run that was resumed there, with telemetry that starts there."""
     place = at(lines, before, nth)
     fields = fields_of(lines[place]) | {"key": "resumed", "value": value, "event_type": "POINT_IN_TIME", "metadata": {}}
     region_s = (fields_of(lines[at(lines, "run_stop")])["time_ms"] - fields["time_ms"]) / 1000
     return change_value("telemetry_summary", region_s=region_s)([*lines[:place], line_of(fields), *lines[place:]])
 
 
-# Each: name, edit of the good log's lines, the rule that must refuse it, and the line: (key, nth), END, or None for any.
+# Name, edit of the valid log's lines, the rule that must refuse it, and the line: (key, nth), END, or None for any.
 MUTATIONS = [
     *[
         (f"no {key}", drop(key), "key-present", END)
@@ -166,7 +166,7 @@ MUTATIONS = [
     ("more samples trained", change("trained_samples", value=7041), "trained-samples", ("trained_samples", 0)),
     ("an easier target", change("target_wer", value=40.0), "entry-target", ("target_wer", 0)),
     ("another batch size", change("global_batch_size", value=64), "entry-agreement", ("global_batch_size", 0)),
-    ("another optimiser", change("opt_name", value="lamb"), "entry-agreement", ("opt_name", 0)),
+    ("another optimizer", change("opt_name", value="lamb"), "entry-agreement", ("opt_name", 0)),
     ("another rate", change("opt_base_learning_rate", value=0.1), "entry-agreement", ("opt_base_learning_rate", 0)),
     *[
         (f"{name} edited", change_value("hyperparameters", **{name.replace(".", "__"): value}), "entry-hyperparameters",

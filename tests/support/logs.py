@@ -1,4 +1,4 @@
-"""A good log of one run, written by the project's own LogWriter on a clock of the test's making, and ways to edit it."""
+"""A valid log of one run, written by the project's own LogWriter with simulated times, and functions to edit it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from unittest import mock
 
 from benchmark import mllog
@@ -14,6 +15,7 @@ from datasets.corpora import SIZES
 from datasets.references import reference_of
 
 TOKEN = mllog.TOKEN.decode()
+MINI_PARAMS = load_variant("mini")
 MINI = reference_of("mini")
 assert MINI is not None
 DIGEST = MINI.tree_sha256
@@ -21,9 +23,9 @@ DIGEST = MINI.tree_sha256
 
 @dataclass
 class FakeRun:
-    """What decides a made-up log: `wer_percent` per epoch, the seed, sizes and the time of day it started."""
+    """The inputs of a simulated log: parameters, word errors per epoch, seed, corpus sizes and start time."""
 
-    params: Params = field(default_factory=lambda: load_variant("mini"))
+    params: Params = MINI_PARAMS
     word_edits: tuple[int, ...] = (1290, 800, 420, 250)
     words: int = 1300
     seed: int = 17
@@ -135,17 +137,17 @@ def line_of(fields: dict) -> str:
 
 
 def places(lines: Lines, key: str) -> list[int]:
-    """Where (from 0) the lines of a key stand."""
+    """Indices of the lines of a key."""
     return [at for at, line in enumerate(lines) if TOKEN in line and f'"key": "{key}"' in line]
 
 
 def at(lines: Lines, key: str, nth: int = 0) -> int:
-    """Where (from 0) the nth line of a key stands."""
+    """Index of the nth line of a key."""
     return places(lines, key)[nth]
 
 
 def drop(key: str, nth: int = 0) -> Callable[[Lines], Lines]:
-    """An edit that takes one line of `key` away."""
+    """An edit that removes one line of `key`."""
 
     def edit(lines: Lines) -> Lines:
         place = at(lines, key, nth)
@@ -165,7 +167,7 @@ def double(key: str, nth: int = 0) -> Callable[[Lines], Lines]:
 
 
 def change(key: str, nth: int = 0, *, metadata: dict | None = None, **fields: object) -> Callable[[Lines], Lines]:
-    """An edit of one line's fields; a metadata value of `...` takes that key away."""
+    """An edit of one line's fields; a metadata value of `...` removes that key."""
 
     def edit(lines: Lines) -> Lines:
         place = at(lines, key, nth)
@@ -181,7 +183,7 @@ def change(key: str, nth: int = 0, *, metadata: dict | None = None, **fields: ob
 
 
 def change_value(key: str, nth: int = 0, **items: object) -> Callable[[Lines], Lines]:
-    """An edit of single items of one line's value, which is an object; `...` takes an item away."""
+    """An edit of items of one line's value, which is an object; `...` removes an item."""
 
     def edit(lines: Lines) -> Lines:
         value = dict(fields_of(lines[at(lines, key, nth)])["value"])
@@ -197,7 +199,7 @@ def change_value(key: str, nth: int = 0, **items: object) -> Callable[[Lines], L
 
 
 def move(key: str, before: str, nth: int = 0, nth_before: int = 0) -> Callable[[Lines], Lines]:
-    """An edit that sets one line before another; all times stay sorted, so that only the order is wrong."""
+    """An edit that moves one line before another; times stay sorted, so that only the order is wrong."""
 
     def edit(lines: Lines) -> Lines:
         line = lines[at(lines, key, nth)]
@@ -221,13 +223,13 @@ def swap(key: str, other: str, nth: int = 0) -> Callable[[Lines], Lines]:
 
 
 def retimed(lines: Lines, like: Lines) -> Lines:
-    """`lines` with the times of `like`, in their order (both of equal length)."""
+    """`lines` with the sorted times of `like` (both of equal length)."""
     times = sorted(fields_of(line)["time_ms"] for line in like)
     return [line_of(fields_of(line) | {"time_ms": time}) for line, time in zip(lines, times, strict=True)]
 
 
 def shifted(lines: Lines, milliseconds: int) -> Lines:
-    """All times moved."""
+    """`lines` with all times shifted."""
     return [line_of((tree := fields_of(line)) | {"time_ms": tree["time_ms"] + milliseconds}) for line in lines]
 
 
@@ -237,7 +239,12 @@ def written(lines: Lines) -> bytes:
 
 
 def ten_runs(**changes: object) -> list[list[str]]:
-    """Ten good logs of ten seeds, one after another in time."""
+    """Ten valid logs with ten seeds, one after another in time."""
+    return list(_ten_runs(**changes))
+
+
+@cache
+def _ten_runs(**changes: object) -> list[list[str]]:
     chance = random.Random(5)
     runs = []
     for number in range(10):

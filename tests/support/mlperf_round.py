@@ -1,4 +1,4 @@
-"""RNN-T results of MLPerf Training 1.1 and what MLPerf's own tools say of them: two systems of it, or the whole round."""
+"""RNN-T results of MLPerf Training 1.1, two systems or the whole round, with the output of MLPerf's own tools."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PublishedRound:
         self.folder = DATA / ROUND if where == EXTRACT else whole_data(ROUND)
         self.scores, self.files = self._expected("scores"), self._expected("files")
         systems = 2 if where == EXTRACT else 18
-        assert (len(self.scores), len(self.files)) == (systems, 10 * systems), "the folder is not as its README.md says"
+        assert (len(self.scores), len(self.files)) == (systems, 10 * systems), "the folder does not match its README.md"
 
     def _expected(self, what: str) -> list[dict[str, str]]:
         with open(DATA / "mlperf" / f"expected_{what}.csv", newline="") as file:
@@ -31,9 +31,9 @@ class PublishedRound:
         return Path(row["org"], "results", row["system"], row["benchmark"])
 
     def path(self, row: dict[str, str]) -> Path:
-        """Where the log of a row of `files` lies, from `folder` on."""
+        """Path of the log of a row of `files`, relative to `folder`."""
         return self._results(row) / row["file"]
 
     def results(self) -> list[Path]:
-        """The folders of the logs; the whole round's folder holds other benchmarks too."""
+        """The folders of the logs; the whole round's folder has other benchmarks too."""
         return [self.folder / self._results(row) for row in self.scores]

@@ -1,18 +1,23 @@
-"""Run folders as the harness writes them, made up on the spot: log, record, telemetry, parameters."""
+"""Simulated run folders in the harness's format: log, record, telemetry, parameters."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import math
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from benchmark import mllog, record
 from benchmark.log_summary import summarise
 from benchmark.machine.system import FIELDS
+from benchmark.params import Params
 from benchmark.telemetry.csv_file import CSV_COLUMNS
+from tests.conftest import ROOT
 from tests.support.logs import FakeRun, fields_of, line_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -20,7 +25,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class FakeMachine:
-    """What the made-up machine is: `gpus` used by the run (0: a CPU run), each with the same figures."""
+    """A simulated machine: `gpus` used by the run (0 for a CPU run), each with the same figures."""
 
     name: str = "a-machine"
     gpus: int = 0
@@ -62,13 +67,12 @@ def write_run(
     edit: Callable[[list[str]], list[str]] = list,
     **changes: object,
 ) -> Path:
-    """Write one run folder; `edit` alters the log's lines before the record is made of them, `changes` replace its fields."""
+    """Write one run folder. `edit` changes the log's lines before the record is made, `changes` replace record fields."""
     machine = machine or FakeMachine()
     folder.mkdir(parents=True)
     lines = edit(dataclasses.replace(fake, platform=machine.name, processes=max(machine.gpus, 1)).write())
     events = [mllog.parse_line(line.encode()) for line in lines]
-    said = summarise(events)
-    telemetry = machine.telemetry(said.run_s or 0.0)
+    telemetry = machine.telemetry(summarise(events).run_s or 0.0)
     edited = []
     for line in lines:
         fields = fields_of(line)
@@ -80,7 +84,7 @@ def write_run(
             fields["value"] |= {"audio_s_per_s": 1234.5, "data_wait_s": 0.5}
         edited.append(line_of(fields))
     (folder / "result.txt").write_text("".join(line + "\n" for line in edited))
-    (folder / "params.yaml").write_text(fake.params.dump())
+    (folder / "params.yaml").write_text(_params_text(fake.params))
     (folder / "trainer.err").write_text("")
     write_telemetry(folder / "telemetry.csv", machine, events)
     events = [mllog.parse_line(line.encode()) for line in edited]
@@ -89,9 +93,14 @@ def write_run(
     return folder
 
 
-def _fields(fake, machine, said, telemetry, folder) -> dict:
+@cache
+def _params_text(params: Params) -> str:
+    return params.dump()
+
+
+def _fields(fake, machine, summary, telemetry, folder) -> dict:
     return {
-        "status": said.status,
+        "status": summary.status,
         "reason": None,
         "variant": fake.params.variant,
         "division": fake.params.division,
@@ -122,23 +131,23 @@ def _fields(fake, machine, said, telemetry, folder) -> dict:
             nnodes=1,
             device="cuda" if machine.gpus else "cpu",
             cache_cleared=True,
-            epochs=len(said.evaluations),
-            best_wer=said.best,
-            final_wer=said.final,
+            epochs=len(summary.evaluations),
+            best_wer=summary.best,
+            final_wer=summary.final,
             target_wer=fake.params.train.target_wer,
             peak_memory_bytes=1_300_000_000,
-            init_s=said.init_s,
-            run_s=said.run_s,
-            minutes=said.minutes,
+            init_s=summary.init_s,
+            run_s=summary.run_s,
+            minutes=summary.minutes,
         ),
-        "epochs": said.epochs,
+        "epochs": summary.epochs,
         "telemetry": telemetry,
         "files": record.hash_files(folder),
     }
 
 
 def system(machine: FakeMachine) -> dict:
-    """A description of the made-up machine in MLPerf's fields, complete but for what only a person knows."""
+    """A description of the simulated machine in MLPerf's fields, complete except for those that cannot be detected."""
     known = {field: "N/A" for field in FIELDS} | {
         "submitter": "",
         "division": "",
@@ -187,7 +196,7 @@ def write_series(
     seed_offset: int = 0,
     **changes: object,
 ) -> list[Path]:
-    """`count` runs with distinct seeds and slightly different times; `slower` stretches the time of an epoch."""
+    """`count` runs with distinct seeds and slightly different times; `slower` multiplies the time of an epoch."""
     machine = machine or FakeMachine()
     runs = []
     for number in range(count):
@@ -199,3 +208,28 @@ def write_series(
         )
         runs.append(write_run(folder / f"run-{number:02d}-s{fake.seed}", fake, machine))
     return runs
+
+
+def small_checkout(folder: Path) -> record.CodeVersion:
+    """A git repository in `folder` with a few files of this checkout, and its commit.
+
+    Packages of runs with this commit are built in a fraction of the time that the whole checkout takes.
+    """
+    for name in (
+        "requirements.lock",
+        "pyproject.toml",
+        "run_and_time.sh",
+        "benchmark/mllog.py",
+        "examples/plain_trainer.py",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", folder, "-c", "user.name=t", "-c", "user.email=t@invalid", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "one")
+    return record.CodeVersion(commit=git("rev-parse", "HEAD"), clean=True)

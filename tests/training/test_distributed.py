@@ -1,4 +1,4 @@
-"""Several processes that meet over gloo: what they sum, share and score together."""
+"""Two ranks over gloo: collective operations and evaluation."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from reference_model.data.data_loader import Batch
 from reference_model.model.alphabet import encode
 from reference_model.training.distributed import World, join
 from reference_model.training.evaluate import evaluate
+from tests.support.training import Child
 
 TEXTS = ["AB", "BA", "ABBA", "A B"]
 
 
-def in_two_processes(work, folder: Path) -> list:
-    """`work(world)` in two processes of one group; what each returned, by rank."""
-    torch.multiprocessing.spawn(_meet, (work, folder), nprocs=2)
+def in_two_ranks(work, folder: Path) -> list:
+    """The results of `work(world)` in two ranks of one process group."""
+    ranks = [Child(_run_rank, rank, work, folder, folder=folder / f"rank{rank}") for rank in range(2)]
+    for done in [rank.wait() for rank in ranks]:
+        assert done.status == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def _meet(rank: int, work, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def _run_rank(rank: int, work, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.save(work(World(rank, rank, 2)), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -40,15 +42,15 @@ def _collective(world: World) -> dict:
     return {"shared": tensor, "sums": counts, "gathered": world.gather({"rank": world.rank})}
 
 
-def test_sums_are_exact_and_what_is_shared_is_process_0s(tmp_path):
-    for result in in_two_processes(_collective, tmp_path):
+def test_sums_are_exact_and_shared_values_are_rank_0s(tmp_path):
+    for result in in_two_ranks(_collective, tmp_path):
         assert result["shared"].tolist() == [0.0, 0.0]
         assert result["sums"] == [2.0**41 + 1, 0.5]
         assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
 
 
 class Drifting(nn.Module):
-    """Spells each batch's labels as long as its running statistic is process 0's; otherwise nothing at all."""
+    """Outputs each batch's labels as long as its running statistic is that of rank 0; otherwise blanks."""
 
     def __init__(self, rank: int) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ def _batch(index: int) -> Batch:
     return Batch(torch.tensor([numbers]).float(), frames, torch.tensor([1]), frames, no_masks, [index], 1, 0.1)
 
 
-class AsTheyAre:
+class IdentityFeatures:
     """Features that are the waveforms themselves."""
 
     def __call__(self, waveforms: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,17 +82,17 @@ class AsTheyAre:
 def _evaluate(world: World) -> list[float]:
     model = Drifting(world.rank)
     batches = [_batch(index) for index in range(len(TEXTS))][world.rank :: world.size]
-    score = evaluate(model, AsTheyAre(), batches, TEXTS, torch.device("cpu"), world, nullcontext)  # type: ignore[arg-type]
+    score = evaluate(model, IdentityFeatures(), batches, TEXTS, torch.device("cpu"), world, nullcontext)  # type: ignore[arg-type]
     return [score.utterances, score.word_edits, score.words, score.mean_wer_sum]
 
 
-def test_all_processes_score_with_the_running_statistics_that_the_checkpoint_keeps(tmp_path):
+def test_all_ranks_score_with_the_running_statistics_that_the_checkpoint_stores(tmp_path):
     expected = score_of((text, text) for text in TEXTS)
-    for result in in_two_processes(_evaluate, tmp_path):
+    for result in in_two_ranks(_evaluate, tmp_path):
         assert result == [4, 0, expected.words, 0.0]
 
 
-def test_more_processes_than_gpus_are_told_what_to_use(monkeypatch):
+def test_more_processes_than_gpus_are_refused_with_the_number_of_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)

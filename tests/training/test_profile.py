@@ -7,25 +7,29 @@ import gzip
 import orjson
 import pytest
 
-from reference_model import train
-from reference_model.checkpoints.training_state import checkpoint_path, load_checkpoint
-from reference_model.training.profiler import PER_EPOCH, PER_STEP, TRACED
-from tests.support.corpus import tiny_corpus, tiny_params
+from reference_model.checkpoints.checkpoint_files import checkpoint_path
+from reference_model.checkpoints.training_state import load_checkpoint
+from reference_model.training import profiler
+from reference_model.training.profiler import PER_EPOCH, PER_STEP, WARM_UP
+from tests.support.corpus import tiny_corpus
+from tests.support.training import arguments, train
+
+TRACED, STEPS = 2, 7
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    place = tmp_path_factory.mktemp("profile")
-    corpus = tiny_corpus(place / "tiny", train=60)
-    params = place / "params.yaml"
-    tiny_params(params, train__max_epochs=1)
+    folder = tmp_path_factory.mktemp("profile")
+    corpus = tiny_corpus(folder / "tiny", train=4 * STEPS)
 
     def start(name: str, *options: str):
-        fixed = ["--params", str(params), "--data", str(corpus.folder), "--seed", "1", "--device", "cpu"]
-        assert train.main([*fixed, "--run-dir", str(place / name), *options]) == 1
-        return place / name
+        done = train(arguments(corpus.folder, folder / name, *options, train__max_epochs=1))
+        assert done.status == 1, done.stderr
+        return folder / name
 
-    return start("profiled", "--profile"), start("plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profiler, "TRACED", TRACED)
+        return start("profiled", "--profile"), start("plain")
 
 
 def test_the_breakdown_names_every_stage_with_a_share(run):
@@ -37,7 +41,7 @@ def test_the_breakdown_names_every_stage_with_a_share(run):
     assert sum(shares.values()) == pytest.approx(100, abs=0.5)
     assert shares["backward"] > 0
     assert all(name in text for name in PER_EPOCH)
-    assert f"{60 // 4 - 3 - TRACED} steps" in text and len(text.splitlines()) < 24
+    assert f"{STEPS - WARM_UP - TRACED} steps" in text and len(text.splitlines()) < 24
 
 
 def test_the_trace_holds_the_stages_of_the_traced_steps(run):

@@ -1,4 +1,4 @@
-"""One optimiser step against the definitions: the closed model, its loss, its gradient clipping and its SGD, written out."""
+"""One optimizer step compared with written-out definitions of the closed model, its loss, gradient clipping and SGD."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def step_of(params: Params, network: nn.Module) -> TrainStep:
 
 
 class PlainReference(nn.Module):
-    """The reference's network written out layer by layer; nothing is masked, and norms see padding too."""
+    """The reference's network layer by layer, without masks: norms see padding too."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class PlainReference(nn.Module):
 
 
 def sgd_by_definition(weights: list[Tensor], gradients: list[Tensor], momenta: list[Tensor], rate: float) -> None:
-    """Clip to a norm of 400, then SGD with Nesterov momentum 0.9 and no weight decay (Sutskever et al. 2013, as PyTorch has it)."""
+    """Clip to a norm of 400, then SGD with Nesterov momentum 0.9 and no weight decay (Sutskever et al. 2013, in PyTorch's form)."""
     norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
     scale = min(1.0, 400.0 / (float(norm) + 1e-6))
     for weight, gradient, momentum in zip(weights, gradients, momenta, strict=True):
@@ -122,16 +122,17 @@ def test_the_closed_variant_trains_as_the_reference_is_defined(corpus, rate):
             torch.testing.assert_close(
                 ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
             )
-            # On from the same place: an activation that rounding moves across Hardtanh's bounds changes a whole gradient.
+            # Continue from the same weights: rounding that moves an activation across Hardtanh's bounds changes a
+            # gradient.
             theirs.copy_(ours)
 
 
-def with_a_sample_that_is_no_number(batch: Batch) -> Batch:
+def with_nan_samples(batch: Batch) -> Batch:
     return dataclasses.replace(batch, waveforms=batch.waveforms * float("nan"))
 
 
 def with_more_labels_than_frames(batch: Batch) -> Batch:
-    """CTC has no path for it: the loss is infinite, which the MLPerf reference showed as 0 and still learned from."""
+    """CTC has no path for it: the loss is infinite, which the MLPerf reference displayed as 0 and still trained on."""
     first = int(batch.label_lengths[0])
     labels = torch.cat([torch.full((999,), 2, dtype=batch.labels.dtype), batch.labels[first:]])
     return dataclasses.replace(
@@ -140,8 +141,8 @@ def with_more_labels_than_frames(batch: Batch) -> Batch:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("spoil", [with_a_sample_that_is_no_number, with_more_labels_than_frames])
-def test_a_step_that_is_not_finite_leaves_weights_and_optimiser_as_they_are(corpus, optimizer, spoil):
+@pytest.mark.parametrize("corrupt", [with_nan_samples, with_more_labels_than_frames])
+def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_unchanged(corpus, optimizer, corrupt):
     params = closed(name=optimizer)
     network = DeepSpeech2(params.model, 161)
     step = step_of(params, network)
@@ -153,7 +154,7 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimiser_as_they_are(corp
         {name: item.clone() for name, item in entry.items() if isinstance(item, Tensor)}
         for entry in step.optimizer.state.values()
     ]
-    _, finite = step(spoil(other), 1e-3)
+    _, finite = step(corrupt(other), 1e-3)
     assert not finite
     assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
     for old, new in zip(state, step.optimizer.state.values(), strict=True):
@@ -164,7 +165,7 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimiser_as_they_are(corp
 def test_an_epoch_stops_at_a_step_that_is_not_finite_and_names_it(corpus, place):
     params = closed()
     batches = batches_of(params, corpus, 1)
-    batches[place] = with_a_sample_that_is_no_number(batches[place])
+    batches[place] = with_nan_samples(batches[place])
     number = place % len(batches) + 1
     step = step_of(params, DeepSpeech2(params.model, 161))
     with pytest.raises(UserError, match=rf"epoch 1, step {number}: .*not finite"):
@@ -172,12 +173,12 @@ def test_an_epoch_stops_at_a_step_that_is_not_finite_and_names_it(corpus, place)
     assert all(torch.isfinite(weight).all() for weight in step.network.parameters())
 
 
-def test_a_first_step_that_is_not_finite_leaves_nothing_behind_for_the_second(corpus):
-    """The second is queued before the first is checked: it must be the step that it would be without the first."""
+def test_a_first_step_that_is_not_finite_does_not_affect_the_second(corpus):
+    """The second step is queued before the first is checked: it must be the same as without the first."""
     params = closed()
-    good, spoiled, *_ = batches_of(params, corpus, 1)
+    good, other, *_ = batches_of(params, corpus, 1)
     weights = []
-    for batches in ((good,), (with_a_sample_that_is_no_number(spoiled), good)):
+    for batches in ((good,), (with_nan_samples(other), good)):
         torch.manual_seed(0)
         network = DeepSpeech2(params.model, 161)
         step = step_of(params, network)
@@ -187,21 +188,21 @@ def test_a_first_step_that_is_not_finite_leaves_nothing_behind_for_the_second(co
     assert all(torch.equal(plain, after) for plain, after in zip(*weights, strict=True))
 
 
-def test_each_step_is_read_only_once_the_next_one_is_queued(corpus, monkeypatch):
-    """On a GPU reading waits for that step; the device has the next one to do meanwhile."""
+def test_each_loss_is_read_after_the_next_step_is_queued(corpus, monkeypatch):
+    """On a GPU, reading waits for that step while the device runs the next one."""
     params = closed()
     batches = batches_of(params, corpus, 1)
     step = step_of(params, DeepSpeech2(params.model, 161))
     course: list[str] = []
-    queue, read, begin = TrainStep.__call__, Readback.read, Readback.__init__
+    queue, read, start_copy = TrainStep.__call__, Readback.read, Readback.__init__
     monkeypatch.setattr(TrainStep, "__call__", lambda *given: (course.append("step"), queue(*given))[1])
-    monkeypatch.setattr(Readback, "__init__", lambda *given: (course.append("copy"), begin(*given))[1])
+    monkeypatch.setattr(Readback, "__init__", lambda *given: (course.append("copy"), start_copy(*given))[1])
     monkeypatch.setattr(Readback, "read", lambda readback: (course.append("read"), read(readback))[1])
     train_epoch(step, batches, 1, len(batches), TrainState(), lambda done, note: None)
     assert course == ["step", "copy", *(["step", "copy", "read"] * (len(batches) - 1)), "read"]
 
 
-def test_a_batch_of_no_weight_has_no_loss_and_moves_nothing(corpus):
+def test_a_batch_of_weight_zero_has_no_loss_and_no_gradient(corpus):
     params = closed()
     network = DeepSpeech2(params.model, 161)
     step = step_of(params, network)

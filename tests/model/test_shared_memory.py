@@ -1,4 +1,4 @@
-"""Batches through shared slots: whole, used again, never waited for, and never needed."""
+"""Batches in shared slots: complete, slots reused, never blocking, and never required."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def assert_same(one: Batch, other: Batch) -> None:
             assert value == getattr(other, name), name
 
 
-def test_what_another_process_writes_arrives_and_the_slot_is_free_again():
+def test_a_batch_arrives_and_its_slot_is_released():
     slots = Slots(2, 4 * 6)
     batch = Batch(
         torch.arange(6.0).reshape(2, 3),
@@ -84,7 +84,7 @@ def test_what_another_process_writes_arrives_and_the_slot_is_free_again():
 
 
 @pytest.mark.parametrize("size", [3, 8, 40])
-def test_many_passes_through_few_slots_give_what_one_process_reads(recordings, size):
+def test_many_passes_through_few_slots_give_the_same_batches_as_one_process(recordings, size):
     order = order_of(recordings, size)
     there, here = loader(recordings, order, workers=2, pin=False), loader(recordings, order, workers=0, pin=False)
     for epoch in (1, 2, 3):
@@ -98,7 +98,7 @@ def test_many_passes_through_few_slots_give_what_one_process_reads(recordings, s
 def free_slots(slots: Slots) -> int:
     numbers = list(iter(slots.take, None))
     for number in numbers:
-        slots.give_back(number)
+        slots.release(number)
     return len(numbers)
 
 
@@ -109,7 +109,7 @@ def made_slots(monkeypatch) -> list[Slots]:
     return made
 
 
-def test_a_pass_given_up_half_way_does_not_hold_up_the_next(recordings, made_slots):
+def test_an_abandoned_pass_does_not_block_the_next(recordings, made_slots):
     order = order_of(recordings, 2)
     batches = loader(recordings, order, workers=1, pin=False)
     expected = list(loader(recordings, order, workers=0, pin=False))
@@ -125,7 +125,7 @@ def test_a_pass_given_up_half_way_does_not_hold_up_the_next(recordings, made_slo
     assert free_slots(slots) == count + 1 == len(slots._free)
 
 
-def test_slots_taken_for_a_batch_that_cannot_be_read_are_free_again(tmp_path, made_slots):
+def test_slots_of_a_batch_that_cannot_be_read_are_released(tmp_path, made_slots):
     corpus = tiny_corpus(tmp_path / "tiny", train=48)
     manifest = corpus.manifest("train")
     manifest.audio_path(manifest.utterances[40]).write_bytes(b"no FLAC")
@@ -137,7 +137,7 @@ def test_slots_taken_for_a_batch_that_cannot_be_read_are_free_again(tmp_path, ma
     assert free_slots(slots) == len(slots._free)
 
 
-def test_without_a_free_slot_that_is_large_enough_batches_come_as_they_did(recordings):
+def test_without_a_free_slot_batches_are_transferred_by_pytorch(recordings):
     order = order_of(recordings, 4)
     batches = loader(recordings, order, workers=1, pin=False)
     assert len(list(batches)) == 12
@@ -146,14 +146,14 @@ def test_without_a_free_slot_that_is_large_enough_batches_come_as_they_did(recor
     assert_same(larger, recordings[(1, np.arange(48), np.arange(48))])
 
 
-def test_pieces_hold_whole_batches_in_order(recordings):
+def test_chunks_hold_whole_batches_in_order(recordings):
     for size, at_once in ((1, 32), (4, 8), (16, 2), (20, 1), (48, 1)):
-        pieces = list(order_of(recordings, size).pieces(at_once))
+        pieces = list(order_of(recordings, size).chunks(at_once))
         assert max(map(len, pieces)) == min(at_once, -(-48 // size))
         assert [item[1][0] for piece in pieces for item in piece] == list(range(0, 48, size))
 
 
-def test_slots_go_when_nobody_needs_them():
+def test_slots_are_freed_when_nothing_refers_to_them():
     slots = Slots(1, 4)
     number = slots.__reduce__()[1][0]
     assert number in Slots._by_number

@@ -1,4 +1,4 @@
-"""What other programs take of the processors: from the kernel's counts as files, and with programs that really compute."""
+"""CPU load of other programs: from the kernel's counters as files, and with programs that really compute."""
 
 import os
 import subprocess
@@ -12,15 +12,15 @@ from tests.support.harness import Bench
 
 
 class Machine:
-    """A machine whose processors' counts a test writes, and which nothing limits."""
+    """A machine without limits, whose processor counters a test writes."""
 
     def __init__(self, folder, monkeypatch):
         self.folder, self.monkeypatch = folder, monkeypatch
         for module in (hardware, limits):
             monkeypatch.setattr(module, "PROC", folder / "proc")
         monkeypatch.setattr(limits, "CGROUP", folder / "cgroup")
-        monkeypatch.setattr(cpu_load, "GLANCE_S", 0.0)
-        monkeypatch.setattr(cpu_load, "LOOK_S", 0.0)
+        monkeypatch.setattr(cpu_load, "SHORT_S", 0.0)
+        monkeypatch.setattr(cpu_load, "LONG_S", 0.0)
         monkeypatch.setattr(os, "sysconf", lambda name: 100)
         monkeypatch.setattr(os, "times", lambda: (0.0, 0.0, 0.0, 0.0, 0.0))
         self.runs_on(0, 1)
@@ -55,14 +55,14 @@ def machine(tmp_path, monkeypatch):
         ((0, 0), (0, 1), 0, False),
         ((0.25, 0.05), (0, 1), 0.3, False),
         ((1, 0.5), (0, 1), 1.5, True),
-        ((0, 0, 1, 1), (0, 1), 0, False),  # they compute beside the cores that are ours
+        ((0, 0, 1, 1), (0, 1), 0, False),  # they use other cores than ours
         ((1, 0, 0, 0), (0,), 1, True),
         ((0.5, 0.5, 0.5, 0.5, 0, 0, 0, 0), range(8), 2, False),
         ((0.5, 0.5, 0.5, 0.5, 0.5, 0, 0, 0), range(8), 2.5, True),
-        ((1, 0), (40, 41), 1, True),  # a container that numbers its processors anew
+        ((1, 0), (40, 41), 1, True),  # a container with its own processor numbers
     ],
 )
-def test_what_others_take_is_judged_by_what_is_left(machine, busy, usable, taken, disturbs):
+def test_the_load_of_others_is_compared_with_the_usable_cores(machine, busy, usable, taken, disturbs):
     machine.runs_on(*usable)
     found = machine.measured(*busy)
     assert found.taken_cores == pytest.approx(taken, abs=0.01)
@@ -79,7 +79,7 @@ def test_a_machine_with_cores_to_spare_beside_a_quota(machine):
     assert machine.measured(*[1] * 8).taken_cores == pytest.approx(2)
 
 
-def test_what_others_in_the_group_use_of_its_quota(machine):
+def test_others_in_the_group_use_up_its_quota(machine):
     machine.runs_on(*range(64))
     (machine.folder / "proc/self/cgroup").write_text("0::/\n")
     (machine.folder / "cgroup").mkdir()
@@ -93,35 +93,35 @@ def test_what_others_in_the_group_use_of_its_quota(machine):
     assert measurement.end().disturbs
 
 
-def test_a_system_that_does_not_tell_disturbs_nobody_and_says_so(machine):
+def test_a_system_without_counters_has_an_unknown_load(machine):
     assert machine.measured().taken_cores is None
     assert not cpu_load.Measurement().end().disturbs
     assert "cannot be read" in str(cpu_load.Measurement().end())
 
 
-def test_a_moments_burst_is_looked_at_twice(machine, monkeypatch):
-    looks = []
-    monkeypatch.setattr(cpu_load.time, "sleep", lambda _: machine.counts(*looks.pop(0), second=20))
+def test_a_short_burst_is_measured_twice(machine, monkeypatch):
+    shares = []
+    monkeypatch.setattr(cpu_load.time, "sleep", lambda _: machine.counts(*shares.pop(0), second=20))
     machine.counts(0, 0)
-    looks[:] = [(1, 1), (0.1, 0)]
+    shares[:] = [(1, 1), (0.1, 0)]
     assert not cpu_load.Measurement().end().disturbs
-    assert not looks
+    assert not shares
 
 
-def test_own_work_and_that_of_ended_children_is_no_load(machine, monkeypatch):
+def test_own_work_and_that_of_ended_children_is_not_load(machine, monkeypatch):
     monkeypatch.setattr(cpu_load.os, "times", lambda: (1.0, 1.0, 0.0, 0.0, 0.0))
     machine.counts(0, 0)
     measurement = cpu_load.Measurement()
     machine.counts(1, 1, second=20)
-    clock = iter([measurement._began_s + 20])
+    clock = iter([measurement._start_s + 20])
     monkeypatch.setattr(cpu_load.os, "times", lambda: (20.0, 3.0, 18.0, 1.0, 0.0))
-    monkeypatch.setattr(cpu_load.time, "monotonic", lambda: next(clock, measurement._began_s + 20))
+    monkeypatch.setattr(cpu_load.time, "monotonic", lambda: next(clock, measurement._start_s + 20))
     assert measurement.end().taken_cores == pytest.approx(0)
 
 
 @pytest.fixture
 def busy_machine():
-    """A program that computes on each of the cores that are ours."""
+    """A program that computes on each of our cores."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(limits.cores() + 1)]
     yield
     for other in others:
@@ -129,11 +129,11 @@ def busy_machine():
         other.wait()
 
 
-def test_a_run_warns_of_it_before_the_clock_and_keeps_it(tmp_path, busy_machine):
+def test_a_run_warns_of_load_before_its_clock_starts_and_records_it(tmp_path, busy_machine):
     bench = Bench(tmp_path)
-    done = bench.run()
+    done = bench.run(plan={"wers": [1.0], "epoch_s": 0})
     assert done.status == 0
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("warning: other programs take "))
-    assert line.endswith("they lengthen the run - end them, or wait, before a result that counts")
+    assert line.endswith(", which slows the run down - stop them, or wait, before a run that counts")
     (note,) = (note for note in bench.record().notes if note.startswith("before the clock started: other programs"))
     assert f"of {limits.usable_cores():g} usable cores" in note

@@ -1,8 +1,8 @@
-"""How runs become one score, and how two scores become a speed-up with its uncertainty.
+"""Computes the score of a set of runs, and the speed-up between two scores with its uncertainty.
 
-The MLPerf rule: a benchmark wants a fixed number of runs; the fastest and the slowest are dropped (four of each for
-unet3d), the rest is averaged; a run that did not converge counts as slowest, and when more runs failed than may be
-dropped there is no score. The counts are mlperf-logging's own table. Scores here are never verified by MLCommons.
+The MLPerf rule: a benchmark requires a fixed number of runs; the fastest and the slowest are dropped (four of each for
+unet3d) and the rest are averaged. A run that did not converge counts as the slowest; if more runs failed than may be
+dropped, there is no score. The counts are from mlperf-logging's table. These scores are never verified by MLCommons.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Score:
-    """A score in minutes (None: there is none) and, in words, the rule that gave it.
+    """A score in minutes (None if there is none) and a description of the rule that gave it.
 
     `kind` is `olympic`, `median` or `none`. `scaling_factor` is the review committee's (scaling.json), already applied.
     """
@@ -33,7 +33,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times faster than the baseline; `low` and `high` bound it, None where the runs are too few to say."""
+    """Ratio to the baseline with bounds `low` and `high`, which are None if there are too few runs."""
 
     ratio: float
     low: float | None
@@ -42,11 +42,11 @@ class Speedup:
 
 
 def score_runs(benchmark: str | None, minutes: Sequence[float], failed: int, scaling: float | None = None) -> Score:
-    """The score of a set of runs: `minutes` of those that converged, and the number of those that did not."""
+    """The score of a set of runs: `minutes` of the converged ones, and the number of `failed` ones."""
     total, wanted, dropped = len(minutes) + failed, runs_wanted(benchmark), dropped_each_side(benchmark)
     if not total:
         return Score(None, "none", "no run")
-    # A failed run is slower than any that converged.
+    # A failed run counts as slower than any converged one.
     times = [*minutes, *[math.inf] * failed]
     if wanted is not None and total >= wanted:
         value = olympic_mean(times, dropped)
@@ -69,12 +69,12 @@ def _scaled(minutes: float, kind: str, rule: str, scaling: float | None) -> Scor
 
 
 def speedup(benchmark: str | None, baseline: RunTimes, other: RunTimes) -> Speedup | None:
-    """How many times faster `other` is than `baseline`, from their scores; None where either has none.
+    """The ratio of the scores of `baseline` and `other`; None if either has no score.
 
-    Two olympic means: a 95 % interval for the ratio of trimmed means, on the logarithm, with standard errors from
-    winsorised variances (Tukey and McLaughlin 1963) and Welch's degrees of freedom, as in Yuen's test (1974); failed
-    runs stand as the slowest converged one, which is what winsorising does with them. Otherwise, with at least two
-    converged runs on a side: the range over all pairs of single runs, which is no confidence interval.
+    For two olympic means: a 95 % interval for the ratio of trimmed means, on the logarithm, with standard errors from
+    winsorised variances (Tukey and McLaughlin 1963) and Welch's degrees of freedom, as in Yuen's test (1974). Failed
+    runs count as the slowest converged one, as in winsorising. Otherwise, with at least two converged runs on a side:
+    the range over all pairs of single runs, which is not a confidence interval.
     """
     if baseline.score.minutes is None or other.score.minutes is None:
         return None
@@ -94,7 +94,7 @@ def speedup(benchmark: str | None, baseline: RunTimes, other: RunTimes) -> Speed
 
 @dataclass(frozen=True)
 class RunTimes:
-    """What a speed-up needs of one side: its score, its converged runs' minutes and its number of failed runs."""
+    """One side of a speed-up: its score, the minutes of its converged runs and its number of failed runs."""
 
     score: Score
     minutes: Sequence[float]
@@ -102,7 +102,7 @@ class RunTimes:
 
 
 def _relative_error(side: RunTimes, dropped: int) -> tuple[float, int]:
-    """Standard error of the trimmed mean as a share of it, and its degrees of freedom."""
+    """Standard error of the trimmed mean relative to the mean, and its degrees of freedom."""
     ordered = sorted(side.minutes)
     ordered += ordered[-1:] * side.failed
     count = len(ordered)
