@@ -145,10 +145,12 @@ def test_what_cannot_be_resumed(bench):
 def test_a_run_in_progress_cannot_be_resumed(bench):
     process = bench.hanging(at=3)
     (folder,) = bench.folders()
-    before = (folder / "result.txt").read_text()
+    log = folder / "result.txt"
+    wait_for(lambda: log.read_text().endswith('"metadata": {"epoch_num": 3}}\n'))
+    before = log.read_text()
     done = bench.run("--resume", str(folder))
     assert done.status == 2 and "this run is still in progress" in done.last_line
-    assert (folder / "result.txt").read_text() == before
+    assert log.read_text() == before
     finish(process, 15)
 
 
