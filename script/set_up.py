@@ -31,7 +31,7 @@ from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
-from common.errors import EXIT_ERROR, EXIT_OK, UserError, run_cli
+from common.errors import EXIT_OK, UserError, run_cli
 from common.locks import FileLock
 from common.progress import format_duration
 from script.pip_install import (
@@ -293,9 +293,11 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Handle a signal: exit through the `finally` clauses, so that pip is terminated too."""
-    print(f"error: the set-up was stopped by signal {number} - start it again to continue", file=sys.stderr)
-    sys.exit(EXIT_ERROR)
+    """Handle a signal: exit through the `finally` clauses, so that pip is terminated too.
+
+    It may interrupt a print, which must not be entered again: the message is left to `run_cli`.
+    """
+    raise UserError(f"the set-up was stopped by signal {number}", remedy="start it again to continue")
 
 
 if __name__ == "__main__":
