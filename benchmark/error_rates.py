@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rapidfuzz.distance import Levenshtein
+
 from common.errors import UserError
 
 
@@ -47,9 +49,6 @@ class Score:
 
 def score_of(pairs: Iterable[tuple[str, str]]) -> Score:
     """Score (reference, hypothesis) pairs; an empty reference is a UserError, since its error rate is undefined."""
-    # Imported here, because the harness needs only Score: it shortens the start of every run.
-    from rapidfuzz.distance import Levenshtein
-
     utterances = word_edits = words = char_edits = chars = 0
     mean_wer_sum = 0.0
     for reference, hypothesis in pairs:

@@ -12,12 +12,11 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
 from benchmark import clock, mllog
-from benchmark.error_rates import Score
 from benchmark.log_summary import LogSummary
 from benchmark.mllog import LogWriter
 from benchmark.params import Params
@@ -26,6 +25,9 @@ from common.cli import HelpFormatter
 from common.errors import EXIT_ERROR, EXIT_FAILED, EXIT_OK, UserError
 from common.files import write_atomically
 from common.values import is_integer
+
+if TYPE_CHECKING:  # error_rates imports rapidfuzz, which the harness does not need: a run starts earlier without it
+    from benchmark.error_rates import Score
 
 PAGE = "docs/trainer.md"
 """The documentation of this contract."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from common import progress
 from common.errors import UserError, one_line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,5 +186,5 @@ def disk_full() -> UserError:
 
 
 def print_status(text: str) -> None:
-    """Print one line on stderr."""
-    print(f"set-up: {one_line(text)}", file=sys.stderr, flush=True)
+    """Print `text` on stderr as one line of the set-up."""
+    progress.print_status(f"set-up: {one_line(text)}")

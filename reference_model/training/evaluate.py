@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
-# `score_of` imports this on its first call: imported here, it is loaded during set-up, not in the timed region.
-import rapidfuzz.distance  # noqa: F401
 import torch
 from torch import nn
 

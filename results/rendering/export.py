@@ -82,7 +82,8 @@ def scored_members(row: Row) -> list[Run]:
     return [run for run in row.members if run.verdict != "pending"]
 
 
-def _run_fields(run: Run) -> dict[str, Any]:
+def run_fields(run: Run) -> dict[str, Any]:
+    """One run as plain values; None is unknown."""
     return {
         "file": str(run.log),
         "verdict": run.verdict,
@@ -98,7 +99,7 @@ def _run_fields(run: Run) -> dict[str, Any]:
 
 def render_json(comparison: Comparison, inference: Sequence[dict[str, Any]] = ()) -> str:
     """The JSON object of docs/results.md; `inference` has the inference runs as plain values."""
-    rows = [row_fields(row) | {"run_details": [_run_fields(run) for run in row.members]} for row in comparison.rows]
+    rows = [row_fields(row) | {"run_details": [run_fields(run) for run in row.members]} for row in comparison.rows]
     groups = [
         {"group": group.number, "title": describe(group.aspects), "reason": group.reason, "rows": len(group.rows)}
         for group in comparison.groups

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from results.reading.discover import find_sources
 from results.reading.load import Run, read_run
+from results.rendering.export import run_fields
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,14 +63,7 @@ def load_all(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
 
 
 def _values(run: Run) -> dict[str, Any]:
-    renamed = {
-        "file": str(run.log),
-        "round": run.source.round,
-        "last_eval_accuracy": run.last_accuracy,
-        "best_wer_pct": run.best_wer,
-        "target_wer_pct": run.target_wer,
-        "parse_errors": run.bad_lines,
-    }
+    renamed = run_fields(run) | {"round": run.source.round, "target_wer_pct": run.target_wer}
     return {
         name: renamed[name] if name in renamed else getattr(run if hasattr(run, name) else run.measures, name)
         for name in COLUMNS
