@@ -15,11 +15,10 @@ from typing import Any
 
 from benchmark import mllog
 from benchmark.mllog import BadLine, Event
-from common.values import is_number, number, parse_number
+from common.values import number, parse_number
 
-_UNITS = (mllog.EPOCH_NUM, "samples_count", "step_num")
-"""Metadata that give the progress of training at an evaluation: DeepSpeech2 counts epochs, other benchmarks other
-units."""
+_METRIC = "metric"
+"""Metadata with the name of a metric that has a line for itself (Stable Diffusion: FID and CLIP)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,23 +39,28 @@ class EpochFacts:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One score that is a finite number.
+    """One line with scores that are finite numbers, by the names of their metrics.
 
-    `progress` is its epoch (of some benchmarks: samples or steps), None if not logged.
+    A single score without a name has the name "". `value` is the first of several (Mask R-CNN: BBOX before SEGM).
     """
 
     event: Event
-    value: float
-    progress: float | None
+    metrics: dict[str, float]
+
+    @property
+    def value(self) -> float:
+        """The score, or the first of several."""
+        return next(iter(self.metrics.values()))
 
 
 @dataclass(slots=True, eq=False)
 class LogSummary:
     """The contents of a log. `first` has the first event of each key, `bad` the first bad line of `bad_lines` in total.
 
-    `epoch_starts` are the epoch_start events. `epoch_spans`: (epoch, start, stop) of every training epoch,
-    `evaluation_spans`: (start, stop), in the log's milliseconds. `stats`: the values of all tracked_stats. `unread`
-    are scores that are not finite numbers, `restarts` the later `run_start` lines with another time.
+    `epochs` are only filled in for DeepSpeech2. `epoch_starts` are the epoch_start events. `epoch_spans`: (epoch, start,
+    stop) of every training epoch, `evaluation_spans`: (start, stop), in the log's milliseconds. `stats`: the values of
+    all tracked_stats. `unread` are evaluations without a finite number, `restarts` the later `run_start` lines with
+    another time.
     """
 
     first: dict[str, Event] = field(default_factory=dict)
@@ -89,7 +93,7 @@ class LogSummary:
         None if one of them is missing, or if it is negative.
         """
         seconds = _between(self.run_start, self.run_stop)
-        return seconds if is_number(seconds) and seconds >= 0 else None
+        return seconds if seconds is not None and seconds >= 0 else None
 
     @property
     def minutes(self) -> float | None:
@@ -177,13 +181,14 @@ class _Reading:
 
     def close(self) -> LogSummary:
         summary = self.summary
-        if summary.restarts and not self._ours():
+        if self._ours():
+            summary.epochs = tuple(
+                self._facts(each.event, epoch, each.value)
+                for each in summary.evaluations
+                if (epoch := _epoch(each.event)) is not None
+            )
+        elif summary.restarts:
             summary.run_start = summary.restarts[-1]
-        summary.epochs = tuple(
-            self._facts(each.event, epoch, each.value)
-            for each in summary.evaluations
-            if (epoch := _epoch(each.event)) is not None
-        )
         return summary
 
     def _ours(self) -> bool:
@@ -221,15 +226,19 @@ class _Reading:
             self.open_evaluation = None
 
     def _score(self, event: Event) -> None:
-        value = number(event.value)
-        if value is None:
+        if self._ours():
+            value = number(event.value)
+            metrics = {} if value is None else {"": value}
+        else:
+            metrics = metrics_of(event)
+        if metrics:
+            self.summary.evaluations.append(Evaluation(event, metrics))
+        else:
             self.summary.unread.append(event)
-            return
-        progress = next((event.metadata[unit] for unit in _UNITS if unit in event.metadata), None)
-        self.summary.evaluations.append(Evaluation(event, value, parse_number(progress)))
 
     def _edge(self, event: Event) -> Event:
-        self.edges[event.key, _epoch(event)] = event
+        if self.benchmark in (None, mllog.BENCHMARK):
+            self.edges[event.key, _epoch(event)] = event
         return event
 
     def _facts(self, score: Event, epoch: int, wer: float) -> EpochFacts:
@@ -253,5 +262,25 @@ def _epoch(event: Event) -> int | None:
     return event.epoch_num if type(event.epoch_num) is int else None
 
 
+def metrics_of(event: Event) -> dict[str, float]:
+    """The finite numbers in the value of an evaluation or a target of one of MLPerf's benchmarks, by metric.
+
+    The published forms: a number (or its text, transformer v0.6), whose name may be in the metadata; `[box, mask]`;
+    `{"BBOX": box, "SEGM": mask}`, in v0.6 within another object. Items of a list are named by their index.
+    """
+    value = event.value
+    if isinstance(value, list):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    elif isinstance(value, dict):
+        items = [
+            pair for name, item in value.items() for pair in (item if isinstance(item, dict) else {name: item}).items()
+        ]
+    else:
+        name = event.metadata.get(_METRIC)
+        items = [(name if isinstance(name, str) else "", value)]
+    return {name: float(score) for name, item in items if (score := parse_number(item)) is not None}
+
+
 def _between(start: Event | None, stop: Event | None) -> float | None:
-    return (stop.time_ms - start.time_ms) / 1000 if start and stop else None
+    """Seconds between two events; None if one is missing, or if the times are too far apart for a number."""
+    return number((stop.time_ms - start.time_ms) / 1000) if start and stop else None

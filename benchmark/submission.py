@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,30 +21,8 @@ BENCHMARK = "deepspeech2"
 
 RUNS = 10
 """Runs of one result. DeepSpeech2 was never in a round: ten runs are those of MLPerf's own speech benchmark (rnnt)."""
-_ALIASES = {"mask": "maskrcnn"}
-_DROPPED_EACH_SIDE = {"unet3d": 4}
 MAX_TARGET_WER = 23.0
 """Percent: the reference's target; an open submission may only set a lower one."""
-
-
-@functools.cache
-def training_runs(kind: str = "training") -> dict[str, int]:
-    """Runs of one result by MLPerf Training benchmark (`kind` hpc: MLPerf HPC), from mlperf_logging."""
-    # Imported here, because `run_and_time.sh --help` runs before anything is installed.
-    from mlperf_logging.benchmark_meta import get_result_file_counts
-
-    return get_result_file_counts(kind)
-
-
-def runs_wanted(benchmark: str | None) -> int | None:
-    """The MLPerf number of runs of a benchmark, None if mlperf_logging does not know it."""
-    wanted = {**training_runs("hpc"), **training_runs(), BENCHMARK: RUNS}
-    return wanted.get(_ALIASES.get(benchmark or "", benchmark or ""))
-
-
-def dropped_each_side(benchmark: str | None) -> int:
-    """How many runs the olympic mean drops at each end: four of unet3d's forty, one for any other benchmark."""
-    return _DROPPED_EACH_SIDE.get(benchmark or "", 1)
 
 
 def olympic_mean(values: Sequence[float], dropped: int = 1) -> float | None:
@@ -159,18 +136,6 @@ SUMS_FILE, LOCK_FILE = "SHA256SUMS", "requirements.lock"
 README_FILE, START_FILE = "README.md", "run_and_time.sh"
 SYSTEM_FILES = (README_FILE, START_FILE, PARAMS_FILE)
 """The files in `setup_of` a system that say how to reproduce its result."""
-SCALING_KINDS = ("strong", "weak")
-"""MLPerf HPC's kinds, each with its own folder between system and benchmark."""
-_ROUND = re.compile(
-    r"(?:training_|hpc_|(?:results?|submissions?)[_-])(?:v|round[_-]?)?([0-9]+\.[0-9]+)(?![0-9])", re.IGNORECASE
-)
-
-
-def is_submitter(folder: Path) -> bool:
-    """Whether a folder is a submitter's: results, with their system descriptions, their code or their hashes."""
-    return (folder / RESULTS).is_dir() and (
-        (folder / SYSTEMS).is_dir() or (folder / BENCHMARKS).is_dir() or (folder / SUMS_FILE).is_file()
-    )
 
 
 def description_of(system: str) -> str:
@@ -203,13 +168,3 @@ def locks_of(org: Path, benchmark: str) -> list[Path]:
     """The lock files of the implementations of a benchmark in the submitter's folder `org`."""
     found = (org / BENCHMARKS / benchmark / IMPLEMENTATIONS).glob(f"*/{LOCK_FILE}")
     return [path for path in sorted(found) if path.is_file()]
-
-
-def rounds_above(path: Path) -> Iterator[tuple[str, str]]:
-    """The MLPerf rounds in the names of the folders above `path`, nearest first, each with the folder's name.
-
-    `training_results_v1.1` and `training_results_v1.1-main` (GitHub's archive of it) give "1.1".
-    """
-    for folder in Path(os.path.abspath(path)).parents:
-        if found := _ROUND.search(folder.name):
-            yield folder.name, found[1]

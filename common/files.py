@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 
@@ -24,3 +25,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def natural_key(text: object) -> list[tuple[int, int, str]]:
+    """Sort key that puts `result_10` after `result_9`."""
+    parts = re.split(r"([0-9]+)", str(text))
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]

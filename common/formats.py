@@ -98,7 +98,7 @@ EXPORTED = Format("network that was imported or exported", 2)
 REFERENCE_POINT = Format("reference convergence point", 1)
 INFERENCE = Format("inference run", 2)
 COMPARISON = Format("comparison", 1)
-COMPLIANCE = Format("compliance report", 1)
+COMPLIANCE = Format("compliance report", 2)
 DATASET = Format("dataset's description", 2)
 STAMP = Format("verification stamp", 2)
 PACKED = Format("index of packed audio", 2)
@@ -115,7 +115,8 @@ FORMATS = (
     STAMP,
     PACKED,
 )
-"""All versioned formats. Version 1 of those now at 2 stored its version under another key, or not at all."""
+"""All versioned formats. Version 1 of those now at 2 (except the compliance report) stored its version under another
+key, or not at all."""
 
 
 def decode(cls: type[T], tree: object, *, strict: bool = False, leaf: ConvertLeaf | None = None, name: str = "") -> T:

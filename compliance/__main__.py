@@ -6,16 +6,22 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmark.rounds.round_names import USAGES
 from common.cli import HelpFormatter
 from common.errors import EXIT_FAILED, EXIT_OK, run_cli
 from common.files import write_atomically
-from compliance import official
 from compliance.check import ALL_RULES, check_paths
-from compliance.findings import as_json, as_junit, as_text, totals
+from compliance.mlperf.official_logs import Chosen
+from compliance.output.finding_report import report_of
+from compliance.output.findings_json import as_json
+from compliance.output.findings_text import as_text
+from compliance.output.github_annotations import as_github, without_commands
+from compliance.output.junit import as_junit
+from compliance.output.sarif import as_sarif
 
 EPILOG = """examples:
   python -m compliance runs/mini/RUN
-  python -m compliance submission/Us --junit findings.xml
+  python -m compliance submission/Us --junit findings.xml --sarif findings.sarif
   python -m compliance --rules
 
 Exit status: 0 compliant (warnings do not count), 1 not compliant, 2 could not be checked.
@@ -31,8 +37,14 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="a log, a run folder, a folder, a package")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    printed = parser.add_mutually_exclusive_group()
+    printed.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    printed.add_argument("--github", action="store_true", help="also print annotations for GitHub Actions")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML, for CI")
+    parser.add_argument("--sarif", type=Path, metavar="FILE", help="also write SARIF 2.1.0, for code scanning")
+    parser.add_argument(
+        "--usage", choices=USAGES, help="MLPerf suite of MLPerf's own benchmarks (default: by the folder)"
+    )
     parser.add_argument(
         "--ruleset", metavar="X.Y.Z", help="MLPerf rule set for MLPerf's own benchmarks (default: by the folder's name)"
     )
@@ -43,14 +55,19 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     if not args.paths:
         parser.error("at least one PATH is required")
-    verdicts = check_paths(args.paths, official.check_ruleset(args.ruleset) if args.ruleset else None)
+    verdicts = check_paths(args.paths, Chosen(args.usage, args.ruleset))
+    report = report_of(verdicts)
     if args.junit:
-        write_atomically(args.junit, as_junit(verdicts))
+        write_atomically(args.junit, as_junit(report))
+    if args.sarif:
+        write_atomically(args.sarif, as_sarif(report, ALL_RULES))
     if args.json:
-        sys.stdout.buffer.write(as_json(verdicts))
+        sys.stdout.buffer.write(as_json(report))
+    elif args.github:
+        print(without_commands(as_text(report)) + as_github(report), end="")
     else:
-        print(as_text(verdicts), end="")
-    return EXIT_FAILED if totals(verdicts)[0] else EXIT_OK
+        print(as_text(report), end="")
+    return EXIT_OK if report.compliant else EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ import difflib
 from collections.abc import Iterator
 
 from benchmark import mllog
-from benchmark.submission import training_runs
-from compliance import official
+from benchmark.rounds.round_names import USAGES
+from benchmark.rounds.rules_by_round import runs_of, usage_of
 from compliance.findings import Fault, Rule, shown
 from compliance.log import Log
 
 _OWN_KEYS = (mllog.PARAMS_SHA256, mllog.TARGET_WER)
 """Keys that DeepSpeech2 logs and no MLPerf benchmark does."""
-_EXPECTED = f"{mllog.BENCHMARK}, or a benchmark of MLPerf Training"
+_EXPECTED = f"{mllog.BENCHMARK}, or a benchmark of MLPerf Training or HPC"
 
 
 def checked_as(log: Log) -> str | None:
@@ -27,11 +27,11 @@ def checked_as(log: Log) -> str | None:
     own = any(log.all(key) for key in _OWN_KEYS)
     if log.first(mllog.SUBMISSION_BENCHMARK) is None:
         folder = log.path.parent.name
-        if official.rulesets_of(folder):
+        if usage_of(folder):
             return folder
         return mllog.BENCHMARK if own or folder == mllog.BENCHMARK else None
     name = log.benchmark
-    theirs = name is not None and not own and official.rulesets_of(name)
+    theirs = name is not None and not own and usage_of(name)
     return name if theirs or name == mllog.BENCHMARK else None
 
 
@@ -50,9 +50,9 @@ def _known(log: Log) -> Iterator[Fault]:
         return
     event = log.first(mllog.SUBMISSION_BENCHMARK)
     if event is None:
-        remedy = "pass a log of DeepSpeech2 or of MLPerf Training; nothing else in this log was checked"
+        remedy = "pass a log of DeepSpeech2 or of MLPerf; nothing else in this log was checked"
         yield Fault(f"{mllog.SUBMISSION_BENCHMARK}: {_EXPECTED}", "no such event", remedy)
-    elif official.rulesets_of(log.benchmark or ""):
+    elif usage_of(log.benchmark):
         found = f"{shown(event.value)}, in a log with DeepSpeech2's own keys"
         remedy = "log the benchmark that ran; nothing else in this log was checked"
         yield Fault(mllog.BENCHMARK, found, remedy, event.line)
@@ -67,13 +67,13 @@ def _known(log: Log) -> Iterator[Fault]:
 
 def _near(name: str) -> str | None:
     """The known name closest to a misspelt one (DeepSpeech2, deepspeech, resnet50); None if none is close."""
-    names = [mllog.BENCHMARK, *training_runs()]
+    names = [mllog.BENCHMARK, *(name for usage in USAGES for name in runs_of(usage))]
     plain = "".join(c for c in name[:64].casefold() if c.isalnum())
     return next(iter(difflib.get_close_matches(plain, names, 1, 0.8)), None)
 
 
 KNOWN = Rule(
     "benchmark-known",
-    "The benchmark is DeepSpeech2 or one of MLPerf Training; logs of others are not checked further.",
+    "The benchmark is DeepSpeech2 or one of MLPerf; logs of others are not checked further.",
     _known,
 )

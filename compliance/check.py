@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from benchmark import mllog
+from benchmark.rounds.descriptions import read_description
+from benchmark.rounds.result_tree import ResultFolder, is_log_name, is_submitter, place_of, results_in
+from benchmark.rounds.rules_by_round import canonical_name, usage_of
 from benchmark.submission import (
     LOCK_FILE,
     LOG_FILE,
@@ -17,39 +23,33 @@ from benchmark.submission import (
     file_of_run,
     is_result,
     is_run_folder,
-    is_submitter,
     locks_of,
-    numbered_logs,
 )
 from common.errors import UserError
-from compliance import official
-from compliance.benchmarks import KNOWN, checked_as, is_deepspeech2, is_other_benchmark
+from common.files import natural_key
+from compliance.benchmarks import KNOWN, is_deepspeech2, is_other_benchmark
 from compliance.convergence import CONVERGENCE_RULES
-from compliance.entry_rules import ENTRY_RULES
-from compliance.epoch_rules import EPOCH_RULES
 from compliance.findings import WARNING, Fault, Finding, Rule, Verdict, apply
 from compliance.integrity_rules import INTEGRITY_RULES, RecordedRun
-from compliance.log import FILE_RULES, Log, read
-from compliance.log_rules import SKELETON_RULES
+from compliance.log import FILE_RULES, Log, form_of
+from compliance.log_check import OURS, READABLE, check_log_file
+from compliance.mlperf.checked_result import MlperfResult
+from compliance.mlperf.coverage import COVERAGE_RULES, Coverage
+from compliance.mlperf.official_logs import BY_PLACE, NOT_CHECKED, OFFICIAL_RULES, VERDICT, Chosen, newest, rules_for
+from compliance.mlperf.result_check import MLPERF_RULES, check_result
 from compliance.package_rules import PACKAGE_RULES, Result, read_package
 from compliance.run_rules import RUN_RULES, Runs
 
-OURS = [*SKELETON_RULES, *EPOCH_RULES, *ENTRY_RULES]
 TOLERATED_ONCE = ("run-status", "key-present", "epoch-pairs")
 """Rules that the single failed run of a result may break: it missed the target or was cut off."""
 
 
-def _unreadable(reason: str) -> Rule:
-    return Rule(LOG_READABLE, READABLE_SAYS, lambda log: [Fault("a readable file", reason, "check its permissions")])
-
-
-LOG_READABLE = "log-readable"
-READABLE_SAYS = "A log can be read."
 _NO_LOGS = Fault(
     "logs (result_N.txt, or a run's result.txt)", "none", "pass a folder of logs, a folder of runs or a package"
 )
-FOLDER_LOGS = Rule("folder-logs", "A folder contains at least one log.", lambda path: [_NO_LOGS])
-READABLE = Rule(LOG_READABLE, READABLE_SAYS, lambda log: [])
+FOLDER_LOGS = Rule(
+    "folder-logs", "A folder contains at least one log (warning: other files with log lines).", lambda path: [_NO_LOGS]
+)
 
 ALL_RULES = [
     FOLDER_LOGS,
@@ -61,12 +61,13 @@ ALL_RULES = [
     *CONVERGENCE_RULES,
     *INTEGRITY_RULES,
     *PACKAGE_RULES,
-    *official.OFFICIAL_RULES,
+    *OFFICIAL_RULES,
+    *MLPERF_RULES,
 ]
 """All rules, in the order of the table in docs/rules.md."""
 
 
-def check_paths(paths: list[Path], ruleset: str | None = None) -> list[Verdict]:
+def check_paths(paths: list[Path], chosen: Chosen = BY_PLACE) -> list[Verdict]:
     """Check each path. Logs and run folders named individually are treated as the runs of one result.
 
     Raises UserError for a path that does not exist.
@@ -81,49 +82,20 @@ def check_paths(paths: list[Path], ruleset: str | None = None) -> list[Verdict]:
                 "neither a file nor a folder", where=path, remedy="pass a log, a folder of logs or a package"
             )
         if path.is_file():
-            verdicts.append(_check_log(path, ruleset, singles))
+            verdicts.append(check_log_file(path, chosen, singles))
         elif is_run_folder(path):
-            verdicts += _check_run(path, ruleset, singles)
+            verdicts += _check_run(path, chosen, singles)
         else:
-            verdicts += _check_folder(path, ruleset)
+            verdicts += _check_folder(path, chosen)
     if len(singles) > 1:
         verdicts += _check_runs(singles, Path(paths[0]).parent, verdicts, submitted=False)
     return verdicts
 
 
-def log_findings(log: Log, ruleset: str | None) -> tuple[list[Rule], list[Finding]]:
-    """The rules that apply to one log, and their findings."""
-    benchmark = checked_as(log)
-    rules = [READABLE, *FILE_RULES, KNOWN]
-    if is_deepspeech2(log):
-        rules += OURS
-    elif log.events and benchmark is not None:
-        # A log that MLPerf's own checker accepts must not fail on our file rules: those become warnings.
-        rules.append(official.official_rule(official.ruleset_for(log.path, benchmark, ruleset)))
-        found = [
-            finding if finding.rule == official.VERDICT else replace(finding, severity=WARNING)
-            for finding in apply(rules, log, log.path)
-        ]
-        return rules, found
-    return rules, apply(rules, log, log.path)
-
-
-def _check_log(path: Path, ruleset: str | None, logs: list[Log] | None = None) -> Verdict:
-    try:
-        log = read(path)
-    except OSError as error:
-        rule = _unreadable(error.strerror or str(error))
-        return Verdict(str(path), "log", None, [rule.id], apply([rule], None, path))
-    rules, found = log_findings(log, ruleset)
-    if logs is not None:
-        logs.append(log)
-    return Verdict(str(path), "log", log.benchmark, [rule.id for rule in rules], found)
-
-
-def _check_run(folder: Path, ruleset: str | None, logs: list[Log]) -> list[Verdict]:
+def _check_run(folder: Path, chosen: Chosen, logs: list[Log]) -> list[Verdict]:
     """Check a run folder: its log and, unless the log is of another benchmark, its record."""
     own: list[Log] = []
-    verdicts = [_check_log(folder / LOG_FILE, ruleset, own)]
+    verdicts = [check_log_file(folder / LOG_FILE, chosen, own)]
     logs += own
     if own and not is_other_benchmark(own[0]):
         lock_file = Path(__file__).parent.parent / LOCK_FILE
@@ -151,30 +123,66 @@ def _check_runs(logs: list[Log], place: Path, verdicts: list[Verdict], *, submit
     return [verdict]
 
 
-def _check_folder(folder: Path, ruleset: str | None) -> list[Verdict]:
+def _check_folder(folder: Path, chosen: Chosen) -> list[Verdict]:
     """Check the packages in a folder, then the logs and runs outside them, grouped by folder."""
     packages = _packages(folder)
-    verdicts = [verdict for package in packages for verdict in _check_package(package, ruleset)]
+    verdicts = [verdict for package in packages for verdict in _check_package(package, chosen)]
     groups: dict[tuple[object, ...], tuple[list[Log], list[Verdict], Path]] = {}
-    for path in _logs_in(folder, packages):
+    paths, others = _logs_in(folder, packages)
+    for path in paths:
         logs: list[Log] = []
         if path.name == LOG_FILE:
-            found = _check_run(path.parent, ruleset, logs)
+            found = _check_run(path.parent, chosen, logs)
             place = path.parent.parent
             # A folder of runs may contain several machines and variants: each is a separate result.
             kind = (logs[0].value(mllog.VARIANT), logs[0].value(mllog.SUBMISSION_PLATFORM)) if logs else ()
         else:
-            found, place, kind = [_check_log(path, ruleset, logs)], path.parent, ()
+            found, place, kind = [check_log_file(path, chosen, logs)], path.parent, ()
         verdicts += found
         group = groups.setdefault((place, str(kind)), ([], [], place))
         group[0].extend(logs)
         group[1].extend(found)
-    if not verdicts:
-        return [Verdict(str(folder), "folder", None, [FOLDER_LOGS.id], apply([FOLDER_LOGS], folder, folder))]
     for logs, own, place in groups.values():
         if len(logs) > 1:
             verdicts += _check_runs(logs, place, own, submitted=False)
+    _report_once(verdicts)
+    rule = _folder_logs(folder, verdicts, others)
+    if rule.check(folder):
+        verdicts.append(Verdict(str(folder), "folder", None, [rule.id], apply([rule], folder, folder)))
     return verdicts
+
+
+def _report_once(verdicts: list[Verdict]) -> None:
+    """Keep one of the warnings that a round has no rule set, instead of one per log."""
+    first: dict[str, Finding] = {}
+    counts: Counter[str] = Counter()
+    for verdict in verdicts:
+        for finding in [f for f in verdict.findings if f.rule == VERDICT and f.found.startswith(NOT_CHECKED)]:
+            counts[finding.found] += 1
+            if first.setdefault(finding.found, finding) is not finding:
+                verdict.findings.remove(finding)
+    for verdict in verdicts:
+        verdict.findings = [
+            replace(f, found=f"{f.found} ({counts[f.found]} logs)")
+            if f is first.get(f.found) and counts[f.found] > 1
+            else f
+            for f in verdict.findings
+        ]
+
+
+def _folder_logs(folder: Path, verdicts: list[Verdict], others: list[Path]) -> Rule:
+    """The rule on a folder: an error without logs; warnings about what was not checked."""
+    faults = [] if verdicts else [_NO_LOGS]
+    above = next((path for path in folder.absolute().parents[:4] if is_submitter(path)), None)
+    if above is not None and any(usage_of(verdict.benchmark) for verdict in verdicts):
+        found = "not checked: number of runs, seeds, convergence, descriptions (this is a part of a package)"
+        faults.append(Fault("a whole package", found, f"pass {above}", None, WARNING))
+    if others:
+        names = ", ".join(path.name for path in others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
+        found = f"not checked: {len(others)} other file{'s' if len(others) > 1 else ''} with log lines: {names}"
+        remedy = f"if they are logs, pass them by name, or rename them to *{', *'.join(LOG_SUFFIXES)}"
+        faults.append(Fault("all log lines in logs", found, remedy, None, WARNING, others[0].parent))
+    return replace(FOLDER_LOGS, check=lambda path: faults)
 
 
 def _packages(folder: Path) -> list[Path]:
@@ -188,26 +196,68 @@ def _packages(folder: Path) -> list[Path]:
     return found
 
 
-def _check_package(org: Path, ruleset: str | None) -> list[Verdict]:
+def _check_package(org: Path, chosen: Chosen) -> list[Verdict]:
     verdicts: list[Verdict] = []
     results: list[Result] = []
-    for folder in sorted(p for p in (org / RESULTS).glob("*/*") if p.is_dir()):
-        result = Result(folder, folder.parent.name, folder.name)
-        own: list[Verdict] = []
-        paths = numbered_logs(folder)
-        for path in paths:
-            own.append(_check_log(path, ruleset, result.logs))
-        if not paths:
-            own.append(Verdict(str(folder), "folder", None, [FOLDER_LOGS.id], apply([FOLDER_LOGS], folder, folder)))
+    outside: list[str] = []
+    checked: list[MlperfResult] = []
+    for place in _result_folders(org, outside):
+        result = Result(place.folder, place.system, place.folder.name)
+        mlperf = _mlperf_result(place, chosen)
+        rules = mlperf.log_rules if mlperf else None
+        own = [check_log_file(path, chosen, result.logs, rules) for path in place.logs]
+        if not place.logs:
+            own.append(
+                Verdict(str(place.folder), "folder", None, [FOLDER_LOGS.id], apply([FOLDER_LOGS], None, place.folder))
+            )
         if result.ours:
-            own += _check_runs(result.logs, folder, own, submitted=True)
+            own += _check_runs(result.logs, place.folder, own, submitted=True)
             own += _check_records(org, result)
+        elif mlperf is not None:
+            mlperf.logs = sorted(result.logs, key=lambda log: str(log.path))
+            checked.append(mlperf)
+            if mlperf.in_round:
+                own.append(check_result(mlperf, own))
+            # A round has hundreds of MB of events; the rules of the package need those that name what ran.
+            result.logs = [replace(log, events=[e for e in log.events if "submission" in e.key]) for log in result.logs]
+            mlperf.logs = []
         results.append(result)
         verdicts += own
-    package = read_package(org, results)
-    ids = [rule.id for rule in PACKAGE_RULES]
-    verdicts.append(Verdict(str(org), "package", None, ids, apply(PACKAGE_RULES, package, org)))
+    rules = newest([result.rules for result in checked]) or rules_for(org / RESULTS, "", chosen)
+    package = read_package(org, results, rules)
+    found = [*apply(PACKAGE_RULES, package, org), *apply(COVERAGE_RULES, Coverage(org, checked, outside), org)]
+    ids = [rule.id for rule in (*PACKAGE_RULES, *COVERAGE_RULES)]
+    verdicts.append(Verdict(str(org), "package", None, ids, found))
     return verdicts
+
+
+def _result_folders(org: Path, outside: list[str]) -> Iterator[ResultFolder]:
+    """The results in a package, and the folders of known benchmarks without any log."""
+    found = {result.folder: result for result in results_in(org, outside)}
+    for pattern in ("*/*", "*/*/*"):
+        for folder in (org / RESULTS).glob(pattern):
+            place = place_of(folder)
+            known = folder.name == mllog.BENCHMARK or usage_of(folder.name) is not None
+            if known and place is not None and folder.is_dir() and folder not in found:
+                found[folder] = ResultFolder(
+                    folder, org, org.name, place[1], canonical_name(folder.name), None, place[2]
+                )
+    return iter(sorted(found.values(), key=lambda result: natural_key(result.folder)))
+
+
+def _mlperf_result(place: ResultFolder, chosen: Chosen) -> MlperfResult | None:
+    """The subject of MLPerf's rules on results; None for DeepSpeech2 and for unknown benchmarks."""
+    if place.ours or usage_of(place.benchmark) is None:
+        return None
+    try:
+        division = read_description(place.description).get("division") if place.description else None
+    except (OSError, UserError):
+        division = None  # already a finding of the package's rules
+    return MlperfResult(place, rules_for(place.folder, place.folder.name, chosen, _form_of(place)), division)
+
+
+def _form_of(place: ResultFolder) -> str | None:
+    return form_of(place.logs[0]) if place.logs else None
 
 
 def _check_records(org: Path, result: Result) -> Iterator[Verdict]:
@@ -218,25 +268,39 @@ def _check_records(org: Path, result: Result) -> Iterator[Verdict]:
             yield _check_record(RecordedRun(path, log, locks[0] if locks else None))
 
 
-def _logs_in(folder: Path, packages: list[Path]) -> list[Path]:
-    """The logs below a folder and outside its packages: result.txt of runs, and result_N.txt.
+def _logs_in(folder: Path, packages: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The logs below a folder and outside its packages, and the other files there that contain log lines.
 
-    If there are neither logs with these names nor packages: any text file that contains events.
+    Logs are the result.txt of runs and, outside the folders of runs, result_*.txt and any text with log lines.
     """
-    named = [
-        path
-        for path in sorted(folder.rglob("result*.txt"))
-        if is_result(path) and not any(package in path.parents for package in packages)
-    ]
-    if named or packages:
-        return named
-    texts = [p for p in sorted(folder.rglob("*")) if p.suffix in LOG_SUFFIXES and p.is_file()]
-    return [path for path in texts if _has_token(path)]
+    logs: list[Path] = []
+    others: list[Path] = []
+    inside = set(packages)
+    for place, subfolders, files in os.walk(folder):
+        here = Path(place)
+        if here in inside:
+            subfolders.clear()
+            continue
+        subfolders.sort(key=natural_key)
+        if LOG_FILE in files or RECORD_FILE in files:
+            logs += [here / LOG_FILE] if LOG_FILE in files else []
+            files = [name for name in files if is_result(Path(name)) and name != LOG_FILE]
+        for path in (here / name for name in sorted(files, key=natural_key)):
+            if is_log_name(path.name, None):
+                logs.append(path)
+            elif _has_token(path):
+                (logs if path.suffix in LOG_SUFFIXES else others).append(path)
+    return logs, others
 
 
 def _has_token(path: Path) -> bool:
+    """Whether the first MiB of a file has a log line, of any round."""
     try:
         with open(path, "rb") as file:
-            return mllog.TOKEN in file.read(mllog.MAX_LINE_BYTES)
+            return _LOG_LINE.search(file.read(mllog.MAX_LINE_BYTES)) is not None
     except OSError:
         return False
+
+
+_LOG_LINE = re.compile(rb":::MLL(OG \{| [0-9])|:::MLP(v[0-9.]+)? \w+ [0-9]")
+_SHOWN = 3

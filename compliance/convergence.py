@@ -16,7 +16,8 @@ from pathlib import Path
 import orjson
 
 from benchmark import mllog
-from benchmark.submission import dropped_each_side, olympic_mean
+from benchmark.rounds.rules_by_round import rules_of
+from benchmark.submission import olympic_mean
 from common.errors import UserError
 from common.formats import REFERENCE_POINT, decode
 from common.values import is_integer
@@ -26,7 +27,7 @@ from compliance.run_rules import Runs
 
 RCP_DIR = Path(__file__).parent / "rcp"
 ALPHA = 0.05
-DROPPED = 2 * dropped_each_side(mllog.BENCHMARK)
+DROPPED = 2 * rules_of(mllog.BENCHMARK).dropped
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,10 @@ def integrity_agreement(run: RecordedRun) -> Iterator[Fault]:
     remedy = "restore the record and the log as the run wrote them"
     for name, mine, theirs in pairs:
         if not _alike(mine, theirs):
-            yield Fault(f"{name} {shown(theirs)}, as in the log", shown(mine), remedy)
+            yield Fault(f"{name} {shown(theirs)}, as in the log", shown(mine), remedy, related=log.path)
     if _LOGGED_AS.get(record.status) != summary.status:
-        yield Fault(f"the status {shown(summary.status)}, as in the log", record.status, remedy)
+        expected = f"the status {shown(summary.status)}, as in the log"
+        yield Fault(expected, record.status, remedy, related=log.path)
     try:
         sha256 = params_from_dict(record.params, "params").sha256
     except UserError as error:

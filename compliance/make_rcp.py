@@ -19,10 +19,10 @@ from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError, run_cli
 from common.files import write_atomically
 from common.formats import REFERENCE_POINT
-from compliance.check import log_findings
 from compliance.convergence import epochs_to_target
 from compliance.findings import WARNING
 from compliance.log import Log, read
+from compliance.log_check import log_findings
 
 MIN_REFERENCE_RUNS = 20
 """MLPerf requires twice as many reference runs as a submission has."""
@@ -39,7 +39,7 @@ def make_points(run_dirs: list[Path]) -> dict[str, object]:
         raise UserError("no runs found", where=", ".join(map(str, run_dirs)))
     for path in paths:
         log = read(path)
-        errors = [finding for finding in log_findings(log, None)[1] if finding.severity != WARNING]
+        errors = [finding for finding in log_findings(log)[1] if finding.severity != WARNING]
         if errors:
             place = f"{log.path}:{errors[0].line}"
             raise UserError(f"expected {errors[0].expected}, found {errors[0].found}", where=place)

@@ -24,6 +24,7 @@ from benchmark.submission import (
     RECORD_FILE,
     SUMS_FILE,
     SYSTEM_FILES,
+    SYSTEMS,
     code_of,
     description_of,
     devices_of,
@@ -34,7 +35,6 @@ from benchmark.submission import (
     number_of,
     numbered,
     setup_of,
-    training_runs,
 )
 from common.errors import UserError
 from common.files import sha256_of
@@ -42,6 +42,8 @@ from common.values import is_text
 from compliance.benchmarks import checked_as, is_other_benchmark
 from compliance.findings import ERROR, WARNING, Fault, Rule, shown
 from compliance.log import Log
+from compliance.mlperf.official_logs import RuleSet
+from compliance.mlperf.system_rules import line_of_field, system_faults
 
 DECISIVE = (
     "submitter",
@@ -81,11 +83,13 @@ class Result:
 class Package:
     """A submitter's folder with systems/, results/ and benchmarks/.
 
-    `descriptions` has the parsed system descriptions by system, `broken` the reason for each that cannot be read.
+    `descriptions` has the parsed descriptions of the systems of DeepSpeech2 results, `broken` the reason for each that
+    cannot be read. `rules` is the rule set of its MLPerf results, None if it has none.
     """
 
     org: Path
     results: list[Result]
+    rules: RuleSet | None = None
     descriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
@@ -99,10 +103,10 @@ class Package:
         return self.org / description_of(system)
 
 
-def read_package(org: Path, results: list[Result]) -> Package:
+def read_package(org: Path, results: list[Result], rules: RuleSet | None) -> Package:
     """Read the system descriptions of a package; those that cannot be read go to `broken` with the reason."""
-    package = Package(org, results)
-    for system in {result.system for result in results}:
+    package = Package(org, results, rules)
+    for system in {result.system for result in results if result.ours}:
         try:
             tree = orjson.loads(package.description_path(system).read_bytes())
         except FileNotFoundError:
@@ -128,7 +132,8 @@ def package_tree(package: Package) -> Iterator[Fault]:
     if not package.results:
         yield Fault("results/SYSTEM/BENCHMARK/result_N.txt", "none", "put the results there", file=package.org)
     for result in package.results:
-        yield from _numbering(result) if result.ours else _count(result)
+        if result.ours:
+            yield from _numbering(result)
 
 
 def _numbering(result: Result) -> Iterator[Fault]:
@@ -142,31 +147,41 @@ def _numbering(result: Result) -> Iterator[Fault]:
             yield Fault("only result_N.txt, record_N.json and the run's files", path.name, remedy, None, WARNING, path)
 
 
-def _count(result: Result) -> Iterator[Fault]:
-    """MLPerf's own benchmarks each have their own number of runs, and any numbering."""
-    wanted = training_runs().get(result.benchmark)
-    if wanted is not None and len(result.logs) != wanted:
-        remedy = "submit exactly that number of runs"
-        yield Fault(f"{wanted} results of {result.benchmark}", str(len(result.logs)), remedy, file=result.folder)
-
-
 def package_system(package: Package) -> Iterator[Fault]:
-    """Each system has a description with all 33 fields filled in."""
+    """Each system has a description with all 33 fields; those of DeepSpeech2 results are filled in."""
+    if package.rules is not None:
+        yield from _mlperf_systems(package, package.rules)
     for system, reason in sorted(package.broken.items()):
         remedy = "write the system's description (`python -m results package` makes one)"
         yield Fault(f"the description of {system}", reason, remedy, file=package.description_path(system))
     for system, tree in sorted(package.descriptions.items()):
         path = package.description_path(system)
-        ours = any(result.ours and result.system == system for result in package.results)
         for name in FIELDS:
             if name not in tree:
                 yield Fault(f"the field {name}", "missing", "add it; N/A where it does not apply", file=path)
             elif name != "other_software_stack" and not isinstance(tree[name], str):
-                yield Fault(f"{name}: text", shown(tree[name]), "write it in quotes", _line(path, name), file=path)
-            elif ours and not tree[name] and name not in MAY_BE_EMPTY:
+                yield Fault(
+                    f"{name}: text", shown(tree[name]), "write it in quotes", line_of_field(path, name), file=path
+                )
+            elif not tree[name] and name not in MAY_BE_EMPTY:
                 remedy = "fill it in (`python -m results package --describe FILE`); N/A where it does not apply"
                 severity = ERROR if name in DECISIVE else WARNING
-                yield Fault(f"a value for {name}", "empty", remedy, _line(path, name), severity, path)
+                yield Fault(f"a value for {name}", "empty", remedy, line_of_field(path, name), severity, path)
+
+
+def _mlperf_systems(package: Package, rules: RuleSet) -> Iterator[Fault]:
+    """The descriptions as MLPerf's checker sees them, except those of DeepSpeech2 results.
+
+    Before round 1.0 it sees only those of systems with results.
+    """
+    if rules.name is None:
+        return
+    named = {result.system for result in package.results}
+    strict = {result.system for result in package.results if result.ours}
+    early = rules.name.startswith("0.")
+    present = set() if early else {path.stem for path in (package.org / SYSTEMS).glob("*.json")}
+    for system in sorted((named | present) - strict):
+        yield from system_faults(package.description_path(system), rules)
 
 
 def package_agreement(package: Package) -> Iterator[Fault]:
@@ -184,7 +199,7 @@ def package_agreement(package: Package) -> Iterator[Fault]:
         path = package.description_path(result.system)
         if tree.get("submitter") != package.org.name:
             found, remedy = shown(tree.get("submitter")), "use one name for the submitter everywhere"
-            yield Fault(f"submitter {package.org.name}", found, remedy, _line(path, "submitter"), file=path)
+            yield Fault(f"submitter {package.org.name}", found, remedy, line_of_field(path, "submitter"), file=path)
         for log in result.own_logs:
             yield from _log_agrees(tree, log, path)
 
@@ -327,19 +342,11 @@ def package_sums(package: Package) -> Iterator[Fault]:
         yield Fault(f"only files that {SUMS_FILE} lists", name, remedy, file=present[name])
 
 
-def _line(path: Path, name: str) -> int | None:
-    """The line of a JSON file that contains a field."""
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if f'"{name}"' in line:
-            return number
-    return None
-
-
 PACKAGE_RULES = [
     Rule("package-tree", "systems/, results/ and benchmarks/ exist, and results are numbered from 0.", package_tree),
     Rule(
         "package-system",
-        "Each system is described with MLPerf's 33 fields, filled in (a warning for minor fields).",
+        "Systems are described with MLPerf's 33 fields, for DeepSpeech2 filled in (minor ones: a warning).",
         package_system,
     ),
     Rule("package-agreement", "Descriptions agree with the folders and with the logs.", package_agreement),

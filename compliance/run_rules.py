@@ -63,6 +63,7 @@ def runs_distinct(runs: Runs) -> Iterator[Fault]:
                 remedy,
                 1,
                 file=log.path,
+                related=first.path,
             )
     scores: dict[object, Log] = {}
     for log in runs.logs:
@@ -71,7 +72,7 @@ def runs_distinct(runs: Runs) -> Iterator[Fault]:
         if first is not log:
             line = log.all(mllog.EVAL_ACCURACY)[0].line
             found = f"those of {_other(first, log)}, all {len(curve)} of them"
-            yield Fault("different error rates for each run", found, remedy, line, WARNING, log.path)
+            yield Fault("different error rates for each run", found, remedy, line, WARNING, log.path, first.path)
 
 
 def runs_parameters(runs: Runs) -> Iterator[Fault]:
@@ -122,9 +123,11 @@ def runs_overlap(runs: Runs) -> Iterator[Fault]:
     latest = None
     for span in spans:
         if latest is not None and span[0] < latest[1]:
-            found = f"it starts {(latest[1] - span[0]) / 1000:.1f} s before {latest[2].path} ends"
+            found = f"it starts {(latest[1] - span[0]) / 1000:.1f} s before {_other(latest[2], span[2])} ends"
             remedy = "make the runs one after another, with nothing else running on the system"
-            yield Fault("runs that do not overlap in time", found, remedy, span[3], file=span[2].path)
+            yield Fault(
+                "runs that do not overlap in time", found, remedy, span[3], file=span[2].path, related=latest[2].path
+            )
         if latest is None or span[1] > latest[1]:
             latest = span
 
@@ -152,7 +155,7 @@ def _distinct(runs: Runs, of: Callable[[Log], object], key: str, expected: str) 
         if first is not log:
             found = f"{shown(value)}, as in {_other(first, log)}"
             remedy = "leave SEED unset, so that the system draws a seed for each run"
-            yield Fault(expected, found, remedy, log.line(key), file=log.path)
+            yield Fault(expected, found, remedy, log.line(key), file=log.path, related=first.path)
 
 
 def _equal(runs: Runs, key: str, of: Callable[[Log], object], expected: str) -> Iterator[Fault]:

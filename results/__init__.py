@@ -19,7 +19,7 @@ __all__ = ["load"]
 def load(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Runs:
     """Read every run under a path or several: run folders, folders of runs, logs and MLPerf results repositories.
 
-    The result has `runs` (a list of `results.reading.load.Run`, with their evaluations and telemetry summaries),
+    The result has `runs` (a list of `results.reading.run_data.Run`, with their evaluations and telemetry summaries),
     `problems` (a list of `file: problem`) and `to_pandas()` (a DataFrame with one row per run). Broken files never
     raise. Raises `common.errors.UserError` for a path that does not exist or has no log.
     """

@@ -16,7 +16,9 @@ from common.cli import HelpFormatter
 from common.errors import EXIT_ERROR, EXIT_OK, UserError, one_line
 from results.comparing.comparison import SORTS, Comparison, compare_runs
 from results.reading.discover import find_sources
-from results.reading.load import Run, read_run
+from results.reading.load import read_run
+from results.reading.run_check import check_runs
+from results.reading.run_data import Run
 from results.rendering import inference_table
 from results.rendering.export import render_csv, render_json, render_markdown
 from results.rendering.inference_table import Inference
@@ -25,15 +27,22 @@ from results.rendering.terminal_table import render_text
 EXAMPLES = """examples:
   python -m results compare runs
   python -m results compare runs/mini ../training_results_v1.1 --format markdown
+  python -m results compare training_results_v5.1 --benchmark llama2_70b_lora --check
   python -m results compare here there --baseline here-system --width 160
 
 Exit status: 0 compared, 2 nothing could be compared.
 """
 
 
-def load_runs(paths: Sequence[Path], problems: list[str] | None = None) -> Iterator[Run]:
-    """Iterate over the runs under `paths`, without their curves; unreadable folders are added to `problems`."""
-    return (read_run(source).slim() for source in find_sources(paths, problems))
+def load_runs(
+    paths: Sequence[Path], problems: list[str] | None = None, *, benchmark: str | None = None, check: bool = False
+) -> Iterator[Run]:
+    """Iterate over the runs under `paths`, without their curves; `problems` receives what could not be read.
+
+    `benchmark` leaves out the results of other MLPerf benchmarks; `check` also applies each log's rules.
+    """
+    runs = (read_run(source).slim() for source in find_sources(paths, problems, benchmark))
+    return check_runs(runs) if check else runs
 
 
 def report_problems(problems: Sequence[str]) -> None:
@@ -47,9 +56,17 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="run folder, folder of runs, log, or MLPerf repository"
     )
+    add_check_argument(parser)
     parser.add_argument("--benchmark", metavar="NAME", help="include only this benchmark or variant")
     parser.add_argument("--baseline", metavar="SYSTEM", help="print speed-ups over this system")
     parser.add_argument("--sort", choices=list(SORTS), default="score", help="order of the rows in a group")
+
+
+def add_check_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--check`."""
+    parser.add_argument(
+        "--check", action="store_true", help="check each log by the rules of its round; refused runs count as failed"
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,7 +88,10 @@ def main(argv: Sequence[str]) -> int:
     inferences = inference_table.read_inference(inference_files, problems)
     paths = [path for path in options.paths if not inference_files or _contains_log(path)]
     comparison = compare_runs(
-        load_runs(paths, problems), benchmark=options.benchmark, baseline=options.baseline, sort=options.sort
+        load_runs(paths, problems, benchmark=options.benchmark, check=options.check),
+        benchmark=options.benchmark,
+        baseline=options.baseline,
+        sort=options.sort,
     )
     comparison.problems[:0] = problems
     report_problems(comparison.problems)

@@ -17,6 +17,7 @@ from results.compare import add_shared_arguments, report_problems
 from results.comparing.comparison import compare_runs
 from results.reading.discover import find_sources
 from results.reading.load import read_run
+from results.reading.run_check import check_runs
 from results.rendering.report_page import page
 
 EXAMPLES = """examples:
@@ -38,12 +39,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--title", default="DeepSpeech2 benchmark: results", help="the page's title")
     options = parser.parse_args(argv)
     problems: list[str] = []
-    sources = find_sources(options.paths, problems)
-    inputs = {path.resolve() for source in sources for path in (source.log, source.record, source.description) if path}
+    sources = find_sources(options.paths, problems, options.benchmark)
+    inputs = {
+        path.resolve()
+        for source in sources
+        for path in (source.log, source.record, source.result and source.result.description)
+        if path
+    }
     if options.html.resolve() in inputs:
         raise UserError("this is one of the inputs, which are never overwritten", where=options.html)
+    runs = (read_run(source) for source in sources)
     comparison = compare_runs(
-        (read_run(source) for source in sources),
+        check_runs(runs) if options.check else runs,
         benchmark=options.benchmark,
         baseline=options.baseline,
         sort=options.sort,

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from common.cli import HelpFormatter
 from common.errors import EXIT_ERROR, EXIT_FAILED, EXIT_OK
-from results.compare import load_runs, report_problems
+from results.compare import add_check_argument, load_runs, report_problems
 from results.comparing.columns import minutes_text, name_text
 from results.comparing.comparison import compare_runs
-from results.comparing.score_of_runs import UNVERIFIED
+from results.comparing.footnotes import verification_notes
 from results.rendering.terminal_table import render_text
 
 EXAMPLES = """examples:
@@ -32,9 +32,10 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run folder, or folder of runs")
+    add_check_argument(parser)
     options = parser.parse_args(argv)
     problems: list[str] = []
-    comparison = compare_runs(load_runs(options.paths, problems))
+    comparison = compare_runs(load_runs(options.paths, problems, check=options.check))
     report_problems(problems + comparison.problems)
     if len(comparison.rows) != 1:
         sys.stderr.write(render_text(comparison, 80))
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     print(
         f"score of {name_text(row)}: {value} ({row.score.rule}{spread}; {row.converged} of {row.runs} reached the target)"
     )
-    print(f"{UNVERIFIED}.")
+    print(*verification_notes(comparison), sep="\n")
     for note in row.notes:
         print(f"note: {note}")
     return EXIT_FAILED if row.score.minutes is None else EXIT_OK

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from benchmark.rounds.rules_by_round import EPOCHS
 from common.errors import one_line
 from results.comparing.rows import Row
 
@@ -63,6 +64,26 @@ def range_text(row: Row) -> str:
     return f"{minutes_text(row.minutes_min)}-{minutes_text(row.minutes_max)}"
 
 
+def progress_text(row: Row) -> str:
+    """Progress at the target with its unit: `4.9 epochs`, `3.96M samples`."""
+    number = _progress_number(row)
+    return f"{number} {row.progress_unit}" if number and row.progress_unit else number
+
+
+def _progress_number(row: Row) -> str:
+    if row.epochs_to_target is None:
+        return ""
+    return figure(row.epochs_to_target) if row.progress_unit == EPOCHS else compact(row.epochs_to_target)
+
+
+def compact(value: float) -> str:
+    """A number with three significant digits and a metric prefix: 5000, 12.3k, 3.96M."""
+    for unit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= unit:
+            return f"{value / (1e3 if prefix == 'k' else unit):.3g}{prefix}"
+    return figure(value)
+
+
 def name_text(row: Row) -> str:
     """Submitter and system, with control characters escaped."""
     return one_line(row.name)
@@ -86,6 +107,8 @@ def _scaled(value: float | None, unit: float) -> str:
     return "" if value is None else figure(value / unit)
 
 
+PROGRESS = Column("to target", progress_text, 4)
+"""Progress at the target; in a group with one unit, the unit is the header."""
 COLUMNS = (
     Column("#", _rank, 0),
     Column("system", name_text, 0, right=False, fold=18),
@@ -94,9 +117,11 @@ COLUMNS = (
     Column("runs", lambda row: f"{row.converged}/{row.runs}", 0),
     Column("minutes", lambda row: minutes_text(row.score.minutes), 0),
     Column("rule", lambda row: row.score.kind, 0, right=False),
+    Column("models", lambda row: _whole(row.score.models), 1),
+    Column("models/min", lambda row: figure(row.score.models_per_minute), 0),
     Column("min-max", range_text, 3),
     Column("speed-up", speedup_text, 1),
-    Column("epochs", lambda row: figure(row.epochs_to_target), 4),
+    PROGRESS,
     Column("WER %", lambda row: "" if row.best_wer_pct is None else f"{row.best_wer_pct:.2f}", 5),
     Column("samples/s", lambda row: figure(row.samples_per_s), 6),
     Column("audio s/s", lambda row: figure(row.audio_s_per_s), 12),
@@ -111,4 +136,8 @@ COLUMNS = (
 
 def filled_columns(rows: list[Row]) -> list[Column]:
     """The columns that have a value for at least one row."""
-    return [column for column in COLUMNS if any(column.cell(row) for row in rows)]
+    units = {row.progress_unit for row in rows if row.epochs_to_target is not None}
+    unit = units.pop() if len(units) == 1 else None
+    progress = replace(PROGRESS, header=unit, cell=_progress_number) if unit else PROGRESS
+    columns = [progress if column is PROGRESS else column for column in COLUMNS]
+    return [column for column in columns if any(column.cell(row) for row in rows)]

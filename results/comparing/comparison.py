@@ -11,10 +11,10 @@ from typing import Any
 
 from benchmark.mllog import SUCCESS
 from common.errors import UserError
-from results.comparing.rows import ASPECTS, Aspects, Row, aspects_of, machine_of, row_of
+from common.files import natural_key
+from results.comparing.rows import ASPECTS, MACHINE_FIELDS, Aspects, Row, aspects_of, machine_of, row_of
 from results.comparing.score_of_runs import RunTimes, speedup
-from results.reading.discover import natural_key
-from results.reading.load import Run
+from results.reading.run_data import Run
 
 
 @dataclass
@@ -45,14 +45,14 @@ def compare_runs(
     runs: Iterable[Run], *, benchmark: str | None = None, baseline: str | None = None, sort: str = "score"
 ) -> Comparison:
     """Arrange runs in rows and groups. `benchmark` selects one benchmark or variant, `baseline` names a system."""
-    problems: list[str] = []
+    problems: dict[str, None] = {}
     known: list[Run] = []
     for run in runs:
-        problems += [f"{run.log}: {problem}" for problem in run.problems]
-        if run.benchmark is None:
-            # A file without any readable log line is not a run.
-            continue
-        if benchmark is None or benchmark in (run.benchmark, run.variant):
+        chosen = benchmark is None or benchmark in (run.benchmark, run.variant)
+        if chosen or run.benchmark is None:
+            problems.update(dict.fromkeys(run.all_problems))
+        # A file without any readable log line is not a run.
+        if chosen and run.benchmark is not None:
             known.append(run)
     buckets: dict[tuple[Any, ...], list[Run]] = {}
     for key, run in _keyed(known):
@@ -61,7 +61,11 @@ def compare_runs(
     groups = _groups(rows, sort)
     if baseline is not None:
         _speedups(groups, baseline)
-    return Comparison(groups, problems, baseline)
+    return Comparison(groups, list(problems), baseline)
+
+
+_PLACES = (list(ASPECTS).index("place"), len(ASPECTS) + MACHINE_FIELDS.index("place"))
+"""Where the key of a row has a place."""
 
 
 def _keyed(runs: list[Run]) -> list[tuple[tuple[Any, ...], Run]]:
@@ -78,7 +82,9 @@ def _keyed(runs: list[Run]) -> list[tuple[tuple[Any, ...], Run]]:
     chosen = []
     for run, key in keys:
         common = folders[run.log.parent].most_common(1)[0][0] if run.source.published else key
-        fits = all(mine is None or mine == theirs for mine, theirs in zip(key, common, strict=True))
+        # The place follows from unknown values, and a truncated log has more of them.
+        values = list(zip(key, common, strict=True))
+        fits = all(mine is None or mine == theirs for at, (mine, theirs) in enumerate(values) if at not in _PLACES)
         chosen.append((common if fits else key, run))
     return chosen
 
@@ -92,7 +98,7 @@ def _groups(rows: list[Row], sort: str) -> list[Group]:
         groups[row.aspects].rows.append(row)
         row.group = groups[row.aspects].number
     for group in groups.values():
-        group.rows.sort(key=lambda row: (row.score.minutes is None, row.score.minutes or 0.0, natural_key(row.name)))
+        group.rows.sort(key=lambda row: (row.score.cost is None, row.score.cost or 0.0, natural_key(row.name)))
         for place, row in enumerate((row for row in group.rows if row.score.minutes is not None), 1):
             row.rank = place
         if sort != "score":
@@ -136,6 +142,9 @@ def _reason(row: Row, earlier: list[Group]) -> str | None:
     # Rows of different benchmarks differ in everything else too: naming the benchmark is enough.
     if "benchmark" in differing:
         differing = ["benchmark"]
+    elif "place" in differing:
+        # The reason is what is unknown; the other values say the same in other words.
+        differing = ["place"]
     reasons = "; ".join(_difference(name, row, nearest.rows[0]) for name in differing)
     return f"not ranked with group {nearest.number}: {reasons}"
 
@@ -146,6 +155,9 @@ def differences(one: Aspects, other: Aspects) -> list[str]:
 
 
 def _difference(name: str, row: Row, other: Row) -> str:
+    if name == "place":
+        unknown = (row if row.aspects.unknown else other).aspects.unknown
+        return f"unknown {' and '.join(ASPECTS[each] for each in unknown)}"
     mine, theirs = (aspect_text(getattr(r.aspects, name), name) for r in (row, other))
     if name == "params_sha256":
         changed = changed_parameters(row.members[0].hyperparameters, other.members[0].hyperparameters)
@@ -173,6 +185,8 @@ def describe(aspects: Aspects) -> str:
     known = {name: aspect_text(getattr(aspects, name), name) for name in ASPECTS if getattr(aspects, name) is not None}
     title = " ".join(known.pop(name) for name in ("benchmark", "variant") if name in known)
     rest = [f"round {known['round']}"] if "round" in known else []
+    if aspects.place is not None:
+        rest.append(f"unknown {' and '.join(ASPECTS[name] for name in aspects.unknown)} ({aspects.place})")
     rest += [known[name] for name in ("scaling_kind", "division") if name in known]
     rest += [
         f"{ASPECTS[name]} {known[name]}" for name in ("target_wer", "params_sha256", "dataset_sha256") if name in known
@@ -208,12 +222,16 @@ def _matching(groups: list[Group], wanted: str) -> list[Row]:
 
 
 def _speedup(base: Row, row: Row) -> None:
+    rules = row.members[0].rules
+
     def times(of: Row) -> RunTimes:
         minutes = [run.minutes for run in of.members if run.verdict == SUCCESS and run.minutes is not None]
+        if rules.first_successes:
+            return RunTimes(of.score, minutes[: rules.runs], 0)
         return RunTimes(of.score, minutes, of.runs - len(minutes))
 
     row.baseline = row is base
-    result = speedup(row.aspects.benchmark, times(base), times(row))
+    result = speedup(rules.dropped, times(base), times(row))
     if result is None:
         return
     row.speedup, row.speedup_method = result.ratio, result.method

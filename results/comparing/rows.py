@@ -5,14 +5,23 @@ A row has every value of a table at full precision; None is unknown.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmark.mllog import SUCCESS
-from results.comparing.score_of_runs import Score, score_runs
-from results.reading.load import FAILED, PENDING, Run
+from benchmark.mllog import BENCHMARK, SUCCESS
+from benchmark.rounds.result_tree import WEAK
+from results.comparing.score_of_runs import (
+    PUBLISHED,
+    UNVERIFIED,
+    Score,
+    energy_of_result,
+    score_models,
+    score_runs,
+)
 from results.reading.measures import mean
+from results.reading.run_data import FAILED, PENDING, Run
 
 ASPECTS = {
     "benchmark": "benchmark",
@@ -23,13 +32,22 @@ ASPECTS = {
     "params_sha256": "parameters",
     "dataset_sha256": "dataset digest",
     "target_wer": "target WER",
+    "place": "place",
 }
 """What two rows must have in common to be ranked together, with its name in messages."""
+_ROUND_ASPECTS = ("round", "division")
+"""Aspects that every result of an MLPerf benchmark has."""
+_OWN_ASPECTS = ("division", "variant", "params_sha256", "dataset_sha256", "target_wer")
+"""Aspects that every DeepSpeech2 run has."""
 
 
 @dataclass(frozen=True)
 class Aspects:
-    """The values of ASPECTS; None is unknown, which never equals a known value."""
+    """The values of ASPECTS; None is unknown, or does not apply to the benchmark.
+
+    An unknown value equals nothing, not even another unknown value. Only runs from one place have it in common: `place`
+    is their folder if a value that applies is unknown, else None.
+    """
 
     benchmark: str | None
     round: str | None
@@ -39,6 +57,13 @@ class Aspects:
     params_sha256: str | None
     dataset_sha256: str | None
     target_wer: float | None
+    place: str | None = None
+
+    @property
+    def unknown(self) -> list[str]:
+        """The names in ASPECTS of the values that apply to the benchmark and are unknown."""
+        applicable = _OWN_ASPECTS if self.benchmark == BENCHMARK else _ROUND_ASPECTS
+        return [name for name in applicable if getattr(self, name) is None]
 
 
 @dataclass(eq=False)
@@ -68,6 +93,9 @@ class Row:
     run_epochs: list[float | None]
     run_seeds: list[Any]
     epochs_to_target: float | None
+    """Mean progress at which the converged runs reached the target, in `progress_unit`."""
+    progress_unit: str | None
+    """`epochs`, or what the benchmark counts instead; None if the runs' logs differ in it."""
     best_wer_pct: float | None
     samples_per_s: float | None
     audio_s_per_s: float | None
@@ -93,11 +121,16 @@ class Row:
         """Submitter and system, as far as known."""
         return " / ".join(part for part in (self.submitter, self.system) if part) or self.members[0].log.name
 
+    @property
+    def verification(self) -> str:
+        """What the score is worth: a user's own, or that of a published MLPerf round."""
+        return PUBLISHED if self.aspects.round is not None else UNVERIFIED
+
 
 def aspects_of(run: Run) -> Aspects:
     """The aspects of a run, which decide with which rows it may be compared."""
     source = run.source
-    return Aspects(
+    aspects = Aspects(
         run.benchmark,
         source.round,
         source.scaling_kind,
@@ -107,11 +140,17 @@ def aspects_of(run: Run) -> Aspects:
         run.dataset_sha256,
         run.target_wer,
     )
+    return replace(aspects, place=str(source.place)) if aspects.unknown else aspects
+
+
+MACHINE_FIELDS = ("submitter", "system", "accelerator", "accelerators", "nodes", "processes", "place")
+"""What `machine_of` gives."""
 
 
 def machine_of(run: Run) -> tuple[Any, ...]:
-    """The fields that runs of one system have in common."""
-    return run.submitter, run.system, run.accelerator, run.accelerators, run.nodes, run.processes
+    """The fields that runs of one system have in common; runs of an unknown system only have their place in common."""
+    place = None if run.submitter and run.system else str(run.source.place)
+    return run.submitter, run.system, run.accelerator, run.accelerators, run.nodes, run.processes, place
 
 
 def row_of(aspects: Aspects, members: list[Run]) -> Row:
@@ -120,14 +159,11 @@ def row_of(aspects: Aspects, members: list[Run]) -> Row:
     scored = [run for run in members if run.verdict != PENDING]
     converged = [run for run in scored if run.verdict == SUCCESS and run.minutes is not None]
     minutes = [run.minutes for run in converged if run.minutes is not None]
-    factors = {run.scaling_factor for run in scored}
-    scaling = factors.pop() if len(factors) == 1 else None
-    if aspects.scaling_kind == "weak":
-        score = Score(None, "none", "weak scaling is scored by throughput of models, which is not computed")
-    else:
-        score = score_runs(aspects.benchmark, minutes, len(scored) - len(converged), scaling)
+    score = _score(scored, converged)
     # Take the identity from a complete run: a truncated log lacks fields.
     first = next((run for run in members if machine_of(run).count(None) == least_unknown), members[0])
+    units = {run.progress_unit for run in converged if run.progress_unit is not None}
+    unit = units.pop() if len(units) == 1 else None
     measured = [run.measures for run in converged or scored]
     return Row(
         aspects=aspects,
@@ -146,9 +182,10 @@ def row_of(aspects: Aspects, members: list[Run]) -> Row:
         minutes_min=min(minutes, default=None),
         minutes_max=max(minutes, default=None),
         run_minutes=[run.minutes for run in scored],
-        run_epochs=[run.last_epoch if run in converged else None for run in scored],
+        run_epochs=[run.progress_to_target for run in scored],
         run_seeds=[run.seed for run in scored],
-        epochs_to_target=mean([run.last_epoch for run in converged]),
+        epochs_to_target=mean([run.progress_to_target for run in converged]) if unit else None,
+        progress_unit=unit,
         best_wer_pct=min((run.best_wer for run in scored if run.best_wer is not None), default=None),
         samples_per_s=mean([run.samples_per_s for run in converged or scored]),
         audio_s_per_s=mean([run.audio_s_per_s for run in converged or scored]),
@@ -157,11 +194,40 @@ def row_of(aspects: Aspects, members: list[Run]) -> Row:
         tensor_active_pct=mean([m.tensor_active_pct for m in measured]),
         peak_memory_bytes=max((m.peak_memory_bytes for m in measured if m.peak_memory_bytes is not None), default=None),
         power_w=mean([m.power_w for m in measured]),
-        energy_kwh=mean([run.measures.energy_kwh for run in converged]),
+        energy_kwh=_energy(scored, converged, score),
         global_batch_size=first.global_batch_size,
         members=members,
         notes=_notes(members, scored),
     )
+
+
+def _score(scored: list[Run], converged: list[Run]) -> Score:
+    """The score by the rules of the runs' round."""
+    if not scored:
+        return Score(None, "none", "no run")
+    rules = scored[0].rules
+    if scored[0].source.scaling_kind == WEAK:
+        spans = [
+            (run.started_ms, run.stopped_ms)
+            for run in converged
+            if run.started_ms is not None and run.stopped_ms is not None
+        ]
+        scales = [run.instance_scale for run in converged]
+        return score_models(rules, spans, len(scored) - len(converged), scales)
+    factors = {run.scaling_factor for run in scored}
+    times = [run.minutes if run.verdict == SUCCESS else None for run in scored]
+    return score_runs(rules, times, factors.pop() if len(factors) == 1 else None)
+
+
+def _energy(scored: list[Run], converged: list[Run], score: Score) -> float | None:
+    """The mean energy of the converged runs; with MLPerf's power logs, that of the runs that count in the score."""
+    energies = [run.measures.energy_kwh for run in scored]
+    if not any(run.source.power for run in scored):
+        return mean([run.measures.energy_kwh for run in converged])
+    if score.kind != "olympic":
+        return None
+    times = [run.minutes if run.verdict == SUCCESS else None for run in scored]
+    return energy_of_result(scored[0].rules, times, energies, score.scaling_factor)
 
 
 def _notes(members: Sequence[Run], scored: Sequence[Run]) -> list[str]:
@@ -178,4 +244,12 @@ def _notes(members: Sequence[Run], scored: Sequence[Run]) -> list[str]:
         notes.append("seeds repeat")
     if len({str(run.global_batch_size) for run in scored}) > 1:
         notes.append("batch sizes differ between runs")
+    unreadable = sum(run.bad_lines > 0 and run.checked_by is None for run in scored)
+    if unreadable and scored[0].source.published:
+        have = "has" if unreadable == 1 else "have"
+        notes.append(f"{unreadable} of {len(scored)} logs {have} unreadable lines (--check counts such runs as failed)")
+    said = Counter(note for run in scored for note in run.notes)
+    notes += [
+        note if times == len(scored) else f"{note} ({times} of {len(scored)} runs)" for note, times in said.items()
+    ]
     return notes

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.mllog import BENCHMARK
+from benchmark.rounds.rules_by_round import rules_of
 from benchmark.settings import TRAINER_MODULE
 from benchmark.submission import (
     PARAMS_FILE,
@@ -28,9 +29,9 @@ from benchmark.submission import (
     setup_of,
 )
 from common.errors import UserError
+from common.files import natural_key
 from results.comparing.score_of_runs import UNVERIFIED, score_runs
 from results.packaging.run_checks import PackagedRun
-from results.reading.discover import natural_key
 from results.rendering.export import markdown_text
 
 CODE_FOLDER = code_of("reference")
@@ -75,10 +76,8 @@ def _json(tree: dict[str, Any]) -> bytes:
 
 def _readme(runs: Sequence[PackagedRun], system: str, description: dict[str, Any]) -> str:
     first = runs[0].record
-    converged = [
-        run.record.run.minutes for run in runs if run.record.status == "success" and run.record.run.minutes is not None
-    ]
-    score = score_runs(BENCHMARK, converged, len(runs) - len(converged))
+    times = [run.record.run.minutes if run.record.status == "success" else None for run in runs]
+    score = score_runs(rules_of(BENCHMARK), times)
     score_text = "none" if score.minutes is None else f"{score.minutes:.6f} minutes"
     lines = [
         f"# {BENCHMARK} on {markdown_text(system)}",

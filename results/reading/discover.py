@@ -6,71 +6,84 @@ Only directories are read; no file is opened.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.submission import (
-    LOG_FILE,
-    LOG_SUFFIXES,
-    RECORD_FILE,
-    RESULTS,
-    SCALING_KINDS,
-    description_of,
-    file_of_run,
-    is_run_folder,
-    is_submitter,
-    number_of,
-    rounds_above,
-)
+from benchmark.rounds.result_tree import ResultFolder, is_log_name, is_submitter, result_at, results_in
+from benchmark.submission import BENCHMARK, LOG_FILE, LOG_SUFFIXES, RECORD_FILE, RESULTS, file_of_run, is_run_folder
 from benchmark.trainer_contract import CHECKPOINTS
 from common.errors import UserError
+from common.files import natural_key
 
 _SKIPPED_FOLDERS = {CHECKPOINTS, "__pycache__", "node_modules"}
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
 class Source:
-    """One log and the files next to it; None if there is none.
-
-    `submitter`, `system` and `benchmark` are the folders' names in an MLPerf tree; `round` is MLPerf's, from the
-    repository's name (`training_results_v1.1` gives "1.1"); `scaling_kind` is HPC's `strong` or `weak`.
-    """
+    """One log, its record (None if there is none), and the result of an MLPerf tree that it belongs to, if any."""
 
     log: Path
     record: Path | None = None
-    description: Path | None = None
-    scaling: Path | None = None
-    submitter: str | None = None
-    system: str | None = None
-    benchmark: str | None = None
-    round: str | None = None
-    scaling_kind: str | None = None
+    result: ResultFolder | None = None
 
     @property
     def published(self) -> bool:
         """Whether the log is in an MLPerf tree (`ORG/results/SYSTEM/BENCHMARK/result_N.txt`)."""
-        return self.system is not None
+        return self.result is not None
+
+    @property
+    def benchmark(self) -> str | None:
+        """The benchmark by the folder's name; None outside an MLPerf tree."""
+        return self.result.benchmark if self.result else None
+
+    @property
+    def round(self) -> str | None:
+        """The version of the MLPerf round, `4.0`; None if it is not known."""
+        return self.result.round.version if self.result and self.result.round else None
+
+    @property
+    def scaling_kind(self) -> str | None:
+        """MLPerf HPC's `strong` or `weak`."""
+        return self.result.kind if self.result else None
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that are read for this log."""
+        described = [self.result.description, self.result.scaling] if self.result else []
+        return [path for path in (self.log, self.record, *described) if path is not None]
+
+    @property
+    def power(self) -> Path | None:
+        """The folder with the power logs of the result; None if it has none."""
+        return self.result.power if self.result else None
+
+    @property
+    def place(self) -> Path:
+        """The folder whose logs have a common origin: a submitter's, a folder of runs, or the log's own."""
+        if self.result is not None:
+            return self.result.org
+        folder = Path(os.path.abspath(self.log)).parent
+        return folder.parent if self.log.name == LOG_FILE else folder
 
 
-def natural_key(text: object) -> list[tuple[int, int, str]]:
-    """Sort key that puts `result_10` after `result_9`."""
-    parts = re.split(r"(\d+)", str(text))
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
-
-
-def find_sources(paths: Iterable[Path], problems: list[str] | None = None) -> list[Source]:
+def find_sources(
+    paths: Iterable[Path], problems: list[str] | None = None, benchmark: str | None = None
+) -> list[Source]:
     """Every log under `paths`, each once, ordered by path and then by name (natural order).
 
-    Unreadable folders are reported in `problems`. Raises UserError for a path that does not exist or has no log.
+    `benchmark` leaves out the results of other MLPerf benchmarks. Folders that cannot be read, and what lies in the
+    results of an MLPerf tree and is not read, are reported in `problems`. Raises UserError for a path that does not
+    exist or has no log.
     """
     found: dict[Path, Source] = {}
-    unreadable = [] if problems is None else problems
+    reported = [] if problems is None else problems
+    walk = _Walk(reported)
     for path in paths:
         if not path.exists():
             raise UserError("no such file or folder", where=path)
-        sources = [_source_of(path)] if path.is_file() else _walk(path, unreadable)
+        sources = walk.file(path) if path.is_file() else walk.folder(path)
         if not sources:
             raise UserError(
                 "no result log found",
@@ -78,56 +91,92 @@ def find_sources(paths: Iterable[Path], problems: list[str] | None = None) -> li
                 remedy="pass a run folder, a folder of runs, a log, or an MLPerf results repository",
             )
         for source in sources:
-            found.setdefault(source.log.resolve(), source)
+            if benchmark is None or source.benchmark in (None, BENCHMARK, benchmark):
+                found.setdefault(source.log.resolve(), source)
+    kept = {source.result.folder for source in found.values() if source.result}
+    reported += _unread([result for result in walk.results.values() if result and result.folder in kept])
     return list(found.values())
 
 
-def _walk(top: Path, problems: list[str]) -> list[Source]:
-    sources: list[Source] = []
+class _Walk:
+    """Looks for logs; remembers the results of MLPerf trees that it has seen."""
 
-    def report(error: OSError) -> None:
-        problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        self.results: dict[Path, ResultFolder | None] = {}
 
-    for folder, subfolders, files in os.walk(top, onerror=report):
-        here = Path(folder)
-        if is_run_folder(here):
-            # If its log is missing, the reader reports it.
-            sources.append(_source_of(here / LOG_FILE))
+    def file(self, log: Path) -> list[Source]:
+        """The source for one log."""
+        result = self._result(log.parent)
+        record = file_of_run(log, RECORD_FILE)
+        known = record if record is not None and record.is_file() else None
+        return [Source(log, known, result if result and log.name in {each.name for each in result.logs} else None)]
+
+    def folder(self, top: Path) -> list[Source]:
+        """The logs in a folder, in natural order."""
+        sources: list[Source] = []
+        for folder, subfolders, files in os.walk(top, onerror=self._report):
+            here = Path(folder)
+            if is_run_folder(here):
+                # If its log is missing, the reader reports it.
+                sources += self.file(here / LOG_FILE)
+                subfolders.clear()
+                continue
+            if result := self._result(here):
+                sources += self._logs(result)
+                subfolders.clear()
+                continue
+            sources += [source for name in files if is_log_name(name, None) for source in self.file(here / name)]
+            if RESULTS in subfolders:
+                sources += self._published(here, subfolders)
+            subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
+        if not sources:
+            plain = [entry for entry in top.iterdir() if entry.is_file() and entry.suffix in (*LOG_SUFFIXES, "")]
+            sources = [source for entry in plain for source in self.file(entry)]
+        return sorted(sources, key=lambda source: natural_key(source.log))
+
+    def _published(self, org: Path, subfolders: list[str]) -> list[Source]:
+        """The logs of a submitter's results, if `org` is one; `subfolders` keeps those that may contain other runs."""
+        unread: list[str] = []
+        results = list(results_in(org, unread, self._report))
+        submitter = is_submitter(org)
+        if results or (submitter and unread):
+            self.problems += unread
             subfolders.clear()
-            continue
-        sources.extend(_source_of(here / name) for name in files if number_of(here / name) is not None)
-        if is_submitter(here):
+        elif submitter:
             # The code folders may contain sample logs, which are not results.
             subfolders[:] = [RESULTS]
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
-    if not sources:
-        plain = [entry for entry in top.iterdir() if entry.is_file() and entry.suffix in (*LOG_SUFFIXES, "")]
-        sources = [_source_of(entry) for entry in plain]
-    return sorted(sources, key=lambda source: natural_key(source.log))
+        self.results.update((result.folder, result) for result in results)
+        return [source for result in results for source in self._logs(result)]
+
+    def _logs(self, result: ResultFolder) -> list[Source]:
+        records = [file_of_run(log, RECORD_FILE) if result.ours else None for log in result.logs]
+        return [
+            Source(log, record if record is not None and record.is_file() else None, result)
+            for log, record in zip(result.logs, records, strict=True)
+        ]
+
+    def _result(self, folder: Path) -> ResultFolder | None:
+        if folder not in self.results:
+            self.results[folder] = result_at(folder)
+        return self.results[folder]
+
+    def _report(self, error: OSError) -> None:
+        self.problems.append(f"{error.filename}: cannot be read ({error.strerror})")
 
 
-def _source_of(log: Path) -> Source:
-    """The source for a log, derived from its path."""
-    record = file_of_run(log, RECORD_FILE)
-    known = record if record is not None and record.is_file() else None
-    if number_of(log) is None:
-        return Source(log, known)
-    folder = Path(os.path.abspath(log)).parent
-    kind = folder.parent.name if folder.parent.name in SCALING_KINDS else None
-    system = folder.parents[1] if kind else folder.parent
-    if system.parent.name != RESULTS:
-        return Source(log, known)
-    organisation = system.parent.parent
-    description = organisation / description_of(system.name)
-    scaling = folder / "scaling.json"
-    return Source(
-        log,
-        known,
-        description=description if description.is_file() else None,
-        scaling=scaling if scaling.is_file() else None,
-        submitter=organisation.name,
-        system=system.name,
-        benchmark=folder.name,
-        round=next((each for _, each in rounds_above(organisation)), None),
-        scaling_kind=kind,
-    )
+def _unread(results: list[ResultFolder]) -> list[str]:
+    """What lies in results and is not read: a line for each result, or one for each submitter with many of them."""
+    by_org: dict[Path, list[ResultFolder]] = {}
+    for result in results:
+        if result.unread:
+            by_org.setdefault(result.org, []).append(result)
+    lines = []
+    for org, found in by_org.items():
+        if len(found) <= _EXAMPLES:
+            lines += [f"{result.folder}: not read: {'; '.join(result.unread)}" for result in found]
+        else:
+            examples = "; ".join(dict.fromkeys(part for result in found for part in result.unread))
+            short = examples if len(examples) < 160 else examples[:160] + "..."
+            lines.append(f"{org}: not read in {len(found)} results: {short}")
+    return lines

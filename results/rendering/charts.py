@@ -19,6 +19,10 @@ _LEFT, _RIGHT, _LETTER = 56, 12, 8.4
 """Left and right margins and the mean width of a letter, in units."""
 
 
+_LARGEST, _SMALLEST = 1e300, 1e-300
+"""Sizes between which a chart's arithmetic neither overflows nor divides by zero; a log may have any number."""
+
+
 @dataclass(frozen=True)
 class Bar:
     """One bar: its label, its length (None for no bar), its text, single runs as points, a series number."""
@@ -62,7 +66,8 @@ class Stack:
 
 def bars(identity: str, title: str, description: str, rows: Sequence[Bar], unit: str) -> Markup:
     """Horizontal bars from 0, each below its label, with single runs as points."""
-    top = max([value for row in rows for value in (row.value or 0.0, *row.points)] or [1.0]) or 1.0
+    lengths = [_drawable(value) for row in rows for value in (row.value or 0.0, *row.points)]
+    top = max(lengths, default=0.0) or 1.0
     ticks = nice_ticks(0, top)
     top = max(top, ticks[-1])
     height = 44 * len(rows) + 44
@@ -95,9 +100,9 @@ def lines(
 ) -> Markup:
     """Curves; `marks` are vertical lines (epochs), `target` is a horizontal line."""
     height = 300
-    xs = [x for curve in curves for x, _ in curve.points] or [0.0, 1.0]
-    ys = [y for curve in curves for _, y in curve.points] or [0.0, 1.0]
-    ys += [target] if target is not None else []
+    xs = [_drawable(x) for curve in curves for x, _ in curve.points] or [0.0, 1.0]
+    ys = [_drawable(y) for curve in curves for _, y in curve.points] or [0.0, 1.0]
+    ys += [_drawable(target)] if target is not None else []
     x_ticks = nice_ticks(0, max(max(xs), 1e-9))
     x_ticks = [tick for tick in x_ticks if not x_axis.whole or tick == round(tick)]
     x_scale = _linear(0, max(max(xs), 1e-9), _LEFT, WIDTH - _RIGHT)
@@ -125,7 +130,7 @@ def lines(
 
 def stacks(identity: str, title: str, description: str, rows: Sequence[Stack], unit: str) -> Markup:
     """Stacked horizontal bars from 0; part n has the colour of series n."""
-    top = max([sum(row.parts) for row in rows] or [1.0]) or 1.0
+    top = max((_drawable(sum(row.parts)) for row in rows), default=0.0) or 1.0
     ticks = nice_ticks(0, top)
     height = 44 * len(rows) + 44
     scale = _linear(0, max(top, ticks[-1]), 8, WIDTH - _RIGHT)
@@ -206,7 +211,14 @@ def series_class(series: int) -> str:
 
 def _linear(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     span = (high - low) or 1.0
-    return lambda value: start + (value - low) / span * (end - start)
+    return lambda value: start + (_drawable(value) - low) / span * (end - start)
+
+
+def _drawable(value: float) -> float:
+    """The value, or the nearest one that a chart can draw."""
+    if abs(value) < _SMALLEST:
+        return 0.0
+    return min(max(value, -_LARGEST), _LARGEST)
 
 
 def _vertical_grid_line(x: float, top: float, bottom: float, text: str) -> Markup:

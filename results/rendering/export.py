@@ -9,14 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.submission import runs_wanted
 from common.errors import one_line
 from common.formats import COMPARISON
-from results.comparing.columns import filled_columns, note_name
+from results.comparing.columns import filled_columns
 from results.comparing.comparison import Comparison, describe
+from results.comparing.footnotes import footnotes, verification_notes
 from results.comparing.rows import Row
 from results.comparing.score_of_runs import UNVERIFIED
-from results.reading.load import Run
+from results.reading.run_data import Run
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
@@ -40,13 +40,17 @@ def row_fields(row: Row) -> dict[str, Any]:
         "processes": row.processes,
         "processor": row.processor,
         "runs": row.runs,
-        "runs_wanted": runs_wanted(aspects.benchmark),
+        "runs_wanted": row.members[0].rules.runs,
         "converged": row.converged,
         "left_out": row.left_out,
         "score_minutes": score.minutes,
         "score_kind": score.kind,
         "score_rule": score.rule,
         "scaling_factor": score.scaling_factor,
+        "scaling_kind": aspects.scaling_kind,
+        "models": score.models,
+        "instance_scale": score.instance_scale,
+        "models_per_minute": score.models_per_minute,
         "minutes_min": row.minutes_min,
         "minutes_max": row.minutes_max,
         "run_minutes": row.run_minutes,
@@ -54,6 +58,7 @@ def row_fields(row: Row) -> dict[str, Any]:
         "run_epochs": row.run_epochs,
         "run_seeds": row.run_seeds,
         "epochs_to_target": row.epochs_to_target,
+        "progress_unit": row.progress_unit,
         "best_wer_pct": row.best_wer_pct,
         "target_wer_pct": aspects.target_wer,
         "samples_per_s": row.samples_per_s,
@@ -73,7 +78,7 @@ def row_fields(row: Row) -> dict[str, Any]:
         "params_sha256": aspects.params_sha256,
         "dataset_sha256": aspects.dataset_sha256,
         "notes": row.notes,
-        "verification": UNVERIFIED,
+        "verification": row.verification,
     }
 
 
@@ -105,7 +110,7 @@ def render_json(comparison: Comparison, inference: Sequence[dict[str, Any]] = ()
         for group in comparison.groups
     ]
     tree = {
-        "verification": UNVERIFIED,
+        "verification": "; ".join(dict.fromkeys(row.verification for row in comparison.rows)) or UNVERIFIED,
         "baseline": comparison.baseline,
         "groups": groups,
         "rows": rows,
@@ -145,12 +150,8 @@ def render_markdown(comparison: Comparison) -> str:
         for row in group.rows:
             lines.append("| " + " | ".join(markdown_text(column.cell(row)) for column in columns) + " |")
         lines.append("")
-        rules = dict.fromkeys(row.score.rule for row in group.rows)
-        methods = dict.fromkeys(row.speedup_method for row in group.rows if row.speedup_method and not row.baseline)
-        notes = [f"minutes: {rule}" for rule in rules] + [f"speed-up: {method}" for method in methods]
-        notes += [f"{note_name(row, group.rows)}: {'; '.join(row.notes)}" for row in group.rows if row.notes]
-        lines += [f"- {markdown_text(note)}" for note in notes] + [""]
-    return "\n".join([*lines, f"Scores are {UNVERIFIED}."]) + "\n"
+        lines += [f"- {markdown_text(note)}" for note in footnotes(group)] + [""]
+    return "\n".join([*lines, *verification_notes(comparison)]) + "\n"
 
 
 def markdown_text(text: str) -> str:

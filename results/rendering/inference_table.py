@@ -17,10 +17,10 @@ from typing import Any, Literal
 import orjson
 
 from common.errors import UserError, one_line
+from common.files import natural_key
 from common.formats import INFERENCE
 from results.comparing.columns import figure
 from results.comparing.score_of_runs import UNVERIFIED
-from results.reading.discover import natural_key
 from results.rendering.table_layout import natural_widths, table_lines, table_width
 
 NAME = "inference.json"

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmark.mllog import SUCCESS
+from benchmark.rounds.rules_by_round import EPOCHS
 from results.comparing.columns import figure, minutes_text, name_text
 from results.comparing.comparison import Group
 from results.comparing.rows import Row
-from results.reading.load import Run
+from results.reading.run_data import Run
 from results.rendering import charts
 from results.rendering.markup import Markup
 from results.rendering.telemetry_curves import read_curves
@@ -19,6 +20,8 @@ MAX_CURVES = 40
 """With more runs, a group's charts show one run per row to stay readable."""
 MAX_TELEMETRY = 6
 """Number of systems in a group whose telemetry is drawn."""
+MAX_LEGEND = 12
+"""Number of systems in a chart of curves that are named in a legend."""
 PARTS = ("waiting for data", "forward, backward, update", "evaluation", "other")
 
 
@@ -87,7 +90,7 @@ def _accuracy(group: Group) -> list[Figure]:
     what = "Word error rate" if factor else "Evaluation metric"
     over_time, over_epochs = [], []
     for series, run in chosen:
-        label = f"{name_text(group.rows[series])}, seed {run.seed}"
+        label = _label(group.rows[series], run)
         scaled = [(epoch, value * (factor or 1.0), time_ms) for epoch, value, time_ms in run.evals]
         if run.started_ms is not None:
             points = [((time_ms - run.started_ms) / 60_000, value) for _, value, time_ms in scaled]
@@ -98,28 +101,36 @@ def _accuracy(group: Group) -> list[Figure]:
     positive = [value for _, run in chosen for _, value, _ in run.evals if value > 0]
     log = bool(factor) and bool(positive) and max(positive) > 10 * min(positive)
     axis = charts.Axis(name + (" (logarithmic)" if log else ""), log=log, zero=bool(factor))
+    units = {row.progress_unit or EPOCHS for row in group.rows}
+    unit = units.pop() if len(units) == 1 else "progress"
     which = "one typical run of each system" if single else "every run"
-    legend = [name_text(row) for row in group.rows] if len(group.rows) > 1 else []
+    # More systems than that cannot be told apart by colour; the curves' tooltips name them.
+    legend = [name_text(row) for row in group.rows] if 1 < len(group.rows) <= MAX_LEGEND else []
     target = group.aspects.target_wer if factor else None
     reached = "" if target is None else f" Dashed: the target, {target:g} %."
     figures = []
-    for part, curves, x_name in (("time", over_time, "minutes"), ("epoch", over_epochs, "epochs")):
+    for part, curves, x_name in (("time", over_time, "minutes"), ("epoch", over_epochs, unit)):
         if curves:
             values = "; ".join(
                 f"{curve.name}: from {curve.points[0][1]:.3g} to {curve.points[-1][1]:.3g}" for curve in curves
             )
-            title = f"{what} against {'time' if part == 'time' else 'epochs'}"
+            title = f"{what} against {'time' if part == 'time' else unit}"
             chart = charts.lines(
                 f"g{group.number}-wer-{part}",
                 title,
                 f"{values}.",
                 curves,
-                charts.Axis(x_name, whole=part == "epoch"),
+                charts.Axis(x_name, whole=x_name == EPOCHS),
                 axis,
                 target=target,
             )
             figures.append(Figure(title, chart, f"Evaluations of {which}.{reached}", legend))
     return figures
+
+
+def _label(row: Row, run: Run) -> str:
+    """A run's name in a chart: its system, and its seed if it has logged one."""
+    return name_text(row) if run.seed is None else f"{name_text(row)}, seed {run.seed}"
 
 
 def _time_parts(group: Group) -> Figure | None:
@@ -177,5 +188,5 @@ def telemetry_figures(group: Group) -> tuple[list[tuple[str, list[Figure]]], boo
                 marks=marks,
             )
             figures.append(Figure(quantity.name, chart, f"{summary}. Dotted: epoch starts."))
-        drawn.append((f"{name_text(row)}, seed {run.seed}", figures))
+        drawn.append((_label(row, run), figures))
     return drawn, False

@@ -16,9 +16,9 @@ from common.errors import one_line
 from common.files import sha256_of
 from results.comparing.columns import Column, filled_columns, minutes_text, name_text
 from results.comparing.comparison import Comparison, Group, describe
+from results.comparing.footnotes import footnotes, verification_notes
 from results.comparing.rows import Row
-from results.comparing.score_of_runs import UNVERIFIED
-from results.reading.load import Run
+from results.reading.run_data import Run
 from results.rendering.charts import series_class
 from results.rendering.markup import Markup
 from results.rendering.report_figures import PARTS, group_figures, mean_parts, telemetry_figures, typical_run
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _STYLE = Path(__file__).with_name("report.css")
 _TEMPLATE = "report.html.j2"
+MAX_NAMES = 12
+"""A note names at most so many systems; with more it gives their number."""
 _CODE = ("log", "code commit", "log SHA-256")
 _ORIGIN = ["system", "log", "verdict", "minutes", "seed", "started (UTC)", "code commit", "log SHA-256"]
 """Columns of the table of origins; _CODE are those in the monospaced font."""
@@ -42,7 +44,7 @@ def page(comparison: Comparison, title: str) -> str:
         title=title,
         style=Markup(style),
         policy=policy,
-        unverified=UNVERIFIED,
+        verification=verification_notes(comparison),
         groups=[_group(group) for group in comparison.groups],
         problems=comparison.problems,
         part_names=list(PARTS),
@@ -87,7 +89,7 @@ def _group(group: Group) -> dict[str, Any]:
         "reason": group.reason,
         "columns": filled_columns(group.rows),
         "rows": group.rows,
-        "notes": _notes(group),
+        "notes": [f"{note[0].upper()}{note[1:]}." for note in footnotes(group, MAX_NAMES)],
         "figures": group_figures(group),
         "time_parts": [(name_text(row), [minutes_text(value) for value in minutes]) for row, minutes in parts],
         "telemetry": telemetry,
@@ -97,13 +99,6 @@ def _group(group: Group) -> dict[str, Any]:
         "parameters": _parameters(group),
         "origins": [_origin(row, run) for row in group.rows for run in row.members],
     }
-
-
-def _notes(group: Group) -> list[str]:
-    rules = dict.fromkeys(row.score.rule for row in group.rows)
-    methods = dict.fromkeys(row.speedup_method for row in group.rows if row.speedup_method and not row.baseline)
-    notes = [f"Minutes: {rule}." for rule in rules] + [f"Speed-up: {method}." for method in methods]
-    return notes + [f"{row.name}: {'; '.join(row.notes)}." for row in group.rows if row.notes]
 
 
 def _systems(group: Group) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.reading.discover import find_sources
-from results.reading.load import Run, read_run
+from results.reading.load import read_run
+from results.reading.run_data import Run
 from results.rendering.export import run_fields
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def load_all(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
     listed = [paths] if isinstance(paths, str | os.PathLike) else paths
     problems: list[str] = []
     runs = [read_run(source) for source in find_sources([Path(path) for path in listed], problems)]
-    return Runs(runs, problems + [f"{run.log}: {problem}" for run in runs for problem in run.problems])
+    return Runs(runs, problems + list(dict.fromkeys(problem for run in runs for problem in run.all_problems)))
 
 
 def _values(run: Run) -> dict[str, Any]:

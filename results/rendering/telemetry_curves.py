@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from benchmark.submission import TELEMETRY_FILE, file_of_run
 from common.values import parse_number
-from results.reading.load import Run
+from results.reading.run_data import Run
 
 BINS = 240
 """Points of a curve."""

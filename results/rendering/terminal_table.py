@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.cells import cell_len
 
 from common.errors import one_line
-from results.comparing.columns import Column, filled_columns, note_name
+from results.comparing.columns import Column, filled_columns
 from results.comparing.comparison import Comparison, Group, describe
+from results.comparing.footnotes import footnotes, verification_notes
 from results.comparing.rows import Row
-from results.comparing.score_of_runs import UNVERIFIED
 from results.rendering.table_layout import table_lines, table_width, wrap_line
 
 MIN_TABLE_WIDTH = 58
@@ -21,7 +21,7 @@ def render_text(comparison: Comparison, width: int) -> str:
     blocks = [_group(group, width) for group in comparison.groups]
     if not blocks:
         blocks = ["No comparable run."]
-    return "\n\n".join([*blocks, wrap_line(f"Scores are {UNVERIFIED}.", width)]) + "\n"
+    return "\n\n".join([*blocks, *(wrap_line(note, width) for note in verification_notes(comparison))]) + "\n"
 
 
 def _group(group: Group, width: int) -> str:
@@ -39,23 +39,10 @@ def _group(group: Group, width: int) -> str:
 
 
 def _footnotes(group: Group, hidden: list[Column], width: int) -> list[str]:
-    rules: dict[str, list[Row]] = {}
-    for row in group.rows:
-        rules.setdefault(row.score.rule, []).append(row)
-    notes = [f"minutes: {one_line(rule)}" + _rows_with_rule(rows, group) for rule, rows in rules.items()]
-    methods = dict.fromkeys(row.speedup_method for row in group.rows if row.speedup_method and not row.baseline)
-    notes += [f"speed-up: {method}" for method in methods]
-    notes += [f"{note_name(row, group.rows)}: {'; '.join(row.notes)}" for row in group.rows if row.notes]
+    notes = footnotes(group)
     if hidden:
         notes.append(f"not shown in {width} columns: {', '.join(column.header for column in hidden)}")
     return notes
-
-
-def _rows_with_rule(rows: list[Row], group: Group) -> str:
-    """The names of the rows that a rule applies to, unless it applies to all."""
-    if len(rows) == len(group.rows):
-        return ""
-    return f" - {', '.join(note_name(row, group.rows) for row in rows)}" if len(rows) <= 3 else f" - {len(rows)} rows"
 
 
 def choose_columns(columns: list[Column], rows: list[Row], width: int) -> tuple[list[Column], list[Column]]:

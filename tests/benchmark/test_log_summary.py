@@ -41,6 +41,38 @@ def test_epochs_are_read_from_the_log_without_invented_values():
     assert (epoch.train_loss, epoch.utterances_per_s, epoch.audio_s_per_s) == (None, 12.0, None)
 
 
+@pytest.mark.parametrize(
+    ("value", "metadata", "metrics"),
+    [
+        (0.76, {}, {"": 0.76}),
+        ("25.33", {}, {"": 25.33}),
+        (89.0, {"metric": "FID"}, {"FID": 89.0}),
+        ({"BBOX": 0.38, "SEGM": 0.34}, {}, {"BBOX": 0.38, "SEGM": 0.34}),
+        ({"accuracy": {"BBOX": 0.38, "SEGM": 0.34}}, {}, {"BBOX": 0.38, "SEGM": 0.34}),
+        ([0.38, 0.34], {}, {"0": 0.38, "1": 0.34}),
+        ({"BBOX": "nan", "SEGM": 0.34}, {}, {"SEGM": 0.34}),
+        (0.76, {"metric": ["FID"]}, {"": 0.76}),
+    ],
+)
+def test_an_evaluation_of_mlperfs_benchmarks_has_one_or_more_metrics(value, metadata, metrics):
+    summary = summarise([event("submission_benchmark", 0, "maskrcnn"), event("eval_accuracy", 1, value, **metadata)])
+    (evaluation,) = summary.evaluations
+    assert evaluation.metrics == metrics and evaluation.value == next(iter(metrics.values()))
+    assert summary.unread == []
+
+
+@pytest.mark.parametrize("value", [None, True, "high", {}, [], {"BBOX": None}, {"a": {"b": {"c": 1}}}, float("inf")])
+def test_an_evaluation_without_a_number_is_not_read(value):
+    summary = summarise([event("submission_benchmark", 0, "maskrcnn"), event("eval_accuracy", 1, value)])
+    assert summary.evaluations == [] and len(summary.unread) == 1
+
+
+@pytest.mark.parametrize("value", ["55", {"BBOX": 0.38}, [55.0]])
+def test_a_score_of_deepspeech2_is_a_number(value):
+    summary = summarise([event("submission_benchmark", 0, mllog.BENCHMARK), event("eval_accuracy", 1, value)])
+    assert summary.evaluations == [] and len(summary.unread) == 1
+
+
 CLOCK = [event("init_start", 0), event("init_stop", 400), event("run_start", 1000), event("run_stop", 61_000)]
 
 

@@ -36,24 +36,6 @@ def test_a_descriptions_status_is_accepted_by_mlperfs_checker(ruleset, tmp_path)
         assert not check_system_desc(path, "training", ruleset)[0] and check_system_desc(path, "training", "3.1.0")[0]
 
 
-@pytest.mark.parametrize(
-    ("folder", "found"),
-    [
-        ("training_results_v1.1", "1.1"),
-        ("training_results_v1.1-main", "1.1"),
-        ("hpc_results_v3.0/somewhere/else", "3.0"),
-        ("training_4.1", "4.1"),
-        ("Submissions-round-2.0", "2.0"),
-        ("training_results_v0.7/training_results_v1.10", "1.10"),
-        ("results", None),
-        ("speech-training-0.5", None),
-        ("v1.1", None),
-    ],
-)
-def test_the_round_is_in_the_name_of_the_nearest_folder_that_has_one(folder, found):
-    assert next((each for _, each in submission.rounds_above(Path("/", folder, "Org"))), None) == found
-
-
 def test_files_of_a_run_are_next_to_its_log():
     assert submission.file_of_run(Path("run/result.txt"), "record.json") == Path("run/record.json")
     assert submission.file_of_run(Path("x/result_10.txt"), "telemetry.csv") == Path("x/telemetry_10.csv")

@@ -12,10 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.params import load_variant
+from benchmark.rounds.official_checker import rulesets_of
 from compliance.__main__ import main
 from compliance.check import check_paths
-from compliance.findings import ERROR, Finding, Verdict, as_junit
-from compliance.official import rulesets_of
+from compliance.findings import ERROR, Finding, Verdict
+from compliance.mlperf.official_logs import Chosen
+from compliance.output.finding_report import report_of
+from compliance.output.junit import as_junit
 from tests.support.log_mutations import END, MUTATIONS, VALID_LOG, randomly_edited, with_resumed
 from tests.support.logs import TOKEN, FakeRun, at, change, drop, fields_of, line_of, shifted, written
 
@@ -162,7 +165,9 @@ def test_rules_that_a_round_does_not_have_are_named_without_their_path(name, rul
     lines[place] = line_of(fields_of(lines[place]) | {"value": "lion"})
     head = [line_of(fields_of(VALID_LOG[n])) for n in range(1, 5)]
     (tmp_path / "result_0.txt").write_bytes(written([lines[0], *head, *lines[1:]]))
-    found = [f for verdict in check_paths([tmp_path / "result_0.txt"], ruleset) for f in verdict.findings]
+    found = [
+        f for verdict in check_paths([tmp_path / "result_0.txt"], Chosen(ruleset=ruleset)) for f in verdict.findings
+    ]
     (finding,) = [f for f in found if f.severity == ERROR]
     assert finding.rule == "official-verdict" and finding.line == 1
     assert f"no rules called closed_{name}" in finding.found and "/" not in finding.found
@@ -244,9 +249,10 @@ def test_exit_status_and_formats_of_the_command(tmp_path, capsys):
     assert "not verified by MLCommons" in capsys.readouterr().out
     assert main([str(bad), "--json", "--junit", str(tmp_path / "junit.xml")]) == 1
     answer = json.loads(capsys.readouterr().out)
-    assert answer["schema_version"] == 1 and answer["compliant"] is False
+    assert answer["schema_version"] == 2 and answer["compliant"] is False
     assert answer["findings"][0]["rule"] == "key-present" and answer["findings"][0]["line"] == len(VALID_LOG) - 1
-    assert set(answer["findings"][0]) == {"rule", "severity", "file", "line", "expected", "found", "remedy"}
+    fields = {"rule", "severity", "file", "line", "expected", "found", "remedy", "consequences"}
+    assert set(answer["findings"][0]) == fields
     root = ElementTree.parse(tmp_path / "junit.xml").getroot()
     failed = [case.get("name") for case in root.iter("testcase") if case.find("failure") is not None]
     assert failed == ["key-present"] and root.get("failures") == "1"
@@ -280,7 +286,7 @@ def test_hostile_text_is_escaped_and_wrapped(tmp_path, capsys):
 
 def test_characters_that_xml_cannot_represent_are_replaced():
     finding = Finding("a-rule", ERROR, "a\ufffe", 3, "tab\t", "\x00\x0b\ud800\uffff\U0001f600", "line\nbreak")
-    text = as_junit([Verdict("a\ufffe", "log", None, ["a-rule"], [finding])])
+    text = as_junit(report_of([Verdict("a\ufffe", "log", None, ["a-rule"], [finding])]))
     case = next(ElementTree.fromstring(text).iter("testcase"))
     assert case.get("classname") == r"a\ufffe"
     assert case.find("failure").text == "a\\ufffe:3: error: expected tab\t; found ????\U0001f600; line\nbreak"

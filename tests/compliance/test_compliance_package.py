@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
@@ -28,9 +27,8 @@ from results.reading.load import read_run
 from results.rendering.terminal_table import render_text
 from tests.support.log_mutations import VALID_LOG
 from tests.support.logs import FakeRun, change, fields_of, line_of, written
-from tests.support.run_folders import FakeMachine, small_checkout, write_run
+from tests.support.run_folders import ORG, FakeMachine, make_runs, update_checksums, write_run
 
-ORG = "Example"
 DS2 = "deepspeech2"
 
 
@@ -38,24 +36,9 @@ DS2 = "deepspeech2"
 def runs(tmp_path_factory):
     """Ten run folders of committed code."""
     checkout = tmp_path_factory.mktemp("checkout")
-    changes = {
-        "code": small_checkout(checkout),
-        "lock_sha256": hashlib.sha256((checkout / "requirements.lock").read_bytes()).hexdigest(),
-    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results.package, "ROOT", checkout)
-        yield _ten_run_folders(tmp_path_factory, changes)
-
-
-def _ten_run_folders(tmp_path_factory, changes):
-    folder = tmp_path_factory.mktemp("runs")
-    made = []
-    for number in range(10):
-        edits = (1290, 800, 420, 240 + number) if number % 2 else (1280 + number, 800, 420, 330, 250)
-        run = FakeRun(seed=100 + 7919 * number, start_s=1_760_000_000.0 + 3600 * number, word_edits=edits)
-        run.train_s += number / 10
-        made.append(write_run(folder / f"run-{number}", run, FakeMachine("two-gpus", gpus=2), **changes))
-    return made
+        yield make_runs(tmp_path_factory.mktemp("runs"), checkout)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +53,6 @@ def package(runs, tmp_path_factory):
 @pytest.fixture
 def copy(package, tmp_path):
     return shutil.copytree(package, tmp_path / ORG)
-
-
-def update_checksums(org: Path) -> None:
-    """Write SHA256SUMS again, as anyone who edits a package can."""
-    files = sorted(p.relative_to(org).as_posix() for p in org.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
-    lines = [f"{hashlib.sha256((org / name).read_bytes()).hexdigest()}  {name}\n" for name in files]
-    (org / "SHA256SUMS").write_text("".join(lines))
 
 
 def findings_in(org: Path) -> list[Finding]:

@@ -1,9 +1,10 @@
-"""Simulated run folders in the harness's format: log, record, telemetry, parameters."""
+"""Simulated run folders in the harness's format (log, record, telemetry, parameters), and a small package of them."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import math
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 from benchmark import mllog, record
 from benchmark.log_summary import summarise
@@ -20,6 +23,9 @@ from benchmark.telemetry.csv_file import CSV_COLUMNS
 from tests.conftest import ROOT
 from tests.support.logs import FakeRun, fields_of, line_of
 
+ORG, SYSTEM = "Example", "a-system"
+"""Submitter and system of the small package."""
+RESULT_FOLDER = f"results/{SYSTEM}/deepspeech2"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -233,3 +239,39 @@ def small_checkout(folder: Path) -> record.CodeVersion:
     git("add", "-A")
     git("commit", "-q", "-m", "one")
     return record.CodeVersion(commit=git("rev-parse", "HEAD"), clean=True)
+
+
+def make_runs(folder: Path, checkout: Path) -> list[Path]:
+    """Ten run folders of the code that is committed in a small checkout."""
+    changes = {
+        "code": small_checkout(checkout),
+        "lock_sha256": hashlib.sha256((checkout / "requirements.lock").read_bytes()).hexdigest(),
+    }
+    made = []
+    for number in range(10):
+        edits = (1290, 800, 420, 240 + number) if number % 2 else (1280 + number, 800, 420, 330, 250)
+        run = FakeRun(seed=100 + 7919 * number, start_s=1_760_000_000.0 + 3600 * number, word_edits=edits)
+        run.train_s += number / 10
+        made.append(write_run(folder / f"run-{number}", run, FakeMachine("two-gpus", gpus=2), **changes))
+    return made
+
+
+def make_package(folder: Path) -> Path:
+    """A compliant package of ten runs below `folder`."""
+    import results.package  # only a few of the tests that use this module need it
+
+    for name in ("checkout", "runs", "package"):
+        (folder / name).mkdir()
+    described = folder / "describe.yaml"
+    described.write_text("cooling: air\nhost_networking: none\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results.package, "ROOT", folder / "checkout")
+        runs = make_runs(folder / "runs", folder / "checkout")
+        return results.package.build_package(runs, ORG, SYSTEM, folder / "package", described)
+
+
+def update_checksums(org: Path) -> None:
+    """Write SHA256SUMS again, as anyone who edits a package can."""
+    files = sorted(p.relative_to(org).as_posix() for p in org.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256((org / name).read_bytes()).hexdigest()}  {name}\n" for name in files]
+    (org / "SHA256SUMS").write_text("".join(lines))
