@@ -133,14 +133,30 @@ class LogSummary:
         return None if target is None else next((each for each in self.evaluations if each.value <= target), None)
 
 
+NOT_SUMMARISED = frozenset(
+    {
+        "actual_selfplay_games_per_generation",
+        "block_start",
+        "block_stop",
+        "current_lr",
+        "learning_rate",
+        "save_model",
+        "throughput",
+        "weights_initialization",
+    }
+)
+"""Keys that MLPerf's logs repeat by the thousand and that no summary needs; readers may skip their lines."""
+ONLY_OURS = frozenset({mllog.EVAL_START, mllog.EVAL_STOP, mllog.EPOCH_START, mllog.EPOCH_STOP})
+"""Keys that only DeepSpeech2's summary needs: how long its epochs and evaluations took."""
+
+
 def summarise(lines: Iterable[Event | BadLine], benchmark: str | None = None) -> LogSummary:
     """Summarise a log's events in one pass, in log order.
 
     `benchmark`: its name, if known from elsewhere than the log.
     """
     reading = _Reading(benchmark)
-    for line in lines:
-        reading.add(line)
+    reading.add(lines)
     return reading.close()
 
 
@@ -165,19 +181,23 @@ class _Reading:
             "eval_error": self._score,
         }
 
-    def add(self, line: Event | BadLine) -> None:
-        summary = self.summary
-        if isinstance(line, BadLine):
-            summary.bad = summary.bad or line
-            summary.bad_lines += 1
-            return
-        if summary.run_stop is None:
-            action = self.actions.get(line.key)
-            if action is not None:
-                action(line)
-            elif line.key == mllog.RUN_STOP:
-                summary.run_stop = line
-        summary.first.setdefault(line.key, line)
+    def add(self, lines: Iterable[Event | BadLine]) -> None:
+        # Millions of lines of a round pass through this loop.
+        summary, first, find_action = self.summary, self.summary.first, self.actions.get
+        for line in lines:
+            if line.__class__ is BadLine:
+                summary.bad = summary.bad or line  # type: ignore[assignment]
+                summary.bad_lines += 1
+                continue
+            key = line.key  # type: ignore[union-attr]
+            if summary.run_stop is None:
+                action = find_action(key)
+                if action is not None:
+                    action(line)  # type: ignore[arg-type]
+                elif key == mllog.RUN_STOP:
+                    summary.run_stop = line  # type: ignore[assignment]
+            if key not in first:
+                first[key] = line  # type: ignore[assignment]
 
     def close(self) -> LogSummary:
         summary = self.summary

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -148,15 +148,15 @@ def parse_line(raw: bytes, number: int = 0) -> Event | BadLine | None:
     return _bad(raw, number, parsed) if parsed.__class__ is str else parsed  # type: ignore[arg-type, return-value]
 
 
-def _parse_event(text: bytes, number: int) -> Event | str:
-    """Parse the text after the token: an event, or the reason why it is not one."""
+def _parse_event(text: bytes, number: int, skipped: Container[str] = ()) -> Event | str | None:
+    """Parse the text after the token: an event (None if its key is skipped), or the reason why it is not one."""
     try:
         fields = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return f"not JSON ({error})"
     try:
         key, time_ms, metadata, get = fields["key"], fields["time_ms"], fields["metadata"] or {}, fields.get
-        values = (key, fields["value"], metadata, time_ms, get("event_type"), get("namespace"), number)
+        value = fields["value"]
     except (KeyError, TypeError, AttributeError):
         return "expected an object with time_ms, key, value and metadata"
     time_class = time_ms.__class__
@@ -166,18 +166,21 @@ def _parse_event(text: bytes, number: int) -> Event | str:
         or (time_class is not int and time_class is not float)
     ):
         return "key must be a string, time_ms a number and metadata an object"
-    # Half the time of Event(*values), which counts over millions of lines.
-    return tuple.__new__(Event, values)
+    if key in skipped:
+        return None
+    # Half the time of Event(...), which counts over millions of lines.
+    return tuple.__new__(Event, (key, value, metadata, time_ms, get("event_type"), get("namespace"), number))
 
 
 def _bad(raw: bytes, number: int, reason: str) -> BadLine:
     return BadLine(number, reason, raw[:200].decode("utf-8", "replace").rstrip())
 
 
-def read_lines(file: BinaryIO) -> Iterator[Event | BadLine]:
+def read_lines(file: BinaryIO, skipped: Container[str] = ()) -> Iterator[Event | BadLine]:
     """The events and bad lines of an open log, in order; memory is bounded by the block and the line length.
 
-    Tolerates CRLF, text before the token and bytes that are not UTF-8 outside it.
+    Tolerates CRLF, text before the token and bytes that are not UTF-8 outside it. Valid events with a key in `skipped`
+    are left out.
     """
     number = 0
     for lines, overlong in _blocks(file):
@@ -194,10 +197,10 @@ def read_lines(file: BinaryIO) -> Iterator[Event | BadLine]:
             line_length, length = text.find(b"\n") + 1, len(text)
             # Without a line break, another token follows in the same line: its last one counts.
             if line_length:
-                parsed = _parse_event(text if line_length == length else text[:line_length], number + 1)
+                parsed = _parse_event(text if line_length == length else text[:line_length], number + 1, skipped)
                 if parsed.__class__ is Event:
                     yield parsed  # type: ignore[misc]
-                else:
+                elif parsed is not None:
                     yield _bad(lines[lines.rfind(b"\n", 0, offset) + 1 :][:200], number + 1, parsed)  # type: ignore[arg-type]
                 number += 1 if line_length == length else text.count(b"\n")
             offset += length + len(TOKEN)

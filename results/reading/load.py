@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmark import mllog
-from benchmark.log_summary import LogSummary, summarise
+from benchmark.log_summary import NOT_SUMMARISED, ONLY_OURS, LogSummary, summarise
+from benchmark.mllog import BENCHMARK
 from benchmark.params import NEUTRAL
 from benchmark.record import RunRecord, read_record
 from benchmark.rounds import legacy_logs
 from benchmark.rounds.descriptions import division_of, read_description, read_object, status_of, statuses_differ
+from benchmark.rounds.power_logs import energy_joules
 from benchmark.rounds.result_tree import WEAK, ResultFolder
 from benchmark.rounds.rules_by_round import canonical_name
 from benchmark.submission import description_of, devices_of
@@ -41,6 +44,8 @@ def read_run(source: Source) -> Run:
     fill_verdict(run, log)
     peak = run.record.run.peak_memory_bytes if run.record else None
     run.measures = measures_of(run.telemetry, peak, run.run_s)
+    if source.power is not None and run.run_s is not None:
+        _power(run, source.power, run.run_s)
     return run
 
 
@@ -49,8 +54,9 @@ def _summary(source: Source, run: Run) -> LogSummary:
     try:
         if source.log.exists() and not source.log.is_file():
             raise OSError(errno.EINVAL, "not a regular file")
+        skipped = NOT_SUMMARISED if source.benchmark in (None, BENCHMARK) else NOT_SUMMARISED | ONLY_OURS
         with open(source.log, "rb") as file:
-            summary = summarise(mllog.read_lines(file), source.benchmark)
+            summary = summarise(mllog.read_lines(file, skipped), source.benchmark)
         if not summary.first and not summary.bad_lines:
             with open(source.log, "rb") as file:
                 summary = summarise(legacy_logs.read_lines(file), source.benchmark)
@@ -86,6 +92,18 @@ def _published(run: Run, result: ResultFolder) -> None:
         run.description = _read(result.description, read_description, run)
     scaling = _read(result.scaling, read_object, run) if result.scaling else None
     run.scaling_factor = parse_number(scaling.get("scaling_factor")) if scaling else None
+
+
+def _power(run: Run, folder: Path, run_s: float) -> None:
+    """Fill in energy and mean power from the power logs of an MLPerf tree."""
+    try:
+        joules = energy_joules(folder, run.log, run_s * 1000)
+    except OSError as error:
+        run.notes.append(f"energy not known: power logs cannot be read ({error.strerror})")
+    except UserError as error:
+        run.notes.append(f"energy not known: {error.what}")
+    else:
+        run.measures = replace(run.measures, energy_kwh=joules / 3.6e6, power_w=joules / run_s)
 
 
 def _read(path: Path, read: Callable[[Path], dict[str, Any]], run: Run) -> dict[str, Any] | None:

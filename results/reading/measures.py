@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,9 @@ class Measures:
 
 
 def count(value: object) -> int | None:
-    """`value` if it is a non-negative whole number, else None."""
+    """The non-negative whole number that a value is or spells (`8`, "8 ", "8.0", "82,944"), else None."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,3}(,[0-9]{3})+\s*", value):
+        value = value.replace(",", "")
     found = parse_number(value)
     return int(found) if found is not None and found >= 0 and found == int(found) else None
 

@@ -14,6 +14,7 @@ from results import compare, report
 from results.comparing.comparison import compare_runs
 from results.reading.discover import find_sources
 from results.reading.load import read_run
+from results.reading.measures import count
 from results.reading.run_data import Run
 from results.rendering.report_page import page
 from tests.support.logs import FakeRun, fields_of, line_of
@@ -250,3 +251,14 @@ def test_absurd_numbers_are_read_compared_and_drawn(tmp_path_factory, benchmark,
     (run,) = map(read_run, find_sources([folder]))
     assert run.minutes is None or run.minutes > 0
     assert "</html>" in page(compare_runs([run], baseline=None), "title")
+
+
+@given(st.integers(0, 10**9))
+def test_a_count_is_read_in_every_spelling(number):
+    for spelled in (number, float(number), str(number), f" {number} ", f"{number}.0", f"{number:,}", f" {number:,}"):
+        assert count(spelled) == number, spelled
+
+
+@pytest.mark.parametrize("value", ["1,28", "1,2345", ",128", "82.944,0", "8 x 4", "-1", "1.5", "", None, True, [8]])
+def test_what_is_no_count_is_unknown(value):
+    assert count(value) is None
