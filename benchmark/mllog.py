@@ -189,6 +189,11 @@ def read_lines(file: BinaryIO, skipped: Container[str] = ()) -> Iterator[Event |
             if TOKEN in lines:
                 yield _bad(lines, number, f"the line is longer than {MAX_LINE_BYTES} bytes")
             continue
+        if not lines.endswith(b"\n"):  # The log's last line, cut off or complete.
+            last = parse_line(lines, number + 1)
+            if isinstance(last, BadLine) or (last is not None and last.key not in skipped):
+                yield last
+            return
         # One split in C instead of a search per line: most lines of most logs are not events.
         before, *texts = lines.split(TOKEN)
         number += before.count(b"\n")
@@ -201,13 +206,17 @@ def read_lines(file: BinaryIO, skipped: Container[str] = ()) -> Iterator[Event |
                 if parsed.__class__ is Event:
                     yield parsed  # type: ignore[misc]
                 elif parsed is not None:
-                    yield _bad(lines[lines.rfind(b"\n", 0, offset) + 1 :][:200], number + 1, parsed)  # type: ignore[arg-type]
+                    line = lines[lines.rfind(b"\n", 0, offset) + 1 : offset + len(TOKEN) + line_length]
+                    yield _bad(line, number + 1, parsed)  # type: ignore[arg-type]
                 number += 1 if line_length == length else text.count(b"\n")
             offset += length + len(TOKEN)
 
 
 def _blocks(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """A log's lines in blocks that end with a line break, each with whether it is the start of an overlong line."""
+    """A log in blocks of whole lines, each with whether it is instead the beginning of one overlong line.
+
+    A last line without its line break is a block of its own.
+    """
     rest = b""
     while block := file.read(BLOCK_BYTES):
         stop = block.find(b"\n") + 1
@@ -224,7 +233,7 @@ def _blocks(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
         else:
             rest += block
     if rest:
-        yield rest + b"\n", False
+        yield rest, False
 
 
 def read_log(path: Path) -> tuple[list[Event], list[BadLine]]:

@@ -215,3 +215,58 @@ def test_any_bytes_give_events_and_bad_lines_with_rising_numbers(pieces):
 def test_any_damage_to_a_line_is_an_event_a_report_or_no_line(start, length, replacement):
     for item in read(LINE[:start] + replacement + LINE[start + length :]):
         assert isinstance(item, Event | BadLine)
+
+
+def lines_one_by_one(data: bytes, skipped: frozenset[str]) -> list[Event | BadLine]:
+    """What `read_lines` must return, by a straightforward reading of the file line by line."""
+    found: list[Event | BadLine] = []
+    for number, raw in enumerate(lines_of(data), 1):
+        length = len(raw.rstrip(b"\n")) + 1
+        if length > mllog.MAX_LINE_BYTES:
+            if mllog.TOKEN in raw[: mllog.MAX_LINE_BYTES]:
+                text = raw[:200].decode("utf-8", "replace").rstrip()
+                found.append(BadLine(number, f"the line is longer than {mllog.MAX_LINE_BYTES} bytes", text))
+            continue
+        parsed = parse_line(raw, number)
+        if parsed is not None and not (isinstance(parsed, Event) and parsed.key in skipped):
+            found.append(parsed)
+    return found
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    parts = data.split(b"\n")
+    return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+
+
+def without_position(item: Event | BadLine) -> Event | BadLine:
+    """The item without the place in the line at which orjson stopped, which depends on the line break after it."""
+    return item._replace(reason=item.reason.split(" (")[0]) if isinstance(item, BadLine) else item
+
+
+pieces = st.sampled_from(
+    [
+        LINE,
+        LINE.replace(b"seed", b"block_start"),
+        b":::MLLOG ",
+        b":::MLLOG {",
+        b"x",
+        b"\n",
+        b"\r\n",
+        b"\r",
+        b"\0",
+        b"[0] ",
+        b"y" * 90,
+    ]
+)
+
+
+@pytest.mark.parametrize("block", [7, 64, 250])
+@settings(max_examples=60)
+@given(st.lists(pieces, max_size=14))
+def test_reading_in_blocks_gives_what_reading_line_by_line_gives(block, parts):
+    data, skipped = b"".join(parts), frozenset({"block_start"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mllog, "BLOCK_BYTES", block)
+        patch.setattr(mllog, "MAX_LINE_BYTES", 300)
+        found = list(read_lines(io.BytesIO(data), skipped))
+        assert list(map(without_position, found)) == list(map(without_position, lines_one_by_one(data, skipped)))
