@@ -6,9 +6,11 @@ MLPerf's keys keep their names; this benchmark's own keys are defined here, with
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Callable, Container, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,7 +23,7 @@ from benchmark.submission import BENCHMARK as BENCHMARK
 TOKEN = b":::MLLOG "
 MAX_LINE_BYTES = 1 << 20
 """No known benchmark logs a longer line; it is reported, and never held in memory completely."""
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 16
 """Bytes read from a log at a time, at most MAX_LINE_BYTES."""
 
 SUBMISSION_BENCHMARK = constants.SUBMISSION_BENCHMARK
@@ -81,6 +83,10 @@ class Event(NamedTuple):
     def epoch_num(self) -> int | None:
         """The event's epoch, counted from 1, or None."""
         return self.metadata.get(EPOCH_NUM)
+
+
+_FIELDS = itemgetter(*Event._fields[:-1])
+_TIME_CLASSES = (int, float)
 
 
 class BadLine(NamedTuple):
@@ -144,32 +150,20 @@ def parse_line(raw: bytes, number: int = 0) -> Event | BadLine | None:
     at = raw.rfind(TOKEN)
     if at < 0:
         return None
-    parsed = _parse_event(raw[at + len(TOKEN) :], number)
-    return _bad(raw, number, parsed) if parsed.__class__ is str else parsed  # type: ignore[arg-type, return-value]
-
-
-def _parse_event(text: bytes, number: int, skipped: Container[str] = ()) -> Event | str | None:
-    """Parse the text after the token: an event (None if its key is skipped), or the reason why it is not one."""
     try:
-        fields = orjson.loads(text)
+        fields = orjson.loads(raw[at + len(TOKEN) :])
     except orjson.JSONDecodeError as error:
-        return f"not JSON ({error})"
+        return _bad(raw, number, f"not JSON ({error})")
     try:
-        key, time_ms, metadata, get = fields["key"], fields["time_ms"], fields["metadata"] or {}, fields.get
-        value = fields["value"]
+        key, time_ms, metadata = fields["key"], fields["time_ms"], fields["metadata"] or {}
+        event = Event(
+            key, fields["value"], metadata, time_ms, fields.get("event_type"), fields.get("namespace"), number
+        )
     except (KeyError, TypeError, AttributeError):
-        return "expected an object with time_ms, key, value and metadata"
-    time_class = time_ms.__class__
-    if (
-        key.__class__ is not str
-        or metadata.__class__ is not dict
-        or (time_class is not int and time_class is not float)
-    ):
-        return "key must be a string, time_ms a number and metadata an object"
-    if key in skipped:
-        return None
-    # Half the time of Event(...), which counts over millions of lines.
-    return tuple.__new__(Event, (key, value, metadata, time_ms, get("event_type"), get("namespace"), number))
+        return _bad(raw, number, "expected an object with time_ms, key, value and metadata")
+    if key.__class__ is not str or metadata.__class__ is not dict or time_ms.__class__ not in (int, float):
+        return _bad(raw, number, "key must be a string, time_ms a number and metadata an object")
+    return event
 
 
 def _bad(raw: bytes, number: int, reason: str) -> BadLine:
@@ -183,39 +177,67 @@ def read_lines(file: BinaryIO, skipped: Container[str] = ()) -> Iterator[Event |
     are left out.
     """
     number = 0
-    for lines, overlong in _blocks(file):
+    for block, overlong in _blocks(file):
         if overlong:
             number += 1
-            if TOKEN in lines:
-                yield _bad(lines, number, f"the line is longer than {MAX_LINE_BYTES} bytes")
-            continue
-        if not lines.endswith(b"\n"):  # The log's last line, cut off or complete.
-            last = parse_line(lines, number + 1)
-            if isinstance(last, BadLine) or (last is not None and last.key not in skipped):
-                yield last
+            if TOKEN in block:
+                yield _bad(block, number, f"the line is longer than {MAX_LINE_BYTES} bytes")
+        else:
+            yield from _parse_block(block, number, skipped)
+            number += block.count(b"\n")
+
+
+def _parse_block(block: bytes, number: int, skipped: Container[str]) -> Iterator[Event | BadLine]:
+    """The events and bad lines of a block of whole lines that `number` lines precede."""
+    numbers, texts = _split_block(block, number + 1)
+    try:
+        # Parsed in C: millions of lines of a round come through here. A block with an odd line is read by `parse_line`.
+        fields = list(map(_FIELDS, map(orjson.loads, texts)))
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        fields = []
+    done, new = number, tuple.__new__
+    for line, values in zip(numbers, fields, strict=False):
+        key, _, metadata, time_ms, _, _ = values
+        if key.__class__ is not str or metadata.__class__ is not dict or time_ms.__class__ not in _TIME_CLASSES:
+            break
+        if key not in skipped:
+            yield new(Event, (*values, line))
+        done = line
+    else:
+        if len(fields) == len(texts):
             return
-        # One split in C instead of a search per line: most lines of most logs are not events.
-        before, *texts = lines.split(TOKEN)
-        number += before.count(b"\n")
-        offset = len(before)
-        for text in texts:
-            line_length, length = text.find(b"\n") + 1, len(text)
-            # Without a line break, another token follows in the same line: its last one counts.
-            if line_length:
-                parsed = _parse_event(text if line_length == length else text[:line_length], number + 1, skipped)
-                if parsed.__class__ is Event:
-                    yield parsed  # type: ignore[misc]
-                elif parsed is not None:
-                    line = lines[lines.rfind(b"\n", 0, offset) + 1 : offset + len(TOKEN) + line_length]
-                    yield _bad(line, number + 1, parsed)  # type: ignore[arg-type]
-                number += 1 if line_length == length else text.count(b"\n")
-            offset += length + len(TOKEN)
+    for line, raw in enumerate(io.BytesIO(block), number + 1):
+        parsed = parse_line(raw, line) if line > done else None
+        if isinstance(parsed, BadLine) or (parsed is not None and parsed.key not in skipped):
+            yield parsed
+
+
+def _split_block(block: bytes, number: int) -> tuple[list[int], list[bytes]]:
+    """The text after the token of each line that has one, with the line's number; the block's first is `number`."""
+    numbers, texts = [], []
+    before, *parts = block.split(TOKEN)
+    number += before.count(b"\n")
+    for part in parts:
+        stop = part.find(b"\n") + 1
+        if stop == len(part) != 0:
+            numbers.append(number)
+            texts.append(part)
+            number += 1
+        elif stop:
+            numbers.append(number)
+            texts.append(part[:stop])
+            number += part.count(b"\n")
+        # Without a line break, another token follows in the same line: its last one counts.
+    if parts and not block.endswith(b"\n"):
+        numbers.append(number)
+        texts.append(parts[-1])
+    return numbers, texts
 
 
 def _blocks(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
     """A log in blocks of whole lines, each with whether it is instead the beginning of one overlong line.
 
-    A last line without its line break is a block of its own.
+    Only the last line may lack its line break, and is then a block of its own.
     """
     rest = b""
     while block := file.read(BLOCK_BYTES):

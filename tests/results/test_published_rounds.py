@@ -422,3 +422,26 @@ def test_our_own_runs_are_checked_by_our_rules(tmp_path, capsys):
     assert sorted(answer["rows"][0]["run_verdicts"]) == ["refused", "success", "success"]
     assert "key-present" in err and "does not comply with our rules" in err
     assert score.main([str(tmp_path), "--check"]) == 1 or "refused" in capsys.readouterr().out
+
+
+def test_the_unit_of_progress_is_in_the_header_or_beside_each_number(tmp_path, capsys):
+    repository = tmp_path / "training_results_v3.1"
+
+    def evaluations(step):
+        return lambda number: [
+            ("eval_accuracy", value, {"metric": metric, "step_num": step, "epoch_num": 5})
+            for metric, value in (("FID", 80.0), ("CLIP", 0.2))
+        ]
+
+    for org, step in (("One", 4000), ("Two", 12_300)):
+        build_result(repository / org, [6] * 10, benchmark="stable_diffusion", lines=evaluations(step))
+    compare.main([str(tmp_path), "--width", "120"])
+    header, _, one, two, *_ = capsys.readouterr().out.splitlines()[2:]
+    assert "steps" in header.split() and "epochs" not in header
+    assert "4000" in one.split() and "12.3k" in two.split()
+    samples = [("eval_accuracy", 80.0, {"metric": "FID", "samples_count": 3_961_206})]
+    samples.append(("eval_accuracy", 0.2, {"metric": "CLIP", "samples_count": 3_961_206}))
+    build_result(repository / "Other", [7] * 10, benchmark="stable_diffusion", lines=lambda number: samples)
+    compare.main([str(tmp_path), "--width", "120"])
+    header, _, one, _, other, *_ = capsys.readouterr().out.splitlines()[2:]
+    assert "to target" in header and "4000 steps" in one and "3.96M samples" in other
