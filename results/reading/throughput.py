@@ -62,7 +62,7 @@ def _total(rate: float | None, run: Run, log: LogSummary) -> tuple[float | None,
     accelerators = run.accelerators or 0
     if _PER_ACCELERATOR[0] <= ratio * accelerators <= _PER_ACCELERATOR[1]:
         return rate * accelerators, f"throughput is logged per accelerator: multiplied by {accelerators:,}"
-    return None, f"throughput left out: the log's is {ratio:.3g} times the samples trained per second"
+    return None, "throughput left out: it is neither the total samples per second nor those of one accelerator"
 
 
 def _samples_trained(progress: Progress | None, run: Run, rules: Rules) -> float | None:

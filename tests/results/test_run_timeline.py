@@ -148,7 +148,7 @@ def test_throughput_is_the_total_whichever_is_logged(tmp_path_factory, work, acc
 @pytest.mark.parametrize(
     ("benchmark", "rate", "metadata", "why"),
     [
-        ("resnet", 5.0, {"epoch_num": 35}, "times the samples trained per second"),
+        ("resnet", 5.0, {"epoch_num": 35}, "neither the total samples per second nor those of one accelerator"),
         ("resnet", 0, {"epoch_num": 35}, "the log does not say what it counts"),
         ("resnet", 7473.0, {}, "the log does not say what it counts"),
         ("minigo", 0.02, {"epoch_num": 35}, "the log does not say what it counts"),
