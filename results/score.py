@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_ERROR
     (row,) = comparison.rows
     value = "none" if row.score.minutes is None else f"{row.score.minutes:.6f} minutes"
+    if row.score.models_per_minute is not None:
+        value = f"{row.score.models_per_minute:.6f} models per minute, {value} for all"
     spread = "" if row.converged < 2 else f"; {minutes_text(row.minutes_min)} to {minutes_text(row.minutes_max)}"
     print(
         f"score of {name_text(row)}: {value} ({row.score.rule}{spread}; {row.converged} of {row.runs} reached the target)"

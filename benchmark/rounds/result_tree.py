@@ -89,7 +89,10 @@ def is_submitter(folder: Path) -> bool:
 
 def place_of(folder: Path) -> tuple[Path, str, str | None] | None:
     """The submitter's folder, system and scaling kind of a result's folder, from its path; None elsewhere."""
-    folder = Path(os.path.abspath(folder))
+    return _place(Path(os.path.abspath(folder))) or _place(Path(os.path.realpath(folder)))
+
+
+def _place(folder: Path) -> tuple[Path, str, str | None] | None:
     if len(folder.parents) > 3 and folder.parent.name in SCALING_KINDS and folder.parents[2].name == RESULTS:
         return folder.parents[3], folder.parents[1].name, folder.parent.name
     if len(folder.parents) > 2 and folder.parents[1].name == RESULTS and folder.name not in SCALING_KINDS:
@@ -159,6 +162,9 @@ def results_in(
         elif logs := [name for name in files if _LOG_NAME.fullmatch(name)]:
             known.append(f"{here}: {len(logs)} logs outside a folder results/SYSTEM/BENCHMARK: not read")
             subfolders.clear()
+        elif place_of(here) is not None and (count := _count(here)):
+            known.append(f"{here}: no log result_*.txt; {count} other files are not read")
+            subfolders.clear()
 
 
 _LOG_NAME = re.compile(r"result_.*\.txt")
@@ -181,7 +187,9 @@ def _unread(entries: list[os.DirEntry[str]], logs: set[str]) -> list[str]:
     other = [
         entry
         for entry in entries
-        if entry.name not in logs and entry.name not in _KNOWN_FILES and not is_numbered(Path(entry.name))
+        if entry.name not in logs
+        and entry.name not in _KNOWN_FILES
+        and (entry.is_dir() or not is_numbered(Path(entry.name)))
     ]
     files = [entry.name for entry in other if not entry.is_dir()]
     folders = [entry.name for entry in other if entry.is_dir() and entry.name != POWER]

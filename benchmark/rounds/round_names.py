@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,12 +56,17 @@ def round_of_name(name: str) -> Round | None:
 
 
 def rounds_above(path: Path) -> Iterator[Round]:
-    """The rounds in the names of the folders above `path`, nearest first.
+    """The rounds in the names of the folders above `path`, nearest first: as `path` is spelt, then through links.
 
     A folder whose whole name is the version of a known round (`v1.1`) counts only as the direct parent of `path`, or
     in a repository of round 0.5, where it is above the submitters' folders.
     """
-    for distance, folder in enumerate(Path(os.path.abspath(path)).parents):
+    for spelling in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        yield from _rounds_in(Path(spelling).parents)
+
+
+def _rounds_in(parents: Iterable[Path]) -> Iterator[Round]:
+    for distance, folder in enumerate(parents):
         named = round_of_name(folder.name)
         if named is None and (bare := _BARE.fullmatch(folder.name)) and (distance == 0 or bare[1] == "0.5"):
             named = Round(None, bare[1]) if bare[1] in known_versions() else None

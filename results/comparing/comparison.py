@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.mllog import SUCCESS
+from benchmark.mllog import BENCHMARK, SUCCESS
+from benchmark.rounds.rules_by_round import canonical_name
 from common.errors import UserError
 from common.files import natural_key
 from results.comparing.rows import ASPECTS, MACHINE_FIELDS, Aspects, Row, aspects_of, machine_of, row_of
@@ -47,13 +48,19 @@ def compare_runs(
     """Arrange runs in rows and groups. `benchmark` selects one benchmark or variant, `baseline` names a system."""
     problems: dict[str, None] = {}
     known: list[Run] = []
+    left_out: list[Run] = []
+    benchmark = None if benchmark is None else canonical_name(benchmark)
     for run in runs:
         chosen = benchmark is None or benchmark in (run.benchmark, run.variant)
         if chosen or run.benchmark is None:
             problems.update(dict.fromkeys(run.all_problems))
         # A file without any readable log line is not a run.
-        if chosen and run.benchmark is not None:
-            known.append(run)
+        if run.benchmark is not None:
+            (known if chosen else left_out).append(run)
+    if benchmark is not None and not known:
+        names = sorted({name for run in left_out for name in (run.benchmark, run.variant) if name})
+        raise UserError(f"no run of {benchmark!r}", where="--benchmark", remedy=f"one of: {', '.join(names) or 'none'}")
+    _settle_divisions(known)
     buckets: dict[tuple[Any, ...], list[Run]] = {}
     for key, run in _keyed(known):
         buckets.setdefault(key, []).append(run)
@@ -62,6 +69,20 @@ def compare_runs(
     if baseline is not None:
         _speedups(groups, baseline)
     return Comparison(groups, list(problems), baseline)
+
+
+def _settle_divisions(runs: list[Run]) -> None:
+    """Make the division of an MLPerf result unknown if its description has none and its logs contradict each other."""
+    results: dict[Path, list[Run]] = {}
+    for run in runs:
+        if run.source.published and run.benchmark != BENCHMARK:
+            results.setdefault(run.log.parent, []).append(run)
+    for members in results.values():
+        logged = sorted({run.division for run in members if run.division is not None})
+        if len(logged) > 1:
+            for run in members:
+                run.division = None
+                run.notes.append(f"division unknown: its description has none, its logs say {' and '.join(logged)}")
 
 
 _PLACES = (list(ASPECTS).index("place"), len(ASPECTS) + MACHINE_FIELDS.index("place"))

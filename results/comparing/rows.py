@@ -197,7 +197,7 @@ def row_of(aspects: Aspects, members: list[Run]) -> Row:
         energy_kwh=_energy(scored, converged, score),
         global_batch_size=first.global_batch_size,
         members=members,
-        notes=_notes(members, scored),
+        notes=_notes(members, scored, score),
     )
 
 
@@ -230,9 +230,11 @@ def _energy(scored: list[Run], converged: list[Run], score: Score) -> float | No
     return energy_of_result(scored[0].rules, times, energies, score.scaling_factor)
 
 
-def _notes(members: Sequence[Run], scored: Sequence[Run]) -> list[str]:
+def _notes(members: Sequence[Run], scored: Sequence[Run], score: Score) -> list[str]:
     """Caveats for readers of the row."""
     notes = []
+    if scored and scored[0].source.power and score.kind not in ("olympic", "none"):
+        notes.append("energy not given: MLPerf's rule is for results with all runs of strong scaling")
     verdicts = [run.verdict for run in scored if run.verdict != SUCCESS]
     for verdict in dict.fromkeys(verdicts):
         meaning = "failed" if verdict == FAILED else verdict

@@ -135,7 +135,7 @@ def energy_of_result(
 def _scaled(minutes: float, kind: str, rule: str, scaling: float | None) -> Score:
     if scaling is None or scaling == 1:
         return Score(minutes, kind, rule, scaling)
-    return Score(minutes * scaling, kind, f"{rule} x {scaling:.6g} (scaling.json)", scaling)
+    return Score(minutes * scaling, kind, f"{rule} x {scaling:.6g} (scaling.json; min-max as measured)", scaling)
 
 
 def speedup(dropped: int, baseline: RunTimes, other: RunTimes) -> Speedup | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.rounds.result_tree import ResultFolder, is_log_name, is_submitter, result_at, results_in
+from benchmark.rounds.rules_by_round import canonical_name
 from benchmark.submission import BENCHMARK, LOG_FILE, LOG_SUFFIXES, RECORD_FILE, RESULTS, file_of_run, is_run_folder
 from benchmark.trainer_contract import CHECKPOINTS
 from common.errors import UserError
@@ -77,6 +78,7 @@ def find_sources(
     results of an MLPerf tree and is not read, are reported in `problems`. Raises UserError for a path that does not
     exist or has no log.
     """
+    wanted = None if benchmark is None else canonical_name(benchmark)
     found: dict[Path, Source] = {}
     reported = [] if problems is None else problems
     walk = _Walk(reported)
@@ -91,8 +93,11 @@ def find_sources(
                 remedy="pass a run folder, a folder of runs, a log, or an MLPerf results repository",
             )
         for source in sources:
-            if benchmark is None or source.benchmark in (None, BENCHMARK, benchmark):
+            if wanted is None or source.benchmark in (None, BENCHMARK, wanted):
                 found.setdefault(source.log.resolve(), source)
+    if not found:
+        # All were left out: without the filter, the comparison can name what there is.
+        return find_sources(paths, [])
     kept = {source.result.folder for source in found.values() if source.result}
     reported += _unread([result for result in walk.results.values() if result and result.folder in kept])
     return list(found.values())
@@ -126,7 +131,10 @@ class _Walk:
                 sources += self._logs(result)
                 subfolders.clear()
                 continue
-            sources += [source for name in files if is_log_name(name, None) for source in self.file(here / name)]
+            named = [name for name in files if is_log_name(name, None)]
+            sources += [source for name in named for source in self.file(here / name)]
+            if named:
+                self._report_others(here, set(files) - set(named))
             if RESULTS in subfolders:
                 sources += self._published(here, subfolders)
             subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
@@ -160,6 +168,13 @@ class _Walk:
         if folder not in self.results:
             self.results[folder] = result_at(folder)
         return self.results[folder]
+
+    def _report_others(self, folder: Path, names: set[str]) -> None:
+        """Report the files next to logs `result_*.txt` that may be logs too."""
+        others = sorted((name for name in names if name.endswith(LOG_SUFFIXES)), key=natural_key)
+        if others:
+            more = f" and {len(others) - _EXAMPLES} more files" if len(others) > _EXAMPLES else ""
+            self.problems.append(f"{folder}: not read: {', '.join(others[:_EXAMPLES])}{more}")
 
     def _report(self, error: OSError) -> None:
         self.problems.append(f"{error.filename}: cannot be read ({error.strerror})")

@@ -18,11 +18,18 @@ from benchmark.mllog import BENCHMARK
 from benchmark.params import NEUTRAL
 from benchmark.record import RunRecord, read_record
 from benchmark.rounds import legacy_logs
-from benchmark.rounds.descriptions import division_of, read_description, read_object, status_of, statuses_differ
+from benchmark.rounds.descriptions import (
+    ENTRY_FILE,
+    division_of,
+    read_description,
+    read_object,
+    status_of,
+    statuses_differ,
+)
 from benchmark.rounds.power_logs import energy_joules
 from benchmark.rounds.result_tree import WEAK, ResultFolder
 from benchmark.rounds.rules_by_round import canonical_name
-from benchmark.submission import description_of, devices_of
+from benchmark.submission import RESULTS, description_of, devices_of
 from common.errors import UserError
 from common.values import parse_number
 from results.reading.discover import Source
@@ -86,12 +93,18 @@ def _record(path: Path | None, run: Run) -> RunRecord | None:
 def _published(run: Run, result: ResultFolder) -> None:
     """Fill in what an MLPerf tree says of a log: its system's description, and the review committee's scaling factor."""
     if result.description is None:
-        missing = result.org / description_of(result.system)
+        first = result.round is not None and result.round.version == "0.5"
+        missing = result.org / (f"{RESULTS}/{result.system}/{ENTRY_FILE}" if first else description_of(result.system))
         run.shared_problems.append(f"{missing}: no such description; accelerator and nodes are unknown")
     else:
         run.description = _read(result.description, read_description, run)
     scaling = _read(result.scaling, read_object, run) if result.scaling else None
-    run.scaling_factor = parse_number(scaling.get("scaling_factor")) if scaling else None
+    if scaling is not None:
+        factor = parse_number(scaling.get("scaling_factor"))
+        if factor is not None and factor > 0:
+            run.scaling_factor = factor
+        else:
+            run.shared_problems.append(f"{result.scaling}: scaling_factor is not a positive number: not applied")
 
 
 def _power(run: Run, folder: Path, run_s: float) -> None:
@@ -122,6 +135,9 @@ def _identity(run: Run, log: LogSummary) -> None:
     result, record = run.source.result, run.record
     named = text(log.value(mllog.SUBMISSION_BENCHMARK))
     run.benchmark = result.benchmark if result else canonical_name(named) if named else None
+    if result and named and canonical_name(named) != run.benchmark:
+        run.notes.append(f"its logs are of benchmark {named}")
+        run.other_benchmark = True
     run.submitter = result.submitter if result else text(log.value(mllog.SUBMISSION_ORG))
     run.system = result.system if result else text(log.value(mllog.SUBMISSION_PLATFORM))
     _division_and_status(run, log)

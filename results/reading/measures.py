@@ -34,7 +34,8 @@ def count(value: object) -> int | None:
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,3}(,[0-9]{3})+\s*", value):
         value = value.replace(",", "")
     found = parse_number(value)
-    return int(found) if found is not None and found >= 0 and found == int(found) else None
+    # No machine has more of anything; larger numbers are mistakes.
+    return int(found) if found is not None and 0 <= found < 2**31 and found == int(found) else None
 
 
 def text(value: object) -> str | None:

@@ -42,14 +42,21 @@ def _check_own(run: Run) -> None:
 
 def _check_official(run: Run) -> None:
     its_round = run.source.result.round if run.source.result else None
+    if its_round is None:
+        run.notes.append(
+            "not checked: the MLPerf round is unknown (no folder above is called like training_results_v4.0)"
+        )
+        return
     chosen = _ruleset(run.benchmark or "", its_round)
     if chosen is None:
-        what = f"round {its_round}" if its_round else "an unknown round"
-        run.notes.append(f"not checked: mlperf_logging has no rules for {run.benchmark} of {what}")
+        run.notes.append(f"not checked: mlperf_logging has no rules for {run.benchmark} of round {its_round}")
         return
     usage, ruleset = chosen
     verdict = official_checker.check_log(run.log, usage, ruleset)
     run.checked_by = f"{usage} {ruleset}"
+    if run.other_benchmark:
+        _refuse(run, "the log of another benchmark", 1)
+        return
     if verdict.stopped or verdict.missing_rules:
         _refuse(run, verdict.stopped or f"no rules called {verdict.missing_rules}", 1)
         return
@@ -64,12 +71,10 @@ def _check_official(run: Run) -> None:
         _refuse(run, place + errors[0].short, len(errors))
 
 
-def _ruleset(benchmark: str, its_round: Round | None) -> tuple[str, str] | None:
-    """The suite and rule set of a round; None if mlperf_logging has none, or the round is not known."""
+def _ruleset(benchmark: str, its_round: Round) -> tuple[str, str] | None:
+    """The suite and rule set of a round; None if mlperf_logging has none."""
     usage = usage_of(benchmark)
-    if its_round is None or usage is None:
-        return None
-    return (usage, its_round.ruleset) if its_round.ruleset in official_checker.rulesets(usage) else None
+    return (usage, its_round.ruleset) if usage and its_round.ruleset in official_checker.rulesets(usage) else None
 
 
 def _refuse(run: Run, why: str, count: int) -> None:

@@ -76,6 +76,8 @@ class Run:
     scaling_factor: float | None = None
     instance_scale: int | None = None
     """Accelerators that train one model of a weak-scaling result (nodes, without accelerators)."""
+    other_benchmark: bool = False
+    """Whether the log names another benchmark than its folder in an MLPerf tree."""
     checked_by: str | None = None
     """The rules that the log was checked by (`--check`); None if it was not."""
     notes: list[str] = field(default_factory=list)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmark.mllog import SUCCESS
+from benchmark.rounds.result_tree import WEAK
 from benchmark.rounds.rules_by_round import EPOCHS
 from results.comparing.columns import figure, minutes_text, name_text
 from results.comparing.comparison import Group
@@ -47,8 +48,29 @@ def typical_run(row: Row) -> Run:
 def group_figures(group: Group) -> list[Figure]:
     """The charts of a group for which its sources have data."""
     # The two low charts come first, so that they are next to each other above the two high ones.
-    low = [_time_bars(group), _time_parts(group)]
+    low = [_model_bars(group) if is_weak(group) else _time_bars(group), _time_parts(group)]
     return [figure for figure in low if figure is not None] + _accuracy(group)
+
+
+def is_weak(group: Group) -> bool:
+    """Whether the group is of MLPerf HPC's weak scaling, which is ranked by models per minute."""
+    return group.aspects.scaling_kind == WEAK
+
+
+def _model_bars(group: Group) -> Figure | None:
+    rows = [row for row in group.rows if row.score.models_per_minute is not None]
+    if not rows:
+        return None
+    drawn = [
+        charts.Bar(f"{row.rank}. {name_text(row)}", rate, f"{figure(rate)} models/min", [], series=0)
+        for row in rows
+        if (rate := row.score.models_per_minute) is not None
+    ]
+    values = "; ".join(f"{bar.label}: {bar.text}" for bar in drawn)
+    title = "Models per minute"
+    text = f"Score of each system in models per minute. {values}."
+    chart = charts.bars(f"g{group.number}-time", title, text, drawn, "models per minute")
+    return Figure(title, chart, "Bar: the score, models that reached the target per minute.")
 
 
 def _time_bars(group: Group) -> Figure | None:

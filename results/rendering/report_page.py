@@ -21,7 +21,7 @@ from results.comparing.rows import Row
 from results.reading.run_data import Run
 from results.rendering.charts import series_class
 from results.rendering.markup import Markup
-from results.rendering.report_figures import PARTS, group_figures, mean_parts, telemetry_figures, typical_run
+from results.rendering.report_figures import PARTS, group_figures, is_weak, mean_parts, telemetry_figures, typical_run
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -85,6 +85,7 @@ def _group(group: Group) -> dict[str, Any]:
     parts = [(row, minutes) for row in group.rows if (minutes := mean_parts(row)) is not None]
     return {
         "number": group.number,
+        "caption": "Ranking by models per minute" if is_weak(group) else "Ranking by time to target, in minutes",
         "title": f"Group {group.number}: {describe(group.aspects)}",
         "reason": group.reason,
         "columns": filled_columns(group.rows),
