@@ -185,19 +185,19 @@ class _Reading:
         # Millions of lines of a round pass through this loop.
         summary, first, find_action = self.summary, self.summary.first, self.actions.get
         for line in lines:
-            if line.__class__ is BadLine:
-                summary.bad = summary.bad or line  # type: ignore[assignment]
+            if isinstance(line, BadLine):
+                summary.bad = summary.bad or line
                 summary.bad_lines += 1
                 continue
-            key = line.key  # type: ignore[union-attr]
+            key = line.key
             if summary.run_stop is None:
                 action = find_action(key)
                 if action is not None:
-                    action(line)  # type: ignore[arg-type]
+                    action(line)
                 elif key == mllog.RUN_STOP:
-                    summary.run_stop = line  # type: ignore[assignment]
+                    summary.run_stop = line
             if key not in first:
-                first[key] = line  # type: ignore[assignment]
+                first[key] = line
 
     def close(self) -> LogSummary:
         summary = self.summary

@@ -89,12 +89,6 @@ def number_of(log: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def numbered_logs(folder: Path) -> list[Path]:
-    """The logs `result_N.txt` in a folder, by their numbers."""
-    found = [(number, path) for path in folder.glob("result_*.txt") if (number := number_of(path)) is not None]
-    return [path for _, path in sorted(found)]
-
-
 def is_result(log: Path) -> bool:
     """Whether a file has the name of a result's log: `result.txt` in a run folder, `result_N.txt` in a package."""
     return log.name == LOG_FILE or number_of(log) is not None
