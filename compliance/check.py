@@ -173,7 +173,7 @@ def _report_once(verdicts: list[Verdict]) -> None:
 def _folder_logs(folder: Path, verdicts: list[Verdict], others: list[Path]) -> Rule:
     """The rule on a folder: an error without logs; warnings about what was not checked."""
     faults = [] if verdicts else [_NO_LOGS]
-    above = next((path for path in folder.absolute().parents[:4] if is_submitter(path)), None)
+    above = next((path for path in Path(os.path.abspath(folder)).parents[:4] if is_submitter(path)), None)
     if above is not None and any(usage_of(verdict.benchmark) for verdict in verdicts):
         found = "not checked: number of runs, seeds, convergence, descriptions (this is a part of a package)"
         faults.append(Fault("a whole package", found, f"pass {above}", None, WARNING))

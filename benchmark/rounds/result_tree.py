@@ -35,8 +35,6 @@ POWER = "power"
 """The folder of a result's power logs."""
 SCALING_FILE = "scaling.json"
 _KNOWN_FILES = (SCALING_FILE, "package_checker_params")
-_CODE_FOLDERS = (BENCHMARKS, "benchmark", "code")
-"""Folders of a submitter's code; some rounds and submitters used other names than `benchmarks`."""
 _SHOWN = 3
 
 
@@ -81,9 +79,8 @@ class ResultFolder:
 
 def is_submitter(folder: Path) -> bool:
     """Whether a folder is a submitter's: results, with their system descriptions, their code or their hashes."""
-    known = (SYSTEMS, *_CODE_FOLDERS)
     return (folder / RESULTS).is_dir() and (
-        any((folder / name).is_dir() for name in known) or (folder / SUMS_FILE).is_file()
+        (folder / SYSTEMS).is_dir() or (folder / BENCHMARKS).is_dir() or (folder / SUMS_FILE).is_file()
     )
 
 

@@ -95,7 +95,7 @@ def find_sources(
         for source in sources:
             if wanted is None or source.benchmark in (None, BENCHMARK, wanted):
                 found.setdefault(source.log.resolve(), source)
-    if not found:
+    if not found and wanted is not None:
         # All were left out: without the filter, the comparison can name what there is.
         return find_sources(paths, [])
     kept = {source.result.folder for source in found.values() if source.result}

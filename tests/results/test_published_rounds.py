@@ -14,6 +14,7 @@ from benchmark.rounds.round_names import Round, round_of_name, rounds_above
 from common.errors import UserError
 from results import compare, score
 from results.comparing.comparison import compare_runs
+from results.reading.discover import find_sources
 from tests.conftest import DATA
 from tests.support.mlperf_round import ROUND, build_result
 from tests.support.run_folders import FakeMachine, write_series
@@ -321,7 +322,6 @@ def test_warnings_about_other_benchmarks_are_left_out(tmp_path, capsys):
 
 
 def test_the_curves_of_a_published_run_without_seed_are_named_without_one(tmp_path):
-    from results.reading.discover import find_sources
     from results.reading.load import read_run
     from results.rendering.report_page import page
 
@@ -546,7 +546,6 @@ def test_a_moved_folder_is_not_checked_and_says_why(tmp_path, capsys):
 
 
 def test_the_page_and_the_score_of_weak_scaling_are_in_models_per_minute(tmp_path, capsys):
-    from results.reading.discover import find_sources
     from results.reading.load import read_run
     from results.rendering.report_page import page
 
@@ -556,3 +555,16 @@ def test_the_page_and_the_score_of_weak_scaling_are_in_models_per_minute(tmp_pat
     assert "score of Org / box: 0.357143 models per minute, 14.000000 minutes for all" in capsys.readouterr().out
     text = page(compare_runs(map(read_run, find_sources([tmp_path]))), "Results")
     assert "Ranking by models per minute" in text and "0.357 models/min" in text and "14.00 min" not in text
+
+
+@pytest.mark.parametrize("benchmark", [None, "resnet"])
+def test_no_path_has_no_runs(benchmark):
+    assert find_sources([], [], benchmark) == []
+
+
+def test_a_checkout_is_not_a_submitters_folder(tmp_path, capsys):
+    """A project with results/ and benchmark/ may have its runs anywhere else."""
+    for name in ("results", "benchmark", "code"):
+        (tmp_path / name).mkdir()
+    write_series(tmp_path / "runs", 2, FakeMachine("box"))
+    assert compared(capsys, tmp_path)[0]["rows"][0]["runs"] == 2
