@@ -127,6 +127,7 @@ def _check_folder(folder: Path, chosen: Chosen) -> list[Verdict]:
     """Check the packages in a folder, then the logs and runs outside them, grouped by folder."""
     packages = _packages(folder)
     verdicts = [verdict for package in packages for verdict in _check_package(package, chosen)]
+    in_packages = len(verdicts)
     groups: dict[tuple[object, ...], tuple[list[Log], list[Verdict], Path]] = {}
     paths, others = _logs_in(folder, packages)
     for path in paths:
@@ -146,7 +147,7 @@ def _check_folder(folder: Path, chosen: Chosen) -> list[Verdict]:
         if len(logs) > 1:
             verdicts += _check_runs(logs, place, own, submitted=False)
     _report_once(verdicts)
-    rule = _folder_logs(folder, verdicts, others)
+    rule = _folder_logs(folder, verdicts, verdicts[in_packages:], others)
     if rule.check(folder):
         verdicts.append(Verdict(str(folder), "folder", None, [rule.id], apply([rule], folder, folder)))
     return verdicts
@@ -170,13 +171,17 @@ def _report_once(verdicts: list[Verdict]) -> None:
         ]
 
 
-def _folder_logs(folder: Path, verdicts: list[Verdict], others: list[Path]) -> Rule:
-    """The rule on a folder: an error without logs; warnings about what was not checked."""
+def _folder_logs(folder: Path, verdicts: list[Verdict], alone: list[Verdict], others: list[Path]) -> Rule:
+    """The rule on a folder: an error without logs; warnings about what was not checked.
+
+    `alone` are the verdicts on logs outside packages, `others` other files with log lines.
+    """
     faults = [] if verdicts else [_NO_LOGS]
     above = next((path for path in Path(os.path.abspath(folder)).parents[:4] if is_submitter(path)), None)
-    if above is not None and any(usage_of(verdict.benchmark) for verdict in verdicts):
-        found = "not checked: number of runs, seeds, convergence, descriptions (this is a part of a package)"
-        faults.append(Fault("a whole package", found, f"pass {above}", None, WARNING))
+    if any(usage_of(verdict.benchmark) for verdict in alone):
+        found = "not checked: number of runs, seeds, convergence, descriptions (these logs are not a whole package)"
+        remedy = f"pass {above}" if above else "pass the submitter's folder, with systems/, results/ and benchmarks/"
+        faults.append(Fault("a whole package", found, remedy, None, WARNING))
     if others:
         names = ", ".join(path.name for path in others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
         found = f"not checked: {len(others)} other file{'s' if len(others) > 1 else ''} with log lines: {names}"
@@ -188,12 +193,12 @@ def _folder_logs(folder: Path, verdicts: list[Verdict], others: list[Path]) -> R
 def _packages(folder: Path) -> list[Path]:
     """The submitters' folders at or up to two levels below a path (a repository of results)."""
     candidates = [folder, *sorted(p for p in folder.glob("*") if p.is_dir()), *sorted(folder.glob("*/*"))]
-    found: list[Path] = []
+    found: dict[Path, None] = {}
     for path in candidates:
         below = any(parent in found for parent in path.parents)
         if path.is_dir() and not below and is_submitter(path):
-            found.append(path)
-    return found
+            found[path] = None
+    return list(found)
 
 
 def _check_package(org: Path, chosen: Chosen) -> list[Verdict]:

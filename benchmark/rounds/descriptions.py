@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,15 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises UserError if it has none, OSError if it cannot be read."""
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
-        tree = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        tree = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise UserError(f"not JSON ({one_line(str(error))})", where=path) from None
+        # MLPerf's tools read what Python's json module reads: NaN too, and halves of surrogate pairs.
+        try:
+            tree = json.loads(data.decode("utf-8"))
+        except (ValueError, RecursionError):
+            raise UserError(f"not JSON ({one_line(str(error))})", where=path) from None
     if not isinstance(tree, dict):
         raise UserError("expected a JSON object", where=path)
     return tree

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import CodeType, SimpleNamespace
 from typing import Any
 
+from benchmark.mllog import SEED
 from benchmark.rounds.round_names import TRAINING
 from benchmark.rounds.rules_by_round import runs_of
 
@@ -51,6 +52,8 @@ class OfficialVerdict:
     """What the checker says of a log.
 
     `stopped` is the exception with which it stopped, `missing_rules` the name of the rule file that it did not find.
+    `seeds` are the lines with a seed, each with its value and metadata, `broken` the numbers of lines that its parser
+    refuses; it accepts more than ours (NaN, any depth).
     """
 
     valid: bool
@@ -58,6 +61,8 @@ class OfficialVerdict:
     warnings: list[OfficialMessage] = field(default_factory=list)
     stopped: str | None = None
     missing_rules: str | None = None
+    seeds: list[tuple[int, Any, Any]] = field(default_factory=list)
+    broken: list[int] = field(default_factory=list)
 
 
 def _rules_folder() -> Path:
@@ -118,7 +123,12 @@ def check_log(path: Path, usage: str, ruleset: str, config: Path | None = None) 
     texts = [*checker.overwritable.items(), *((None, text) for text in checker.not_overwritable)]
     errors = [OfficialMessage(key, text, log.line_of(key, text)) for key, text in texts]
     warnings = [OfficialMessage(key, text, log.line_of(key, text)) for key, text in checker.warnings.items()]
-    return OfficialVerdict(not checker.has_messages(), errors, warnings)
+    seeds = [
+        (log.numbers[each.lineno], each.value["value"], each.value["metadata"])
+        for each in log.parsed
+        if each.key == SEED and isinstance(each.value, dict) and "metadata" in each.value
+    ]
+    return OfficialVerdict(not checker.has_messages(), errors, warnings, seeds=seeds, broken=log.failed)
 
 
 @dataclass

@@ -159,7 +159,7 @@ def results_in(
         elif logs := [name for name in files if _LOG_NAME.fullmatch(name)]:
             known.append(f"{here}: {len(logs)} logs outside a folder results/SYSTEM/BENCHMARK: not read")
             subfolders.clear()
-        elif place_of(here) is not None and (count := _count(here)):
+        elif place_of(here) is not None and not _has_logs_below(here) and (count := _count(here)):
             known.append(f"{here}: no log result_*.txt; {count} other files are not read")
             subfolders.clear()
 
@@ -196,6 +196,10 @@ def _unread(entries: list[os.DirEntry[str]], logs: set[str]) -> list[str]:
             ", ".join(files[:_SHOWN]) + (f" and {len(files) - _SHOWN} more files" if len(files) > _SHOWN else "")
         )
     return found
+
+
+def _has_logs_below(folder: Path) -> bool:
+    return any(_LOG_NAME.fullmatch(name) for _, _, files in os.walk(folder) for name in files)
 
 
 def _count(folder: Path) -> int:

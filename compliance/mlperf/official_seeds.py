@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmark import mllog
 from compliance.findings import WARNING, Fault, Rule, shown
 from compliance.log import Log
 from compliance.mlperf.checked_result import SEED_BYPASS, MlperfResult
 
+Seed = tuple[int, Any, Any]
+"""A line of a log with a seed, its value and its metadata."""
 _RULES = "see the rules on seeds of MLPerf Training"
 
 
@@ -18,39 +21,53 @@ def _check(result: MlperfResult) -> Iterator[Fault]:
         return
     first: dict[tuple[object, object, int], Path] = {}
     for log in result.logs:
-        events = log.all(mllog.SEED)
-        if log.bad:
+        seeds, broken = _seeds_of(log)
+        if broken:
             # The seeds of a broken log cannot be read, whatever else the log says.
-            found, line = "a line that cannot be read", log.bad[0].line
+            found, line = "a line that cannot be read", broken[0]
             yield Fault("seeds that can be read", found, "restore the line as it was printed", line, file=log.path)
             continue
-        if not events:
+        if not seeds:
             yield Fault("a seed in every run", "none", "log the seed of every run (key: seed)", file=log.path)
-        elif len(events) > 1:
-            found = f"{len(events)} seeds"
-            yield Fault("one seed in every run", found, _RULES, events[1].line, WARNING, log.path)
-        yield from _repeated(log, first)
+        elif len(seeds) > 1:
+            found = f"{len(seeds)} seeds"
+            yield Fault("one seed in every run", found, _RULES, seeds[1][0], WARNING, log.path)
+        yield from _repeated(log, seeds, first)
 
 
-def _repeated(log: Log, first: dict[tuple[object, object, int], Path]) -> Iterator[Fault]:
-    """The seeds of a log that the same source line logged in another run."""
+def _seeds_of(log: Log) -> tuple[list[Seed], list[int]]:
+    """The seeds of a log and its broken lines, as MLPerf's parser reads them; by ours where its checker stopped."""
+    if log.official is not None and log.official.stopped is None and log.official.missing_rules is None:
+        return log.official.seeds, log.official.broken
+    return [(each.line, each.value, each.metadata) for each in log.all(mllog.SEED)], [bad.line for bad in log.bad]
+
+
+def _repeated(log: Log, logged: list[Seed], first: dict[tuple[object, object, int], Path]) -> Iterator[Fault]:
+    """The seeds of a log that the same source line logged before, in another run or in this one."""
     seeds = []
-    for event in log.all(mllog.SEED):
+    for line, value, metadata in logged:
         try:
-            place = (event.metadata["file"], event.metadata["lineno"])
-            seeds.append(((*place, int(event.value)), event.line))
+            place = (metadata["file"], metadata["lineno"])
+            seeds.append(((*place, int(value)), line))
             hash(place)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            found, remedy = f"{shown(event.value)} ({type(error).__name__}: {error})", "log it through mllog"
+            found, remedy = f"{shown(value)} ({type(error).__name__}: {error})", "log it through mllog"
             expected = "an integer, with the source file and line that logged it"
-            yield Fault(expected, found, remedy, event.line, file=log.path)
+            yield Fault(expected, found, remedy, line, file=log.path)
             return
+    repeats: dict[tuple[object, object, int], list[int]] = {}
     for seed, line in seeds:
-        if seed in first:
-            found = f"{seed[2]}, logged by {shown(seed[0])} line {shown(seed[1])}, as in {first[seed].name}"
-            yield Fault("a seed that no other run has", found, "run with another seed", line, file=log.path)
-        else:
-            first[seed] = log.path
+        if first.setdefault(seed, log.path) is not log.path or seed in repeats:
+            repeats.setdefault(seed, []).append(line)
+        elif seed not in repeats:
+            repeats[seed] = []
+    for seed, lines in repeats.items():
+        if not lines:
+            continue
+        other = "another run" if first[seed] is not log.path else "this run before"
+        times = f" ({len(lines)} times)" if len(lines) > 1 else ""
+        found = f"{seed[2]}, logged by {shown(seed[0])} line {shown(seed[1])}, as in {first[seed].name}{times}"
+        yield Fault(f"a seed that {other} has not logged", found, "run with another seed", lines[0], file=log.path)
 
 
 SEED_RULES = [Rule("official-seeds", "The runs of a closed MLPerf result have different seeds.", _check)]

@@ -310,3 +310,36 @@ def test_a_package_of_round_06_is_read_and_of_05_has_no_rules(tmp_path):
     write_package(older, [v05_lines()] * 5)
     (finding,) = findings_in(older)
     assert finding.severity == "warning" and "MLPerf Training 0.5" in finding.found
+
+
+ODD_VALUES = ["NaN", "Infinity", "1e400", "[" * 40 + "]" * 40, '"\\ud800"']
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
+def test_values_that_mlperfs_parser_reads_do_not_hide_a_seed(org, value):
+    """Python's mllog prints NaN: such a log is accepted, and an equal seed in it is found."""
+    odd = f':::MLLOG {{"time_ms": 5, "key": "loss", "value": {value}, "metadata": {{}}}}'
+    write_package(org, [[*run, odd] for run in RUNS])
+    assert errors_in(org) == [] and official(org)
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
+def test_equal_seeds_beside_such_values_are_an_error(org, value):
+    odd = f':::MLLOG {{"time_ms": 5, "key": "loss", "value": {value}, "metadata": {{}}}}'
+    write_package(org, [[*mlperf_lines(1), odd]] * 5)
+    assert set(errors_in(org)) == {"official-seeds"} and not official(org)
+
+
+@pytest.mark.parametrize("value", ["NaN", '"\\ud83d"'])
+def test_a_description_that_only_python_reads_has_its_division(org, value):
+    write_package(org, [mlperf_lines(1)] * 5)
+    (path,) = (org / "systems").iterdir()
+    path.write_text(path.read_text().replace("{", f'{{"x": {value}, ', 1))
+    assert "official-seeds" in errors_in(org) and not official(org)
+
+
+def test_a_seed_logged_many_times_is_one_finding(org):
+    again = next(line for line in RUNS[1] if '"key": "seed"' in line)
+    write_package(org, [RUNS[0], [*RUNS[1], *[again] * 300], *RUNS[2:]])
+    (finding,) = [f for f in findings_in(org) if f.rule == "official-seeds" and f.severity == ERROR]
+    assert "(300 times)" in finding.found and "this run before" in finding.expected

@@ -157,8 +157,9 @@ def test_a_log_of_round_05_has_one_warning(tmp_path, folder):
 def test_a_folder_of_logs_without_a_rule_set_has_one_warning(tmp_path):
     for number in range(5):
         write_log(tmp_path / "training_results_v0.5" / f"result_{number}.txt", v05_lines())
-    (finding,) = findings_in(tmp_path / "training_results_v0.5")
-    assert finding.severity == "warning" and "(5 logs)" in finding.found
+    one, other = findings_in(tmp_path / "training_results_v0.5")
+    assert one.severity == other.severity == "warning"
+    assert "(5 logs)" in one.found + other.found and "not a whole package" in one.found + other.found
 
 
 NAMES = ["result_0.txt", "result_run0.txt", "slurm-1.out", "resnet.log", "sub/folder/result_a.txt", "sub/train.txt"]
@@ -180,6 +181,8 @@ def test_no_file_with_log_lines_is_skipped_silently(tmp_path_factory, names):
     for name in names:
         write_log(folder / name, LOG)
     verdicts = check_paths([folder])
-    unnamed = [f for v in verdicts for f in v.findings if f.rule == "folder-logs"]
+    found = [f for v in verdicts for f in v.findings if f.rule == "folder-logs"]
+    unnamed = [f for f in found if "other file" in f.found]
+    assert any("number of runs, seeds, convergence, descriptions" in f.found for f in found)
     missing = sum(int(f.found.split()[2]) for f in unnamed)
     assert sum(verdict.kind == "log" for verdict in verdicts) + missing == 1 + len(names)
