@@ -30,4 +30,5 @@ def write_atomically(path: Path, data: bytes) -> None:
 def natural_key(text: object) -> list[tuple[int, int, str]]:
     """Sort key that puts `result_10` after `result_9`."""
     parts = re.split(r"([0-9]+)", str(text))
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
+    # Numbers by their length and digits: Python refuses to convert thousands of digits.
+    return [(1, len(digits := part.lstrip("0")), digits) if part.isdecimal() else (0, 0, part) for part in parts]

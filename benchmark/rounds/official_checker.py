@@ -22,7 +22,8 @@ from benchmark.rounds.round_names import TRAINING
 from benchmark.rounds.rules_by_round import runs_of
 
 _LOCK = threading.Lock()
-"""The checker keeps its list of rule files in a global variable."""
+"""For `_one_at_a_time`, which changes the checker's module; the checker also keeps its rule files in a global list."""
+_PARSING_ERRORS = "Log lines had parsing errors."
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def check_log(path: Path, usage: str, ruleset: str, config: Path | None = None) 
     try:
         log = _read(path, ruleset)
         if log.failed:
-            checker.put_message("Log lines had parsing errors.")
+            checker.put_message(_PARSING_ERRORS)
         with _one_at_a_time(mlp_compliance):
             checker.check_loglines(log.parsed, str(config or f"{usage}_{ruleset}/common.yaml"))
     except OSError as error:
@@ -141,7 +142,7 @@ class _Lines:
 
     def line_of(self, key: str | None, text: str) -> int | None:
         """The line that a message is about: the one it quotes, or the last one of the key."""
-        if "parsing errors" in text:
+        if key is None and text == _PARSING_ERRORS:
             return self.failed[0]
         if found := re.match(r"CHECK for .* failed in line (\d+):", text):
             return self.numbers[int(found[1])]
@@ -182,10 +183,12 @@ def lines_with_token(lines: Iterable[str], token: str) -> Iterator[tuple[int, st
 
 @contextmanager
 def _one_at_a_time(module: Any) -> Iterator[None]:
-    """Let one thread at a time run the checker, with its rules parsed and compiled once per process.
+    """Let one thread at a time run the checker, with four names of its module replaced.
 
-    Its messages dump all that the rules have collected, for each line that fails: here they do not, because that takes
-    quadratic time.
+    `yaml`: parsed rule files are kept for the whole process. `eval` and `exec`, which shadow the built-in functions:
+    each rule is compiled once. `preety_dict`: a message would dump all that the rules have collected, for each line
+    that fails, which takes quadratic time. Only callers of this module are protected by the lock. Written for the
+    mlperf-logging of requirements.lock; the tests compare verdicts and messages with the checker's own.
     """
     cached_yaml = SimpleNamespace(load=lambda file, Loader: _rules_in(file.name), BaseLoader=None)
     faster = {"yaml": cached_yaml, "eval": _evaluate, "exec": _execute, "preety_dict": lambda values: "(not shown)"}
