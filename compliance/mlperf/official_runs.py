@@ -90,7 +90,9 @@ def _refused(refused: RefusedRuns) -> Iterator[Fault]:
     expected = f"at most {result.forgiven} run{'s' if result.forgiven > 1 else ''} of {result.benchmark} that fail"
     if refused.forgiven:
         remedy = "none needed: olympic scoring drops the slowest, and a failed run counts as such"
-        yield Fault(expected, f"{len(names)} does not comply: {listed}", remedy, None, WARNING)
+        yield Fault(
+            expected, f"{len(names)} {'does' if len(names) == 1 else 'do'} not comply: {listed}", remedy, None, WARNING
+        )
     else:
         remedy = "repeat the runs that failed, or correct what the findings of their logs name"
         yield Fault(expected, f"{len(names)} do not comply: {listed}", remedy)

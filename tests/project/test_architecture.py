@@ -19,11 +19,12 @@ MAY_IMPORT = {
     "datasets": {"common"},
     "benchmark": {"common", "datasets"},
     "reference_model": {"common", "benchmark", "datasets"},
-    "results": {"common", "benchmark", "datasets", "compliance"},
+    "results": {"common", "benchmark", "datasets", "compliance"},  # COMPLIANCE_USED_BY alone
     "compliance": {"common", "benchmark", "datasets"},
     "examples": {"common", "benchmark", "datasets"},
     "script": {"common"},
 }
+COMPLIANCE_USED_BY = "results/reading/run_check.py"
 OURS = {*MAY_IMPORT, "tests", "benches"}
 TORCH = {"torch", "torchaudio", "torchvision"}
 MAX_MODULE_LINES = 400
@@ -88,6 +89,12 @@ def test_a_package_imports_only_the_packages_below_it():
         if not ours <= MAY_IMPORT[package] | {package}:
             wrong[module] = ours
     assert not wrong
+
+
+def test_one_module_of_results_uses_the_compliance_check():
+    """Without `--check`, nothing of it is needed."""
+    using = {module for module in MODULES if any(touches(name, "compliance") for name in imports_of(module))}
+    assert {module for module in using if not module.startswith("compliance/")} == {COMPLIANCE_USED_BY}
 
 
 def test_every_import_is_absolute():
