@@ -12,24 +12,12 @@ from hypothesis import strategies as st
 
 from benchmark.rounds.round_names import Round, round_of_name, rounds_above
 from common.errors import UserError
-from results import compare, score
+from results import compare
 from results.comparing.comparison import compare_runs
 from results.reading.discover import find_sources
-from tests.conftest import DATA
-from tests.support.mlperf_round import ROUND, build_result
-from tests.support.run_folders import FakeMachine, write_series
-
-
-def compared(capsys, *arguments):
-    """The JSON output of `compare`, and its warnings."""
-    assert compare.main([*map(str, arguments), "--format", "json"]) == 0
-    captured = capsys.readouterr()
-    return json.loads(captured.out), captured.err
-
-
-def rows_of(capsys, *arguments):
-    return {row["submitter"]: row for row in compared(capsys, *arguments)[0]["rows"]}
-
+from results.reading.load import read_run
+from results.rendering.report_page import page
+from tests.support.mlperf_round import ONE_INSTANCE, build_result, compared, rows_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The round
@@ -268,8 +256,6 @@ def test_a_status_that_contradicts_the_description_is_noted(tmp_path, capsys, de
 # ---------------------------------------------------------------------------------------------------------------------
 # Weak scaling, verification, filters
 
-ONE_INSTANCE = {"number_of_nodes": 2, "accelerators_per_node": 4}
-
 
 def test_weak_scaling_is_ranked_by_models_per_minute(tmp_path, capsys):
     """Each score is that of mlperf_logging: models, accelerators of one model, time to train all."""
@@ -319,8 +305,6 @@ def test_warnings_about_other_benchmarks_are_left_out(tmp_path, capsys):
 
 
 def test_the_curves_of_a_published_run_without_seed_are_named_without_one(tmp_path):
-    from results.reading.load import read_run
-    from results.rendering.report_page import page
 
     repository = tmp_path / "training_results_v4.0"
     for org, factor in (("One", 1.05), ("Two", 1.25), ("Three", None)):
@@ -331,247 +315,3 @@ def test_the_curves_of_a_published_run_without_seed_are_named_without_one(tmp_pa
     assert "None" not in text
     for org, factor in (("One", 1.05), ("Two", 1.25)):
         assert f"x {factor} (scaling.json; min-max as measured) - {org} / box." in text
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# --check
-
-
-@pytest.fixture
-def rnnt(tmp_path):
-    """NVIDIA's published RNN-T result of round 1.1, to be changed; its folder."""
-    shutil.copytree(DATA / ROUND, tmp_path / "training_results_v1.1")
-    return tmp_path / "training_results_v1.1" / "NVIDIA/results/dgxa100_n16_ngc21.09_pytorch/rnnt"
-
-
-def change(log, old, new):
-    text = log.read_text()
-    assert old in text
-    log.write_text(text.replace(old, new))
-
-
-def nvidia(capsys, folder, *arguments):
-    answer, err = compared(capsys, folder, *arguments)
-    (row,) = [row for row in answer["rows"] if row["submitter"] == "NVIDIA"]
-    return row, err
-
-
-BREAKS = {
-    "broken line": ('"key": "opt_name"', '"key": "opt_na:::MLLOG {"'),
-    "missed target": ('"key": "eval_accuracy", "value": 0.05', '"key": "eval_accuracy", "value": 0.95'),
-    "missing key": ('"key": "init_stop"', '"key": "init_stopped"'),
-    "wrong value": ('"key": "eval_samples", "value": 2703', '"key": "eval_samples", "value": 2702'),
-}
-
-
-@pytest.mark.parametrize("what", BREAKS)
-@pytest.mark.parametrize("number", [0, 4, 9])
-def test_a_run_that_its_rounds_checker_refuses_counts_as_failed(rnnt, capsys, what, number):
-    before, _ = nvidia(capsys, rnnt)
-    change(rnnt / f"result_{number}.txt", *BREAKS[what])
-    logged, _ = nvidia(capsys, rnnt)
-    assert logged["score_minutes"] == before["score_minutes"], "as logged"
-    assert [note for note in logged["notes"] if "--check" in note] == (
-        ["1 of 10 logs has unreadable lines (--check counts such runs as failed)"] if what == "broken line" else []
-    )
-    checked, err = nvidia(capsys, rnnt, "--check")
-    times = sorted(time for place, time in enumerate(before["run_minutes"]) if place != number)
-    assert checked["score_minutes"] == pytest.approx(sum(times[1:]) / 8, rel=1e-12)
-    assert (checked["converged"], checked["run_verdicts"][number]) == (9, "refused")
-    assert f"result_{number}.txt" in err and "does not comply with training 1.1.0, counts as a failed run" in err
-
-
-def test_two_refused_runs_leave_no_score(rnnt, capsys):
-    for number in (2, 5):
-        change(rnnt / f"result_{number}.txt", *BREAKS["missed target"])
-    assert nvidia(capsys, rnnt, "--check")[0]["score_minutes"] is None
-
-
-def test_what_a_rounds_rules_require_only_since_then_is_said_and_scored(rnnt, capsys):
-    before, _ = nvidia(capsys, rnnt)
-    for log in rnnt.iterdir():
-        log.write_text(
-            "".join(line for line in log.read_text().splitlines(True) if '"weights_initialization"' not in line)
-        )
-    row, _ = nvidia(capsys, rnnt, "--check")
-    assert row["score_minutes"] == before["score_minutes"] and row["converged"] == 10
-    assert row["notes"][-1] == (
-        "today's rules for round 1.1 require weights_initialization and initialized_tensors, which came later: "
-        "scored as published"
-    )
-
-
-def test_a_round_without_rules_is_not_checked_and_says_so(tmp_path, capsys):
-    org = tmp_path / "training_results_v0.5" / "v0.5.0" / "acme" / "submission"
-    build_result(org, [1, 2, 3, 4, 5])
-    row = rows_of(capsys, tmp_path, "--check")["acme"]
-    assert row["score_minutes"] == 3.0
-    assert "not checked: mlperf_logging has no rules for resnet of round 0.5" in row["notes"]
-
-
-def test_our_own_runs_are_checked_by_our_rules(tmp_path, capsys):
-    write_series(tmp_path, 3, FakeMachine("box"))
-    answer, _ = compared(capsys, tmp_path, "--check")
-    assert answer["rows"][0]["run_verdicts"] == ["success"] * 3
-    log = sorted(tmp_path.rglob("result.txt"))[1]
-    change(log, '"key": "cache_clear"', '"key": "cache_cleared"')
-    answer, err = compared(capsys, tmp_path, "--check")
-    assert sorted(answer["rows"][0]["run_verdicts"]) == ["refused", "success", "success"]
-    assert "key-present" in err and "does not comply with our rules" in err
-    assert score.main([str(tmp_path), "--check"]) == 0
-    assert "1 of 3 runs: refused" in capsys.readouterr().out
-
-
-def test_the_unit_of_progress_is_in_the_header_or_beside_each_number(tmp_path, capsys):
-    repository = tmp_path / "training_results_v3.1"
-
-    def evaluations(step):
-        return lambda number: [
-            ("eval_accuracy", value, {"metric": metric, "step_num": step, "epoch_num": 5})
-            for metric, value in (("FID", 80.0), ("CLIP", 0.2))
-        ]
-
-    for org, step in (("One", 4000), ("Two", 12_300)):
-        build_result(repository / org, [6] * 10, benchmark="stable_diffusion", lines=evaluations(step))
-    compare.main([str(tmp_path), "--width", "120"])
-    header, _, one, two, *_ = capsys.readouterr().out.splitlines()[2:]
-    assert "steps" in header.split() and "epochs" not in header
-    assert "4000" in one.split() and "12.3k" in two.split()
-    samples = [("eval_accuracy", 80.0, {"metric": "FID", "samples_count": 3_961_206})]
-    samples.append(("eval_accuracy", 0.2, {"metric": "CLIP", "samples_count": 3_961_206}))
-    build_result(repository / "Other", [7] * 10, benchmark="stable_diffusion", lines=lambda number: samples)
-    compare.main([str(tmp_path), "--width", "120"])
-    header, _, one, _, other, *_ = capsys.readouterr().out.splitlines()[2:]
-    assert "to target" in header and "4000 steps" in one and "3.96M samples" in other
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What a tree may contain that contradicts itself
-
-
-def test_logs_that_disagree_on_the_division_are_one_result_of_unknown_division(tmp_path, capsys):
-    result = build_result(tmp_path / "training_results_v0.7" / "Org", [1, 2, 3, 4, 5], description={"division": None})
-    for log in result.iterdir():
-        change(log, '"submission_division", "value": null', '"submission_division", "value": "closed"')
-    change(
-        result / "result_2.txt", '"submission_division", "value": "closed"', '"submission_division", "value": "open"'
-    )
-    row = rows_of(capsys, tmp_path)["Org"]
-    assert (row["runs"], row["score_minutes"], row["division"]) == (5, 3.0, None)
-    assert row["notes"] == ["division unknown: its description has none, its logs say closed and open"]
-
-
-@pytest.mark.parametrize("name", ["run_{}.txt", "result_{}.log", "Result_{}.txt", "{}.log"])
-def test_a_result_without_a_readable_log_is_reported(tmp_path, capsys, name):
-    repository = tmp_path / "training_results_v4.0"
-    lost = build_result(repository / "Org", [1, 2, 3, 4, 5], names=name.format)
-    build_result(repository / "Org", [1, 2, 3, 4, 5], benchmark="bert")
-    answer, err = compared(capsys, tmp_path)
-    assert [row["benchmark"] for row in answer["rows"]] == ["bert"]
-    assert err == f"warning: {lost}: no log result_*.txt; 5 other files are not read\n"
-
-
-def test_logs_with_other_names_in_a_plain_folder_are_reported(tmp_path, capsys):
-    result = build_result(tmp_path / "Org", [1, 2, 3, 4, 5])
-    plain = tmp_path / "plain"
-    plain.mkdir()
-    for name in ("result_0.txt", "result_a.txt", "run0.log", "run1.log", "slurm-1.out", "other.txt"):
-        shutil.copy(result / "result_0.txt", plain / name)
-    answer, err = compared(capsys, plain)
-    assert answer["rows"][0]["runs"] == 2
-    assert err == f"warning: {plain}: not read: other.txt, run0.log, run1.log and 1 more files\n"
-
-
-@pytest.mark.parametrize("factor", [-1, 0, None, True, "x", [1.1], float("nan")])
-def test_a_scaling_factor_that_is_no_factor_is_not_applied_and_reported(tmp_path, capsys, factor):
-    result = build_result(tmp_path / "training_results_v4.0" / "Org", [1, 2, 3, 4, 5])
-    (result / "scaling.json").write_text(json.dumps({"scaling_factor": factor}))
-    answer, err = compared(capsys, tmp_path)
-    assert answer["rows"][0]["score_minutes"] == 3.0 and err.count("scaling") >= 1 and len(err.splitlines()) == 1
-
-
-def test_a_log_of_another_benchmark_is_noted_and_refused(tmp_path, capsys):
-    result = build_result(tmp_path / "training_results_v4.0" / "Org", [11, 12, 13, 14, 15])
-    change(
-        result / "result_2.txt", '"submission_benchmark", "value": "resnet"', '"submission_benchmark", "value": "bert"'
-    )
-    row = rows_of(capsys, tmp_path)["Org"]
-    assert row["notes"] == ["its logs are of benchmark bert (1 of 5 runs)"]
-    answer, err = compared(capsys, tmp_path, "--check")
-    assert answer["rows"][0]["run_verdicts"][2] == "refused" and "the log of another benchmark: does not comply" in err
-
-
-@pytest.mark.parametrize("name", ["x" * 300, "a/b", "../training_5.1.0", "resnet\0", "x" * 100_000])
-def test_any_benchmark_name_in_a_log_leaves_the_comparison_whole(tmp_path, capsys, name):
-    result = build_result(tmp_path / "training_results_v4.0" / "Org", [1, 2, 3, 4, 5])
-    log = result / "result_2.txt"
-    log.write_text(log.read_text().replace('"value": "resnet"', f'"value": {json.dumps(name)}'))
-    for arguments in ([], ["--check"]):
-        assert compared(capsys, tmp_path, *arguments)[0]["rows"][0]["runs"] == 5
-
-
-@pytest.mark.parametrize("nodes", [1e300, 10**400, -3, "9" * 50, "inf"])
-def test_an_absurd_number_of_nodes_is_unknown(tmp_path, nodes):
-    import results
-
-    build_result(tmp_path / "training_results_v4.0" / "Org", [1, 2], description={"number_of_nodes": nodes})
-    table = results.load(tmp_path).to_pandas()
-    assert table["nodes"].isna().all() and table["accelerators"].isna().all()
-
-
-def test_links_into_a_tree_give_its_round(tmp_path, capsys):
-    org = tmp_path / "training_results_v4.0" / "Org"
-    result = build_result(org, [1, 2, 3, 4, 5])
-    for name, target in (("latest", org.parent), ("org", org), ("bench", result)):
-        (tmp_path / name).symlink_to(target)
-        row = compared(capsys, tmp_path / name)[0]["rows"][0]
-        assert (row["round"], row["accelerators"], row["score_minutes"]) == ("4.0", 8, 3.0), name
-
-
-def test_a_benchmark_is_found_by_either_name_and_a_wrong_one_is_helped(tmp_path, capsys):
-    build_result(tmp_path / "training_results_v0.6" / "Org", [1, 2, 3, 4, 5], benchmark="mask")
-    for name in ("mask", "maskrcnn"):
-        assert len(compared(capsys, tmp_path, "--benchmark", name)[0]["rows"]) == 1
-    with pytest.raises(UserError, match="no run of 'maskrnn'") as raised:
-        compare.main([str(tmp_path), "--benchmark", "maskrnn"])
-    assert raised.value.remedy == "one of: maskrcnn"
-
-
-def test_a_moved_folder_is_not_checked_and_says_why(tmp_path, capsys):
-    build_result(tmp_path / "Org", [1, 2, 3, 4, 5])
-    (note,) = rows_of(capsys, tmp_path, "--check")["Org"]["notes"]
-    assert note == "not checked: the MLPerf round is unknown (no folder above is called like training_results_v4.0)"
-
-
-def test_the_page_and_the_score_of_weak_scaling_are_in_models_per_minute(tmp_path, capsys):
-    from results.reading.load import read_run
-    from results.rendering.report_page import page
-
-    org = tmp_path / "hpc_results_v3.0" / "Org"
-    build_result(org, [10, 11, 12, 13, 14], kind="weak", benchmark="deepcam", logged=ONE_INSTANCE)
-    assert score.main([str(tmp_path)]) == 0
-    assert "score of Org / box: 0.357143 models per minute, 14.000000 minutes for all" in capsys.readouterr().out
-    text = page(compare_runs(map(read_run, find_sources([tmp_path]))), "Results")
-    assert "Ranking by models per minute" in text and "0.357 models/min" in text and "14.00 min" not in text
-
-
-@pytest.mark.parametrize("benchmark", [None, "resnet"])
-def test_no_path_has_no_runs(benchmark):
-    assert find_sources([], [], benchmark) == []
-
-
-def test_a_checkout_is_not_a_submitters_folder(tmp_path, capsys):
-    """A project with results/ and benchmark/ may have its runs anywhere else."""
-    for name in ("results", "benchmark", "code"):
-        (tmp_path / name).mkdir()
-    write_series(tmp_path / "runs", 2, FakeMachine("box"))
-    assert compared(capsys, tmp_path)[0]["rows"][0]["runs"] == 2
-
-
-def test_texts_that_look_like_messages_or_numbers_are_texts(tmp_path, capsys):
-    """A log may contain the checker's own words, and digits without end."""
-    repository = tmp_path / "training_results_v4.0"
-    logged = {"submission_status": "Log lines had parsing errors.", "submission_org": "9" * 5000}
-    result = build_result(repository / "Org", [1, 2, 3, 4, 5], logged=logged)
-    assert compared(capsys, tmp_path, "--check")[0]["rows"][0]["runs"] == 5
-    assert len(compared(capsys, *[shutil.copy(log, tmp_path / log.name) for log in result.iterdir()])[0]["rows"]) == 1

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmark.machine.system import FIELDS
+from results import compare
 from tests.conftest import DATA, whole_data
 
 ROUND = "mlperf/training_results_v1.1"
@@ -52,6 +53,8 @@ DESCRIPTION = dict.fromkeys(FIELDS, "N/A") | {
     "accelerator_model_name": "GPU",
 }
 START_MS = 1_700_000_000_000
+ONE_INSTANCE = {"number_of_nodes": 2, "accelerators_per_node": 4}
+"""What a run of weak scaling logs of its size."""
 
 
 def build_result(
@@ -102,3 +105,22 @@ def _line(event: tuple[int, str, Any, dict[str, Any]]) -> str:
     time_ms, key, value, metadata = event
     tree = {"namespace": "", "time_ms": time_ms, "event_type": "POINT_IN_TIME", "key": key, "value": value}
     return f":::MLLOG {json.dumps(tree | {'metadata': metadata | {'file': 'train.py', 'lineno': 1}})}\n"
+
+
+def change(log: Path, old: str, new: str) -> None:
+    """Replace a text that a log contains."""
+    text = log.read_text()
+    assert old in text
+    log.write_text(text.replace(old, new))
+
+
+def compared(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[dict[str, Any], str]:
+    """The JSON output of `compare`, and its warnings."""
+    assert compare.main([*map(str, arguments), "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out), captured.err
+
+
+def rows_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, dict[str, Any]]:
+    """The rows of `compare`, by submitter."""
+    return {row["submitter"]: row for row in compared(capsys, *arguments)[0]["rows"]}
