@@ -106,7 +106,7 @@ class LogWriter:
 
     def __init__(self, sink: Callable[[str], None], root: Path | None = None) -> None:
         logger = logging.Logger(mllog.__name__, logging.INFO)
-        self._sink, self._collected = sink, _Collector()
+        self._sink, self._collected = sink, RecordCollector()
         logger.addHandler(self._collected)
         # Two frames are between mlperf-logging and the caller whose file and line the event carries.
         root_pattern = re.escape(str(root or Path(__file__).resolve().parent.parent))
@@ -136,12 +136,15 @@ class LogWriter:
             self._sink(record.getMessage())
 
 
-class _Collector(logging.Handler):
+class RecordCollector(logging.Handler):
+    """Keeps the log records that it receives."""
+
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
         self.records.append(record)
 
 

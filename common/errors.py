@@ -10,7 +10,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 EXIT_OK, EXIT_FAILED, EXIT_ERROR = 0, 1, 2
 
@@ -37,6 +37,12 @@ class UserError(Exception):
 def one_line(text: str) -> str:
     """`text` on one line: control characters (line breaks, terminal escapes) are replaced by visible escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def listed(names: Sequence[str], most: int, noun: str = "") -> str:
+    """The first `most` names and the number of the others: `a, b, c and 4 more`, with a noun `and 4 more files`."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more{noun and ' ' + noun}" if rest > 0 else "")
 
 
 def from_os_error(error: OSError) -> UserError:

@@ -6,17 +6,16 @@ import re
 import sys
 from typing import TypeGuard
 
-_NUMBERS = (float, int)
+_NUMBERS = (float, int)  # faster than `int | float`: a round of results has a million numbers
 _LARGEST = sys.float_info.max
 
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number (true and false are not numbers)."""
     # Python's integers are unbounded; one that does not fit into a float is rejected.
-    # The exact classes come first: a round of results has a million numbers.
-    if value.__class__ not in _NUMBERS and (isinstance(value, bool) or not isinstance(value, _NUMBERS)):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         return False
-    return -_LARGEST <= value <= _LARGEST  # type: ignore[operator]
+    return -_LARGEST <= value <= _LARGEST
 
 
 def number(value: object) -> float | None:

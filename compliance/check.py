@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmark import mllog
 from benchmark.rounds.descriptions import read_description
-from benchmark.rounds.result_tree import ResultFolder, is_log_name, is_submitter, place_of, results_in
-from benchmark.rounds.rules_by_round import canonical_name, usage_of
+from benchmark.rounds.result_tree import ResultFolder, is_log_name, is_submitter, result_at, results_in
+from benchmark.rounds.rules_by_round import usage_of
 from benchmark.submission import (
     LOCK_FILE,
     LOG_FILE,
@@ -241,12 +241,9 @@ def _result_folders(org: Path, outside: list[str]) -> Iterator[ResultFolder]:
     found = {result.folder: result for result in results_in(org, outside)}
     for pattern in ("*/*", "*/*/*"):
         for folder in (org / RESULTS).glob(pattern):
-            place = place_of(folder)
             known = folder.name == mllog.BENCHMARK or usage_of(folder.name) is not None
-            if known and place is not None and folder.is_dir() and folder not in found:
-                found[folder] = ResultFolder(
-                    folder, org, org.name, place[1], canonical_name(folder.name), None, place[2]
-                )
+            if known and folder.is_dir() and folder not in found and (place := result_at(folder, empty=True)):
+                found[folder] = place
     return iter(sorted(found.values(), key=lambda result: natural_key(result.folder)))
 
 

@@ -98,8 +98,8 @@ def _rule_files(benchmark: str) -> tuple[str, str]:
     return f"closed_{benchmark}", benchmark
 
 
-def check_log(path: Path, usage: str, ruleset: str, config: Path | None = None) -> OfficialVerdict:
-    """The checker's verdict on a log by a rule set of a suite; `config` is a custom rule file (absolute path).
+def check_log(path: Path, usage: str, ruleset: str) -> OfficialVerdict:
+    """The checker's verdict on a log by a rule set of a suite.
 
     Raises OSError if the log cannot be read.
     """
@@ -112,9 +112,9 @@ def check_log(path: Path, usage: str, ruleset: str, config: Path | None = None) 
         if log.failed:
             checker.put_message(_PARSING_ERRORS)
         with _one_at_a_time(mlp_compliance):
-            checker.check_loglines(log.parsed, str(config or f"{usage}_{ruleset}/common.yaml"))
+            checker.check_loglines(log.parsed, f"{usage}_{ruleset}/common.yaml")
     except OSError as error:
-        if error.filename is None or Path(str(error.filename)) in (Path(path), config):
+        if error.filename is None or Path(str(error.filename)) == Path(path):
             raise
         # The checker finds rule files by the log's benchmark and optimizer names, which may be any text.
         return OfficialVerdict(False, missing_rules=Path(str(error.filename)).name[:80])

@@ -26,6 +26,7 @@ from benchmark.submission import (
     is_numbered,
     number_of,
 )
+from common.errors import listed
 from common.files import natural_key
 
 SCALING_KINDS = ("strong", "weak")
@@ -97,8 +98,11 @@ def _place(folder: Path) -> tuple[Path, str, str | None] | None:
     return None
 
 
-def result_at(folder: Path) -> ResultFolder | None:
-    """The result in a folder, with its logs; None if the folder is not at the place of a result or has no log."""
+def result_at(folder: Path, *, empty: bool = False) -> ResultFolder | None:
+    """The result in a folder, with its logs; None if the folder is not at the place of a result.
+
+    A folder without a log is only a result if `empty`.
+    """
     place = place_of(folder)
     if place is None:
         return None
@@ -106,7 +110,7 @@ def result_at(folder: Path) -> ResultFolder | None:
     benchmark = canonical_name(folder.name)
     entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
     logs = [folder / entry.name for entry in entries if _is_log(entry, benchmark)]
-    if not logs:
+    if not logs and not empty:
         return None
     its_round = round_of_result(org, benchmark, kind)
     description = _description(org, system)
@@ -192,9 +196,7 @@ def _unread(entries: list[os.DirEntry[str]], logs: set[str]) -> list[str]:
     folders = [entry.name for entry in other if entry.is_dir() and entry.name != POWER]
     found = [f"{name}/ ({_count(Path(entry.path))} files)" for entry in other if (name := entry.name) in folders]
     if files:
-        found.append(
-            ", ".join(files[:_SHOWN]) + (f" and {len(files) - _SHOWN} more files" if len(files) > _SHOWN else "")
-        )
+        found.append(listed(files, _SHOWN, "files"))
     return found
 
 

@@ -14,7 +14,7 @@ from benchmark.submission import BENCHMARK, RUNS
 
 _ALIASES = {"mask": "maskrcnn"}
 _DROPPED = {"unet3d": 4}
-_SAMPLES = (
+COUNTED_IN_SAMPLES = (
     "deepseekv3_671b",
     "dlrmv4",
     "flux1",
@@ -95,7 +95,7 @@ def _unit(name: str, version: str | None) -> str:
     """The unit of a benchmark's progress in a round."""
     if name == "stable_diffusion" and version == "3.1":
         return STEPS
-    if name in (*_SAMPLES, *_SAMPLES_AS_EPOCHS) or (name == "unet3d" and _since("3.1", version)):
+    if name in (*COUNTED_IN_SAMPLES, *_SAMPLES_AS_EPOCHS) or (name == "unet3d" and _since("3.1", version)):
         return SAMPLES
     return TOKENS if name == "gpt3" else EPOCHS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlperf_logging.benchmark_meta import get_allowed_benchmarks
 
 from benchmark.rounds.result_tree import WEAK, ResultFolder
-from benchmark.rounds.rules_by_round import runs_of
+from benchmark.rounds.rules_by_round import rules_of, runs_of
 from compliance.log import Log
 from compliance.mlperf.official_logs import RuleSet
 
@@ -66,7 +66,7 @@ class MlperfResult:
     @property
     def forgiven(self) -> int:
         """How many runs may fail: olympic scoring drops them."""
-        return 4 if self.benchmark == "unet3d" else 1
+        return rules_of(self.benchmark).dropped
 
     @property
     def compared(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlperf_logging.benchmark_meta import get_allowed_benchmarks
 
+from common.errors import listed
 from compliance.findings import WARNING, Fault, Rule, shown
 from compliance.mlperf.checked_result import CLOSED, RCP_BYPASS, SEED_BYPASS, MlperfResult
 from compliance.mlperf.reference_points import has_points
@@ -32,10 +33,9 @@ def _check(package: Coverage) -> Iterator[Fault]:
         for reason in _not_checked(result):
             grouped.setdefault(reason, []).append(result)
     for (found, remedy), results in grouped.items():
-        names = ", ".join(f"{result.place.system}/{result.benchmark}" for result in results[:_SHOWN])
-        more = f" and {len(results) - _SHOWN} more" if len(results) > _SHOWN else ""
+        names = listed([f"{result.place.system}/{result.benchmark}" for result in results], _SHOWN)
         place = results[0].folder if len(results) == 1 else package.org
-        found = f"not checked: {found}: {names}{more}"
+        found = f"not checked: {found}: {names}"
         yield Fault("results that are checked as package_checker does", found, remedy, None, WARNING, place)
     remedy = "name logs result_N.txt, and keep other files elsewhere"
     for result in package.results:
@@ -84,7 +84,7 @@ def _of_closed(result: MlperfResult) -> Iterator[tuple[str, str]]:
     elif not has_points(result):
         yield (
             f"convergence (mlperf_logging has no reference convergence points of {result.benchmark} in {result.rules})",
-            (_BY_HAND),
+            _BY_HAND,
         )
 
 

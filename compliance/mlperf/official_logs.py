@@ -96,17 +96,17 @@ def newest(rules: list[RuleSet]) -> RuleSet | None:
     return max(rules, key=lambda each: [int(part) for part in (each.name or "0").split(".")], default=None)
 
 
-def official_rule(rules: RuleSet, config: Path | None = None) -> Rule:
-    """The rule that mlperf_logging's checker accepts a log; `config` is a custom rule file (absolute path)."""
-    return Rule(VERDICT, _SAYS, lambda log: _check(log, rules, config))
+def official_rule(rules: RuleSet) -> Rule:
+    """The rule that mlperf_logging's checker accepts a log."""
+    return Rule(VERDICT, _SAYS, lambda log: _check(log, rules))
 
 
-def _check(log: Log, rules: RuleSet, config: Path | None) -> Iterator[Fault]:
+def _check(log: Log, rules: RuleSet) -> Iterator[Fault]:
     if rules.name is None:
         remedy = "check the log against MLPerf's rules of that round; only the file was checked here"
         yield Fault("a round whose rules can be checked", f"{NOT_CHECKED}{rules.why_none}", remedy, None, WARNING)
         return
-    log.official = check_log(log.path, rules.usage, rules.name, config)
+    log.official = check_log(log.path, rules.usage, rules.name)
     yield from _faults(log, log.official, rules)
 
 

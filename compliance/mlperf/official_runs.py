@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmark.mllog import RecordCollector
 from benchmark.rounds.result_tree import POWER
+from common.errors import listed
 from compliance.findings import ERROR, WARNING, Fault, Finding, Rule
 from compliance.mlperf.checked_result import MlperfResult
 from compliance.mlperf.official_logs import VERDICT
@@ -46,7 +48,7 @@ def refused_runs(result: MlperfResult, findings: list[Finding]) -> RefusedRuns:
 def _check_power(refused: RefusedRuns, folder: Path) -> None:
     from mlperf_logging.package_checker.power_checker import PowerChecker
 
-    with _collected_messages(refused.power):
+    with _only_collected() as collected:
         try:
             _, errors = PowerChecker(refused.result.rules.name).check_power(
                 str(folder), [str(log.path) for log in refused.result.logs]
@@ -56,17 +58,17 @@ def _check_power(refused: RefusedRuns, folder: Path) -> None:
             refused.stopped = f"{type(error).__name__}: {error}"
         else:
             refused.names |= errors
+    refused.power = [record.getMessage() for record in collected.records]
 
 
 @contextmanager
-def _collected_messages(messages: list[str]) -> Iterator[None]:
+def _only_collected() -> Iterator[RecordCollector]:
     """Collect what is logged, and print none of it."""
-    collector = logging.Handler()
-    collector.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    collector = RecordCollector()
     root = logging.getLogger()
     handlers, root.handlers = root.handlers, [collector]
     try:
-        yield
+        yield collector
     finally:
         root.handlers = handlers
 
@@ -86,16 +88,16 @@ def _refused(refused: RefusedRuns) -> Iterator[Fault]:
     result, names = refused.result, sorted(refused.names)
     if not names:
         return
-    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    some = listed(names, 5)
     expected = f"at most {result.forgiven} run{'s' if result.forgiven > 1 else ''} of {result.benchmark} that fail"
     if refused.forgiven:
         remedy = "none needed: olympic scoring drops the slowest, and a failed run counts as such"
         yield Fault(
-            expected, f"{len(names)} {'does' if len(names) == 1 else 'do'} not comply: {listed}", remedy, None, WARNING
+            expected, f"{len(names)} {'does' if len(names) == 1 else 'do'} not comply: {some}", remedy, None, WARNING
         )
     else:
         remedy = "repeat the runs that failed, or correct what the findings of their logs name"
-        yield Fault(expected, f"{len(names)} do not comply: {listed}", remedy)
+        yield Fault(expected, f"{len(names)} do not comply: {some}", remedy)
 
 
 def _power(refused: RefusedRuns) -> Iterator[Fault]:

@@ -14,22 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.rounds.official_checker import lines_with_token
+from benchmark.rounds.rules_by_round import COUNTED_IN_SAMPLES, rules_of
 from common.values import is_number
 from compliance.findings import ERROR, WARNING, Fault, Rule
 from compliance.mlperf.checked_result import RCP_BYPASS, MlperfResult
 
 _TOKEN = ":::MLLOG "
-_IN_SAMPLES = (
-    "llama2_70b_lora",
-    "flux1",
-    "llama31_405b",
-    "llama31_8b",
-    "gpt_oss_20b",
-    "deepseekv3_671b",
-    "qwen35_397b_grpo",
-    "dlrmv4",
-)
-"""Benchmarks of which rcp_checker counts samples; for the others it counts epochs."""
 _NO_POINTS = ("minigo",)
 FAILED = 1e9
 """Progress to convergence of a run that did not converge, as in rcp_checker."""
@@ -87,13 +77,19 @@ def _evaluation(event: Any, benchmark: Any, ruleset: str, metrics: dict[Any, dic
         step = metadata["step_num" if ruleset == "3.1.0" else "samples_count"]
         metrics.setdefault(step, {})[metadata["metric"]] = event["value"]
         return None
-    if benchmark in _IN_SAMPLES:
+    if benchmark in COUNTED_IN_SAMPLES:
         return metadata["samples_count"]
     return round(metadata["epoch_num"], 3)
 
 
 def _first_passing(metrics: dict[Any, dict[Any, Any]]) -> Any:
-    return min(step for step, values in metrics.items() if values["FID"] <= 90.0 and values["CLIP"] >= 0.15)
+    """The first step at which all metrics pass. KeyError for one at which a metric is missing, as in rcp_checker."""
+    limits = rules_of("stable_diffusion").metrics
+    return min(
+        step
+        for step, values in metrics.items()
+        if all(values[name] <= limit if maximum else values[name] >= limit for name, limit, maximum in limits)
+    )
 
 
 @functools.lru_cache(maxsize=32)
@@ -172,7 +168,7 @@ def _compared(points: Any, batch_size: Any, progress: list[float], bypassed: boo
         remedy = "submit reference convergence points of this batch size"
         yield Fault(f"a reference convergence point of batch size {batch_size}", "none", remedy, None, severity)
     else:
-        dropped = 4 if point["Benchmark"] == "unet3d" else 1
+        dropped = rules_of(point["Benchmark"]).dropped
         kept = sorted(progress)[dropped : len(progress) - dropped]
         mean = sum(kept) / len(kept) if kept else 0.0
         least = point["RCP Mean"] / point["Max Speedup"]

@@ -14,7 +14,7 @@ from benchmark.rounds.result_tree import ResultFolder, is_log_name, is_submitter
 from benchmark.rounds.rules_by_round import canonical_name
 from benchmark.submission import BENCHMARK, LOG_FILE, LOG_SUFFIXES, RECORD_FILE, RESULTS, file_of_run, is_run_folder
 from benchmark.trainer_contract import CHECKPOINTS
-from common.errors import UserError
+from common.errors import UserError, listed
 from common.files import natural_key
 
 _SKIPPED_FOLDERS = {CHECKPOINTS, "__pycache__", "node_modules"}
@@ -113,9 +113,9 @@ class _Walk:
     def file(self, log: Path) -> list[Source]:
         """The source for one log."""
         result = self._result(log.parent)
-        record = file_of_run(log, RECORD_FILE)
-        known = record if record is not None and record.is_file() else None
-        return [Source(log, known, result if result and log.name in {each.name for each in result.logs} else None)]
+        return [
+            Source(log, _record_of(log), result if result and log.name in {each.name for each in result.logs} else None)
+        ]
 
     def folder(self, top: Path) -> list[Source]:
         """The logs in a folder, in natural order."""
@@ -158,11 +158,7 @@ class _Walk:
         return [source for result in results for source in self._logs(result)]
 
     def _logs(self, result: ResultFolder) -> list[Source]:
-        records = [file_of_run(log, RECORD_FILE) if result.ours else None for log in result.logs]
-        return [
-            Source(log, record if record is not None and record.is_file() else None, result)
-            for log, record in zip(result.logs, records, strict=True)
-        ]
+        return [Source(log, _record_of(log) if result.ours else None, result) for log in result.logs]
 
     def _result(self, folder: Path) -> ResultFolder | None:
         if folder not in self.results:
@@ -173,11 +169,16 @@ class _Walk:
         """Report the files next to logs `result_*.txt` that may be logs too."""
         others = sorted((name for name in names if name.endswith(LOG_SUFFIXES)), key=natural_key)
         if others:
-            more = f" and {len(others) - _EXAMPLES} more files" if len(others) > _EXAMPLES else ""
-            self.problems.append(f"{folder}: not read: {', '.join(others[:_EXAMPLES])}{more}")
+            self.problems.append(f"{folder}: not read: {listed(others, _EXAMPLES, 'files')}")
 
     def _report(self, error: OSError) -> None:
         self.problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+
+def _record_of(log: Path) -> Path | None:
+    """The record of a log's run; None if there is none."""
+    record = file_of_run(log, RECORD_FILE)
+    return record if record is not None and record.is_file() else None
 
 
 def _unread(results: list[ResultFolder]) -> list[str]:
