@@ -6,10 +6,11 @@
     python -m benches gpu --device cpu --tiny        a rehearsal without a GPU
 
 First part: three steps of every variant; the card's peak rates; a profile of a step by kernel; the whole step at each batch size
-in bf16, TF32 and fp32; the precision of gradients; the convolutional front in both memory layouts; the cost of new utterance
-lengths. Second part: two epochs of `synthetic` on part of its corpus, timed by the harness; the data loader at that speed; GRU
-layers; `mini` to its target, and inference with its checkpoint; resumed training; CUDA graphs; evaluation; the overhead of
-telemetry; torch.compile. Figures are medians of repeats after warm-up, between device synchronisations, on random data.
+in bf16, TF32 and fp32; the step without each optimisation, and in plain PyTorch; the precision of gradients; the convolutional
+front in both memory layouts; the cost of new utterance lengths. Second part: two epochs of `synthetic` on part of its corpus,
+timed by the harness; the data loader at that speed; GRU layers; `mini` to its target, and inference with its checkpoint; resumed
+training; CUDA graphs; evaluation; the overhead of telemetry; torch.compile. Figures are medians of repeats after warm-up,
+between device synchronisations, on random data.
 
 Sections run one after the other in as few processes as possible, each with a time limit. If a section exceeds it or leaves the
 GPU unusable, its process is killed and a new process runs the remaining sections. The table (gpu_bench.md, gpu_bench.json) is
@@ -57,6 +58,7 @@ PLAN = Plan(
         "ceilings": Section("benches.gpu.ceilings", 30),
         "profile": Section("benches.gpu.kernel_profile", 90),
         "step": Section("benches.gpu.full_step", 150),
+        "switches": Section("benches.gpu.switches", 90),
         "precision": Section("benches.gpu.program_runs", 60),
         "layout": Section("benches.gpu.shapes", 45),
         "new_lengths": Section("benches.gpu.shapes", 45),
@@ -74,7 +76,7 @@ PLAN = Plan(
     # Timed runs come first in a process, before it uses the GPU itself, because their records state how much GPU memory was
     # in use. Sections after the profiler run in a new process, because CUDA's tracing stays loaded.
     parts={
-        "first": (("smoke", "ceilings", "profile"), ("step", "precision", "layout", "new_lengths")),
+        "first": (("smoke", "ceilings", "profile"), ("step", "switches", "precision", "layout", "new_lengths")),
         "second": (
             ("synthetic", "loader", "gru"),
             ("mini", "inference", "resume", "graphs", "evaluation", "telemetry", "compiled"),
