@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -47,6 +48,17 @@ def set_precision(precision: str) -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision in ("tf32", "bf16")
+
+
+def use_expandable_segments(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let PyTorch enlarge its blocks of GPU memory, unless the user's environment has settings for its allocator.
+
+    Every batch has another length. By default PyTorch keeps a block for each size that it has seen and no larger one
+    can use: a first epoch, sorted by length, filled the 141 GB of an H200 with them. Call this before the first use of
+    the GPU.
+    """
+    if not any(name in environment for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+        environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

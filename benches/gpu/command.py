@@ -58,7 +58,7 @@ PLAN = Plan(
         "ceilings": Section("benches.gpu.ceilings", 30),
         "profile": Section("benches.gpu.kernel_profile", 90),
         "step": Section("benches.gpu.full_step", 150),
-        "switches": Section("benches.gpu.switches", 90),
+        "switches": Section("benches.gpu.switches", 120),
         "precision": Section("benches.gpu.program_runs", 60),
         "layout": Section("benches.gpu.shapes", 45),
         "new_lengths": Section("benches.gpu.shapes", 45),

@@ -20,7 +20,7 @@ from benches.training.plain_step import PlainStep
 from benches.training.train_step import make_batch, make_step
 from benchmark.params import load_variant
 from reference_model.data.data_loader import Batch
-from reference_model.model import gru
+from reference_model.model import gru, gru_graphs
 from reference_model.model.layers import Padding, RecurrentLayer
 from reference_model.model.network import DeepSpeech2
 from reference_model.runtime import set_precision
@@ -30,8 +30,8 @@ LONGEST_S = 13.5
 
 
 def switches(bench: Bench) -> None:
-    """Whole steps of the closed model at batch 32 and 8, then one bidirectional layer with padding."""
-    for batch in (2,) if bench.tiny else (32, 8):
+    """Whole steps of the closed model at batch 32, 8 and 64, then one bidirectional layer with padding."""
+    for batch in (2,) if bench.tiny else (32, 8, 64):
         _whole_steps(bench, batch)
     for batch in (2,) if bench.tiny else (32, 8):
         _second_direction(bench, batch)
@@ -41,18 +41,18 @@ def _whole_steps(bench: Bench, batch: int) -> None:
     set_precision("bf16")
     data, in_a_row = data_of(bench, batch), 1 if bench.tiny else 4
 
-    def measured(name: str, run: Callable[[], object], as_it_is_s: float | None = None) -> float | None:
-        """A row for `in_a_row` steps by `run`; returns the seconds of one."""
+    def measured(
+        name: str, run: Callable[[], object], as_it_is_s: float | None = None, steps: int = in_a_row
+    ) -> float | None:
+        """A row for `steps` steps, which `run` makes; returns the seconds of one."""
         try:
-            taken_s = bench.seconds(run) / in_a_row
+            taken_s = bench.seconds(run) / steps
         except RuntimeError as error:
             # A failure of one peer does not affect the others.
             bench.row("switches", f"{name}, batch {batch}", reason=first_line(error))
             return None
-        gain = taken_s / as_it_is_s if as_it_is_s else None
-        bench.row(
-            "switches", f"{name}, batch {batch}", ms=taken_s * 1e3, audio_s_per_s=data.audio_s / taken_s, gain=gain
-        )
+        rate, gain = data.audio_s / taken_s, taken_s / as_it_is_s if as_it_is_s else None
+        bench.row("switches", f"{name}, batch {batch}", ms=taken_s * 1e3, audio_s_per_s=rate, gain=gain)
         return taken_s
 
     def trainer(channels_last: bool | None = None) -> TrainStep:
@@ -60,6 +60,8 @@ def _whole_steps(bench: Bench, batch: int) -> None:
 
     as_it_is_s = measured("as it is", functools.partial(read_later, trainer(), data, in_a_row))
     variants: tuple[tuple[str, Callable[[], TrainStep], Callable, Callable[[], AbstractContextManager]], ...] = (
+        ("without CUDA graphs", trainer, read_later, functools.partial(graphs_up_to, 0)),
+        ("CUDA graphs at any batch size", trainer, read_later, functools.partial(graphs_up_to, batch)),
         ("loss read at once", trainer, read_at_once, nullcontext),
         ("channels first", lambda: trainer(False), read_later, nullcontext),
         ("GRU layer by layer", lambda: layer_by_layer(trainer()), read_later, nullcontext),
@@ -72,11 +74,8 @@ def _whole_steps(bench: Bench, batch: int) -> None:
         bench.free()
     for precision in ("bf16", "tf32", "fp32") if bench.on_gpu else ("fp32",):
         set_precision(precision)
-        measured(
-            f"plain PyTorch, {precision}",
-            functools.partial(_repeat, _plain(bench, batch, precision), in_a_row),
-            as_it_is_s,
-        )
+        # It reads each loss at once: several steps in a row take as long one by one.
+        measured(f"plain PyTorch, {precision}", _plain(bench, batch, precision), as_it_is_s, 1)
         bench.free()
 
 
@@ -85,13 +84,13 @@ def _plain(bench: Bench, batch: int, precision: str) -> Callable[[], object]:
     params = closed(bench, batch, precision)
     autocast = torch.bfloat16 if precision == "bf16" else None
     plain = PlainStep(params.model, params.optimizer.name, params.optimizer.clip_norm, bench.device, autocast)
-    _, waveforms, labels = make_batch(batch, 1.0 if bench.tiny else CLIP_S)
-    return functools.partial(plain.train, *plain.prepare(waveforms, labels))
+    return functools.partial(plain.train, *_prepared(batch, 1.0 if bench.tiny else CLIP_S))
 
 
-def _repeat(work: Callable[[], object], count: int) -> None:
-    for _ in range(count):
-        work()
+@functools.lru_cache(1)
+def _prepared(batch: int, longest_s: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, waveforms, labels = make_batch(batch, longest_s)
+    return PlainStep.prepare(waveforms, labels)
 
 
 def read_later(trainer: TrainStep, data: Batch, count: int) -> None:
@@ -116,6 +115,17 @@ def layer_by_layer(trainer: TrainStep) -> TrainStep:
     trainer.network._stack = None
     trainer.network.to(trainer.device)
     return trainer
+
+
+@contextmanager
+def graphs_up_to(batch: int) -> Iterator[None]:
+    """GRUs recorded as CUDA graphs up to this batch size."""
+    ours = gru_graphs.LARGEST_BATCH
+    gru_graphs.LARGEST_BATCH = batch
+    try:
+        yield
+    finally:
+        gru_graphs.LARGEST_BATCH = ours
 
 
 @contextmanager

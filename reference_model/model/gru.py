@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from reference_model.model.gru_graphs import GruGraphs
+
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 """A GRU's weights in PyTorch's order, for each layer and direction."""
 
@@ -36,6 +38,7 @@ class Gru:
     def __init__(self, layers: Sequence[nn.GRU], directions: tuple[str, ...] = ("",)) -> None:
         self._layers, self._directions = tuple(layers), directions
         self._bf16: list[Tensor] = []
+        self._graphs = GruGraphs()
 
     def weights(self) -> list[Tensor]:
         """The weights in PyTorch's order: layer by layer, and within a layer direction by direction."""
@@ -56,6 +59,11 @@ class Gru:
         with torch.autocast("cuda", enabled=False) if in_bf16 else nullcontext():
             if in_bf16 and bf16_in_cudnn(x.device, weights[1].shape[1]):
                 x, weights = x.bfloat16(), self._in_bf16(weights)
+                # Backwards in time, a GRU would see padding before the utterance's end.
+                if training and torch.is_grad_enabled() and len(self._directions) == 1:
+                    y = self._graphs(x, weights, len(self._layers))
+                    if y is not None:
+                        return y
             elif in_bf16:
                 x = x.float()
             start = x.new_zeros(len(self._layers) * len(self._directions), x.shape[1], weights[1].shape[1])
@@ -68,7 +76,7 @@ class Gru:
         nn.GRU does this for its own weights, one module at a time and both directions together. Drops the bf16 copies,
         which may be on another device.
         """
-        self._bf16 = []
+        self._bf16, self._graphs = [], GruGraphs()
         _flatten(self.weights(), len(self._layers), len(self._directions))
 
     def _in_bf16(self, weights: list[Tensor]) -> list[Tensor]:

@@ -1,0 +1,178 @@
+"""The GRU's kernels in a training step on a GPU, recorded as CUDA graphs and replayed.
+
+cuDNN runs a wide GRU frame by frame: about ten thousand kernels in a step of the closed model. At small batches the host
+takes longer to launch them than the GPU takes to run them. A graph launches all kernels of a forward or a backward pass
+at once.
+
+A graph has a fixed length, and every batch has another one. Batches are therefore padded with frames of zeros to the
+next multiple of FRAMES. A GRU that runs forward in time computes the same values for the frames before the padding, and
+a padded frame, whose output nobody uses, adds zeros to every gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+FRAMES = 32
+"""Lengths are rounded up to a multiple of this: 0.64 seconds of audio."""
+LONGEST = 1792
+"""Longer batches, 36 seconds of audio, run without a graph."""
+LARGEST_BATCH = 32
+"""Larger batches run without a graph: their kernels take longer than their launches."""
+
+
+class _Buffers(NamedTuple):
+    """Fixed memory of the arguments and results of all graphs; the first frames of it for each length.
+
+    `x`, `dx` (LONGEST, batch, inputs); `y`, `dy` (LONGEST, batch, hidden); `start` (layers, batch, hidden);
+    `gradients` those of the weights.
+    """
+
+    x: Tensor
+    dx: Tensor
+    y: Tensor
+    dy: Tensor
+    start: Tensor
+    gradients: list[Tensor]
+
+
+class _Graphs(NamedTuple):
+    """The graphs of one length."""
+
+    forward: torch.cuda.CUDAGraph
+    backward: torch.cuda.CUDAGraph
+
+
+class GruGraphs:
+    """The graphs of one GRU: of all lengths, for one batch size, over weights that stay where they are in memory.
+
+    All graphs use the same memory: at most one step may be between its forward and its backward pass.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._graphs: dict[int, _Graphs] = {}
+        self._buffers: _Buffers | None = None
+        self._works = True
+
+    def __call__(self, x: Tensor, weights: Sequence[Tensor], layers: int) -> Tensor | None:
+        """`x` (longest, batch, inputs) to (longest, batch, hidden); None if this batch has to run without a graph.
+
+        It has to if it is too long or too large, of another size than earlier batches, or the first one of its length:
+        a length that does not come again is not worth a recording.
+        """
+        if not self._works or len(x) > LONGEST or x.shape[1] > LARGEST_BATCH:
+            return None
+        padded = -(-len(x) // FRAMES) * FRAMES
+        if padded not in self._seen:
+            self._seen.add(padded)
+            return None
+        buffers = self._buffers or _allocate(x, weights, layers)
+        if buffers.x.shape[1:] != x.shape[1:]:
+            return None
+        self._buffers = buffers
+        if padded not in self._graphs:
+            try:
+                self._graphs[padded] = self._record(padded, weights, buffers)
+            except RuntimeError as error:
+                # Out of memory, or a library that cannot be recorded: the same kernels run without a graph.
+                self._works, self._buffers = False, None
+                self._graphs.clear()
+                warnings.warn(f"GRUs run without CUDA graphs: {str(error).splitlines()[0]}", stacklevel=2)
+                return None
+        return _GruReplay.apply(buffers, self._graphs[padded], padded, x, *weights)
+
+    def _record(self, frames: int, weights: Sequence[Tensor], buffers: _Buffers) -> _Graphs:
+        graphs = _Graphs(torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph())
+        # Graphs may share a pool of memory if they never run at the same time.
+        pool = next((each.forward.pool() for each in self._graphs.values()), None) or torch.cuda.graph_pool_handle()
+        leaves = [each.detach().requires_grad_() for each in (buffers.x[:frames], *weights)]
+
+        def forward() -> Tensor:
+            return torch.gru(leaves[0], buffers.start, leaves[1:], True, len(buffers.start), 0.0, True, False, False)[0]
+
+        def backward(y: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(y, leaves, buffers.dy[:frames])
+
+        stream = _recording_stream(weights[0].device)
+        with torch.enable_grad():
+            # Not recorded: libraries load what they need for a new length, which they may not do during a recording.
+            backward(forward())
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                with _recording(graphs.forward, pool):
+                    y = forward()
+                    buffers.y[:frames].copy_(y.detach())
+                with _recording(graphs.backward, pool):
+                    dx, *gradients = backward(y)
+                    buffers.dx[:frames].copy_(dx)
+                    torch._foreach_copy_(buffers.gradients, gradients)
+        torch.cuda.current_stream().wait_stream(stream)
+        return graphs
+
+
+@functools.cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all recordings: graphs can share memory only if they were recorded on the same stream."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _recording(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """Record what is launched on the current stream.
+
+    torch.cuda.graph would also empty the cache of free memory, at every length. Other threads, such as the one that
+    page-locks batches, may use the GPU meanwhile.
+    """
+    graph.capture_begin(pool, capture_error_mode="thread_local")
+    try:
+        yield
+    finally:
+        graph.capture_end()
+
+
+def _allocate(x: Tensor, weights: Sequence[Tensor], layers: int) -> _Buffers:
+    batch, inputs, hidden = x.shape[1], x.shape[2], weights[1].shape[1]
+
+    def zeros(*shape: int) -> Tensor:
+        # What a graph reads beyond the last frame must be finite.
+        return x.new_zeros(shape)
+
+    return _Buffers(
+        x=zeros(LONGEST, batch, inputs),
+        dx=zeros(LONGEST, batch, inputs),
+        y=zeros(LONGEST, batch, hidden),
+        dy=zeros(LONGEST, batch, hidden),
+        start=zeros(layers, batch, hidden),
+        gradients=[torch.empty_like(each) for each in weights],
+    )
+
+
+class _GruReplay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, buffers: _Buffers, graphs: _Graphs, padded: int, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.of = buffers, graphs, padded
+        _fill(buffers.x, x, padded)
+        graphs.forward.replay()
+        return buffers.y[: len(x)].detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        buffers, graphs, padded = ctx.of
+        _fill(buffers.dy, dy, padded)
+        graphs.backward.replay()
+        return None, None, None, buffers.dx[: len(dy)].detach(), *(each.detach() for each in buffers.gradients)
+
+
+def _fill(buffer: Tensor, values: Tensor, padded: int) -> None:
+    buffer[: len(values)].copy_(values)
+    buffer[len(values) : padded].zero_()

@@ -1,0 +1,89 @@
+"""GRUs recorded as CUDA graphs; needs a GPU."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from reference_model.model import gru_graphs
+from reference_model.model.gru import Gru, bf16_in_cudnn
+from reference_model.runtime import set_precision
+
+INPUTS, HIDDEN, BATCH = 32, 256, 4
+
+
+@pytest.fixture
+def device():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    device = torch.device("cuda")
+    if not bf16_in_cudnn(device, HIDDEN):
+        pytest.skip("PyTorch cannot run a GRU in bf16 through cuDNN here")
+    set_precision("bf16")
+    yield device
+    set_precision("fp32")
+
+
+def layers_on(device: torch.device) -> list[nn.GRU]:
+    torch.manual_seed(0)
+    return [nn.GRU(inputs, HIDDEN).to(device) for inputs in (INPUTS, HIDDEN)]
+
+
+def step(gru: Gru, x: torch.Tensor, dy: torch.Tensor) -> list[torch.Tensor]:
+    """A forward and a backward pass: the outputs, the gradient of `x`, and those of the weights."""
+    x = x.detach().requires_grad_()
+    for weight in gru.weights():
+        weight.grad = None
+    with torch.autocast("cuda", torch.bfloat16):
+        y = gru(x, True)
+    y.backward(dy)
+    return [each.detach().float().clone() for each in (y, x.grad, *(weight.grad for weight in gru.weights()))]
+
+
+def batch_of(device: torch.device, frames: int, batch: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator(device).manual_seed(frames)
+    x = torch.randn(frames, batch, INPUTS, device=device, generator=generator)
+    return x, torch.randn(frames, batch, HIDDEN, device=device, generator=generator).bfloat16()
+
+
+def test_a_recorded_step_equals_the_same_step_without_a_graph(device, monkeypatch):
+    """For lengths with one graph and with two, in turn, while the weights change."""
+    layers = layers_on(device)
+    recorded, plain = Gru(layers), Gru(copy.deepcopy(layers))
+    for each in (recorded, plain):
+        each.flatten_weights()
+    for frames in (40, 33, 64, 90, 40, 90, 64, 35, 65):
+        x, dy = batch_of(device, frames)
+        found = step(recorded, x, dy)
+        with monkeypatch.context() as patch:
+            patch.setattr(gru_graphs, "LARGEST_BATCH", 0)
+            expected = step(plain, x, dy)
+        for got, wanted in zip(found, expected, strict=True):
+            # Products over all frames include the padding's zeros: sums may round in another order.
+            assert (got - wanted).norm() <= 0.01 * wanted.norm()
+        with torch.no_grad():
+            for ours, theirs in zip(recorded.weights(), plain.weights(), strict=True):
+                ours.mul_(0.9)
+                theirs.mul_(0.9)
+    assert sorted(recorded._graphs._graphs) == [64, 96]
+    assert not plain._graphs._graphs
+
+
+def test_other_batch_sizes_and_lengths_beyond_the_longest_run_without_a_graph(device, monkeypatch):
+    monkeypatch.setattr(gru_graphs, "LONGEST", 96)
+    gru = Gru(layers_on(device))
+    for frames, batch in ((64, BATCH), (64, BATCH), (64, BATCH - 1), (100, BATCH), (100, BATCH)):
+        x, dy = batch_of(device, frames, batch)
+        assert step(gru, x, dy)[0].shape == (frames, batch, HIDDEN)
+    assert sorted(gru._graphs._graphs) == [64]
+
+
+def test_evaluation_records_nothing(device):
+    gru, (x, _) = Gru(layers_on(device)), batch_of(device, 64)
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        for _ in range(3):
+            gru(x, False)
+    assert not gru._graphs._seen
