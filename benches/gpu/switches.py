@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -28,16 +28,20 @@ from reference_model.training.step import Readback, TrainStep
 
 LONGEST_S = 13.5
 
+GRAPHS = "CUDA graphs at any batch size"
+
 
 def switches(bench: Bench) -> None:
-    """Whole steps of the closed model at batch 32, 8 and 64, then one bidirectional layer with padding."""
-    for batch in (2,) if bench.tiny else (32, 8, 64):
+    """Whole steps of the closed model at batch 32 and 8, a few at 64, then one bidirectional layer with padding."""
+    for batch in (2,) if bench.tiny else (32, 8):
         _whole_steps(bench, batch)
+    _whole_steps(bench, 2 if bench.tiny else 64, (GRAPHS, "plain PyTorch, bf16"))
     for batch in (2,) if bench.tiny else (32, 8):
         _second_direction(bench, batch)
 
 
-def _whole_steps(bench: Bench, batch: int) -> None:
+def _whole_steps(bench: Bench, batch: int, chosen: Collection[str] | None = None) -> None:
+    """Rows of one batch size: the unchanged step, and its variants, all or the chosen ones."""
     set_precision("bf16")
     data, in_a_row = data_of(bench, batch), 1 if bench.tiny else 4
 
@@ -59,23 +63,28 @@ def _whole_steps(bench: Bench, batch: int) -> None:
         return make_step(closed(bench, batch, "bf16"), bench.device, channels_last)
 
     as_it_is_s = measured("as it is", functools.partial(read_later, trainer(), data, in_a_row))
-    variants: tuple[tuple[str, Callable[[], TrainStep], Callable, Callable[[], AbstractContextManager]], ...] = (
+    variants: list[tuple[str, Callable[[], TrainStep], Callable, Callable[[], AbstractContextManager]]] = [
         ("without CUDA graphs", trainer, read_later, functools.partial(graphs_up_to, 0)),
-        ("CUDA graphs at any batch size", trainer, read_later, functools.partial(graphs_up_to, batch)),
+        (GRAPHS, trainer, read_later, functools.partial(graphs_up_to, batch)),
         ("loss read at once", trainer, read_at_once, nullcontext),
         ("channels first", lambda: trainer(False), read_later, nullcontext),
         ("GRU layer by layer", lambda: layer_by_layer(trainer()), read_later, nullcontext),
         ("GRUs under autocast alone", trainer, read_later, autocast_alone),
         ("cuDNN searches convolutions", trainer, read_later, convolution_search),
-    )
+    ]
     for name, make, run, context in variants:
+        if chosen and name not in chosen:
+            continue
         with context():
             measured(name, functools.partial(run, make(), data, in_a_row), as_it_is_s)
         bench.free()
     for precision in ("bf16", "tf32", "fp32") if bench.on_gpu else ("fp32",):
+        name = f"plain PyTorch, {precision}"
+        if chosen and name not in chosen:
+            continue
         set_precision(precision)
         # It reads each loss at once: several steps in a row take as long one by one.
-        measured(f"plain PyTorch, {precision}", _plain(bench, batch, precision), as_it_is_s, 1)
+        measured(name, _plain(bench, batch, precision), as_it_is_s, 1)
         bench.free()
 
 
