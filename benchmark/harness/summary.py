@@ -64,7 +64,9 @@ def summary_rows(record: RunRecord, run_dir: Path) -> list[tuple[str, str]]:
         rows.append(("caches", "cleared" if run.cache_cleared else "not cleared"))
     rows += _telemetry_rows(record.telemetry)
     if run.peak_memory_bytes is not None:
-        rows.append(("peak memory", f"{_gib(run.peak_memory_bytes)} (trainer, all processes)"))
+        rows.append(
+            ("peak memory", f"{_gib(run.peak_memory_bytes)} (all processes of the trainer; shared pages count in each)")
+        )
     rows += [("note", note) for note in record.notes]
     rows.append(("files", str(run_dir)))
     rows.append(("next", _next_step(record, run_dir)))

@@ -97,6 +97,10 @@ def memory_modules() -> str | None:
     return counted(modules) or None
 
 
+SMALLEST_DISK_BYTES = 10**9
+DOCKER_SIGN = Path("/.dockerenv")
+
+
 @dataclass(frozen=True)
 class Disk:
     """One disk: the kernel's name, what it is (NVMe SSD, SSD, HDD), its capacity in bytes."""
@@ -107,11 +111,13 @@ class Disk:
 
 
 def disks() -> list[Disk]:
-    """The physical disks; no partitions, loop or mapped devices."""
+    """The physical disks; no partitions, loop or mapped devices, and no tiny disk that only carries a configuration."""
     found = []
     for block in sorted((SYS / "block").glob("*")):
         sectors = _number(block / "size")
         if not sectors or not (block / "device").exists() or read_text(block / "removable") == "1":
+            continue
+        if sectors * 512 < SMALLEST_DISK_BYTES:
             continue
         rotates = _number(block / "queue/rotational")
         kind = "NVMe SSD" if block.name.startswith("nvme") else {0: "SSD", 1: "HDD"}.get(rotates or 0, "disk")
@@ -155,7 +161,8 @@ def operating_system() -> str:
 def container() -> str | None:
     """The kind of container this process runs in (docker, podman, kubernetes ...); None if none is detected.
 
-    The least specific signs are checked last: converted images may still contain /.dockerenv.
+    The least specific signs are checked last. A virtual machine made from an image may contain /.dockerenv; in a
+    container of Docker, /etc/hosts is also a mount.
     """
     for variable in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"):
         if variable in os.environ:
@@ -166,7 +173,7 @@ def container() -> str | None:
         return named
     if Path("/run/.containerenv").exists():
         return "podman"
-    if Path("/.dockerenv").exists():
+    if DOCKER_SIGN.exists() and " /etc/hosts " in (read_text(PROC / "self/mountinfo") or ""):
         return "docker"
     found = re.search(r"docker|kubepods|containerd|lxc|libpod|buildkit", read_text(PROC / "1/cgroup") or "")
     return {"kubepods": "kubernetes", "libpod": "podman"}.get(found.group(), found.group()) if found else None

@@ -231,6 +231,8 @@ def test_disks_and_adapters_without_hardware_are_left_out(machine):
         machine(f"sys/block/{name}/queue/rotational", "1" if name == "sda" else "0")
         if hardware_behind:
             machine(f"sys/block/{name}/device/model", "x")
+    machine("sys/block/vdb/size", "16")
+    machine("sys/block/vdb/device/model", "a virtual machine's configuration")
     assert [(disk.name, disk.kind) for disk in hardware.disks()] == [("nvme0n1", "NVMe SSD"), ("sda", "HDD")]
     assert hardware.disks()[0].capacity_bytes == 2_000_000 * 512
     machine("sys/class/net/lo/speed", "10")
@@ -266,6 +268,19 @@ def test_a_container_is_recognised_by_what_its_engine_sets(monkeypatch, signs, k
     for name, value in signs.items():
         monkeypatch.setenv(name, value)
     assert hardware.container() == kind
+
+
+def test_docker_is_told_from_a_virtual_machine_made_from_its_image(machine, monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "DOCKER_SIGN", tmp_path / ".dockerenv")
+    for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "KUBERNETES_SERVICE_HOST", "container"):
+        monkeypatch.delenv(name, raising=False)
+    hosts = "31 22 8:1 /var/lib/docker/containers/4f/hosts /etc/hosts rw - ext4 /dev/sda1 rw\n"
+    machine("proc/self/mountinfo", "22 1 254:0 / / rw - ext4 /dev/vda rw\n" + hosts)
+    assert hardware.container() is None
+    (tmp_path / ".dockerenv").touch()
+    assert hardware.container() == "docker"
+    machine("proc/self/mountinfo", "22 1 254:0 / / rw - ext4 /dev/vda rw\n")
+    assert hardware.container() is None
 
 
 def test_a_machine_that_reports_nothing_has_an_empty_description(machine):
