@@ -9,7 +9,7 @@ First part: three steps of every variant; the card's peak rates; a profile of a 
 in bf16, TF32 and fp32; the step without each optimisation, and in plain PyTorch; the precision of gradients; the convolutional
 front in both memory layouts; the cost of new utterance lengths. Second part: two epochs of `synthetic` on part of its corpus,
 timed by the harness; the data loader at that speed; GRU layers; `mini` to its target, and inference with its checkpoint; resumed
-training; CUDA graphs; evaluation; the overhead of telemetry; torch.compile. Figures are medians of repeats after warm-up,
+training; evaluation; the overhead of telemetry; torch.compile. Figures are medians of repeats after warm-up,
 between device synchronisations, on random data.
 
 Sections run one after the other in as few processes as possible, each with a time limit. If a section exceeds it or leaves the
@@ -68,10 +68,9 @@ PLAN = Plan(
         "mini": Section("benches.gpu.program_runs", 120),
         "inference": Section("benches.gpu.program_runs", 45),
         "resume": Section("benches.gpu.resume_check", 75),
-        "graphs": Section("benches.gpu.options", 60),
         "evaluation": Section("benches.gpu.surroundings", 60),
         "telemetry": Section("benches.gpu.surroundings", 45),
-        "compiled": Section("benches.gpu.options", 120),
+        "compiled": Section("benches.gpu.compiled", 120),
     },
     # Timed runs come first in a process, before it uses the GPU itself, because their records state how much GPU memory was
     # in use. Sections after the profiler run in a new process, because CUDA's tracing stays loaded.
@@ -79,7 +78,7 @@ PLAN = Plan(
         "first": (("smoke", "ceilings", "profile"), ("step", "switches", "precision", "layout", "new_lengths")),
         "second": (
             ("synthetic", "loader", "gru"),
-            ("mini", "inference", "resume", "graphs", "evaluation", "telemetry", "compiled"),
+            ("mini", "inference", "resume", "evaluation", "telemetry", "compiled"),
         ),
     },
 )

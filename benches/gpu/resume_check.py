@@ -5,7 +5,10 @@ with atomic additions, whose order changes from run to run, so that a gradient d
 small compared with the step itself: a few roundings of fp32 (2^-24) in a gradient, and in bf16 some elements that round to the
 other neighbour (2^-8), of which a tensor averages many. A resumed training that lost part of its state (momentum, learning
 rate, position in the data order) diverges: its weights differ by a large part of how much the resumed epochs changed them.
-Therefore the difference is measured relative to that change, and the bounds are between the two cases.
+Therefore the difference is measured relative to that change, and the bounds are between the two cases. Losses are compared
+relative to the first epoch's: this training ends with a loss of a 300th of that, whose own last digits are not repeatable. On an
+H200 in fp32, two uninterrupted trainings differed by 0.45 % of the change of the weights and by 7e-5 of the first loss, a resumed
+one by 0.29 % and 2e-5.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from reference_model.checkpoints.checkpoint_files import checkpoint_path
 from reference_model.checkpoints.training_state import load_checkpoint
 
 WEIGHTS_BOUND, LOSS_BOUND = 0.01, 1e-3
-"""On a GPU: relative to the resumed epochs' change of the weights, and to an epoch's loss. On a CPU nothing may differ."""
+"""On a GPU: relative to the resumed epochs' change of the weights, and to the first loss. On a CPU nothing may differ."""
 EPOCHS = 3
 HIDDEN, UTTERANCES = 256, 48
 
@@ -42,7 +45,7 @@ class Difference:
 
     `of_change` is the norm of the difference of all weights over the norm of their change in the resumed epochs; `tensor` the
     largest norm of a single tensor's difference over the tensor's own norm, including the batch norms' running statistics;
-    `losses` the relative difference of each epoch's loss, the first one before anything was resumed.
+    `losses` the difference of each epoch's loss over the first epoch's, which comes before anything was resumed.
     """
 
     of_change: float
@@ -108,7 +111,9 @@ def resumed(params: Params, data: Path, place: Path, device: str) -> Difference:
     first, last = checkpoint_path(stopped, 1), checkpoint_path(stopped, epochs)
     losses += train(params, data, stopped, device, epochs, first)
     of_change, tensor = weights_differ(checkpoint_path(whole, epochs), last, first)
-    return Difference(of_change, tensor, tuple(abs(b - a) / abs(a) for a, b in zip(whole_losses, losses, strict=True)))
+    return Difference(
+        of_change, tensor, tuple(abs(b - a) / abs(whole_losses[0]) for a, b in zip(whole_losses, losses, strict=True))
+    )
 
 
 def train(

@@ -20,7 +20,7 @@ from benches.gpu.shared import Bench
 from benches.gpu.table import first_line, note
 from benches.gpu.watch import LEAST_S
 from common.errors import EXIT_ERROR, EXIT_OK
-from reference_model.runtime import die_with_parent
+from reference_model.runtime import die_with_parent, use_expandable_segments
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def work(tasks: list[Task], device: str, tiny: bool, out: Path, journal: Path, e
         remedy = "rehearse with `python -m benches gpu --device cpu --tiny`"
         note(journal, event="refused", what="PyTorch sees no GPU here", remedy=remedy)
         return EXIT_ERROR
+    use_expandable_segments()
     if device == "cpu":
         # A rehearsal's sizes are too small for more threads, and other processes may need the cores.
         torch.set_num_threads(1)

@@ -9,22 +9,20 @@ from datasets.synthesis.plans import SYNTHETIC_HOURS
 REFERENCE_WORK = Work(flops=32.8e9, recurrent_weights=3 * 3 * 2560 * 2560, frames=50.0)
 """The reference network's, as `reference_model.model.flops` computes it from its shapes (a test compares the two)."""
 
-FRACTION = 0.3
-"""Assumed roofline fraction of a step: a rough figure from first trials of cuDNN's GRUs at this width and batch, in
-fp16, on an H100. No run of this variant has confirmed it.
-"""
+FRACTION = 0.26
+"""Roofline fraction of a run's steps: 0.245 to 0.278 in the epochs of two runs on an H200."""
 
 FIXED_GPU_BYTES = 3.1e9
 """Per process: 2.1 GB for weights, gradients and AdamW's state, and 1 GB for CUDA."""
 BYTES_PER_AUDIO_S = 7.2e6
 """Activations kept from the forward pass per second of audio in a batch (`python -m benches.memory` counts them on a
-CPU; not yet measured on a GPU)."""
+CPU). With FIXED_GPU_BYTES that is 18.8 GB for the longest batch; an H200 used 15.0 GB at most."""
 LONGEST_S = 34
 SYNTHESIS_CORE_MIN = 18
 """Minutes to synthesise the corpus on one core."""
 
-EPOCHS = (2, 4)
-"""Epochs to the target, extrapolated from narrower networks (docs/synthetic.md)."""
+EPOCHS = (2, 3)
+"""Epochs to the target: two in both runs on an H200 (docs/synthetic.md), and one to spare."""
 
 
 def expected_minutes(params: Params, card: str | None, processes: int) -> tuple[float, float] | None:

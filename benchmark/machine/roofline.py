@@ -26,7 +26,7 @@ class Ceilings:
 
 MEASURED = {
     "NVIDIA H100 80GB HBM3": Ceilings({"bf16": 798e12}, 3.0e12),
-    "NVIDIA H200": Ceilings({"bf16": 790e12}, 4.3e12),
+    "NVIDIA H200": Ceilings({"bf16": 790e12, "tf32": 412e12, "fp32": 51e12}, 4.3e12),
 }
 """By the GPU's name in CUDA. Measured with products of 8192 x 8192 matrices of random numbers, large copies in memory.
 

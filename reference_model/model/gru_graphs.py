@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ LONGEST = 1792
 """Longer batches, 36 seconds of audio, run without a graph."""
 LARGEST_BATCH = 32
 """Larger batches run without a graph: their kernels take longer than their launches."""
+RECORDED_AT = 16
+"""A length is recorded when a batch of it comes for this time. A recording takes as long as several steps, which only a
+long training, with many batches of each length, makes up for."""
 
 
 class _Buffers(NamedTuple):
@@ -58,7 +62,7 @@ class GruGraphs:
     """
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        self._batches: Counter[int] = Counter()
         self._graphs: dict[int, _Graphs] = {}
         self._buffers: _Buffers | None = None
         self._works = True
@@ -66,14 +70,13 @@ class GruGraphs:
     def __call__(self, x: Tensor, weights: Sequence[Tensor], layers: int) -> Tensor | None:
         """`x` (longest, batch, inputs) to (longest, batch, hidden); None if this batch has to run without a graph.
 
-        It has to if it is too long or too large, of another size than earlier batches, or the first one of its length:
-        a length that does not come again is not worth a recording.
+        It has to if it is too long or too large, of another size than earlier batches, or one of the first of its length.
         """
         if not self._works or len(x) > LONGEST or x.shape[1] > LARGEST_BATCH:
             return None
         padded = -(-len(x) // FRAMES) * FRAMES
-        if padded not in self._seen:
-            self._seen.add(padded)
+        self._batches[padded] += 1
+        if self._batches[padded] < RECORDED_AT:
             return None
         buffers = self._buffers or _allocate(x, weights, layers)
         if buffers.x.shape[1:] != x.shape[1:]:

@@ -34,6 +34,7 @@ from reference_model.data.data_loader import (
     worker_bytes,
 )
 from reference_model.data.tempo import samples_after
+from reference_model.model import gru_graphs
 from reference_model.model.alphabet import encode
 from reference_model.model.features import Features
 from reference_model.model.gru import gru_dtype
@@ -204,7 +205,7 @@ class TrainingRun:
             accelerators=accelerators,
         )
         with self.step.autocast():
-            _log_gru_dtype(log, self.params, self.device, self.world)
+            _log_gru(log, self.params, self.device, self.world)
         log.event("conv_layout", CONV_LAYOUTS[self.channels_last])
         if self.packed:
             log.event("input_format", "packed")
@@ -302,10 +303,15 @@ def _set_up_process(params: Params, device: torch.device) -> None:
         torch.set_num_threads(default_threads(params) if device.type == "cpu" else available_threads())
 
 
-def _log_gru_dtype(log: mllog.LogWriter, params: Params, device: torch.device, world: World) -> None:
-    """Log the data type of GRUs under the current autocast; warn where it is not what the variant asks for."""
+def _log_gru(log: mllog.LogWriter, params: Params, device: torch.device, world: World) -> None:
+    """Log how GRUs run under the current autocast; warn where that is not what the variant asks for."""
     dtype = gru_dtype(device, params.model.rnn_hidden)
     log.event("gru_dtype", str(dtype).removeprefix("torch."))
+    if device.type == "cuda":
+        # The rank's part of a batch. Both directions in one call would need another graph for each padding.
+        small = -(-params.train.batch_size // world.size) <= gru_graphs.LARGEST_BATCH
+        one_direction = not params.model.bidirectional or params.model.mask_padding
+        log.event("gru_cuda_graphs", dtype == torch.bfloat16 and small and one_direction)
     if params.train.precision == "bf16" and dtype != torch.bfloat16 and world.leads:
         print(NO_BF16_GRU, file=sys.stderr, flush=True)
 

@@ -72,7 +72,8 @@ def test_unknown_figures_are_none():
     found = shares(params, 161, 100.0, 1, None)
     assert found["model_tflops_per_s"] > 0
     assert found["mfu"] is None and found["roofline_fraction"] is None
-    assert shares(params, 161, 100.0, 1, "NVIDIA H200")["roofline_fraction"] is None  # no ceiling for fp32
+    no_ceiling_for_fp32 = shares(params, 161, 100.0, 1, "NVIDIA H100 80GB HBM3")
+    assert no_ceiling_for_fp32["mfu"] is None and no_ceiling_for_fp32["roofline_fraction"] is None
     in_bf16 = load_variant("synthetic")
     assert shares(in_bf16, 161, 100.0, 1, "NVIDIA T4")["mfu"] is None
     assert shares(in_bf16, 161, 100.0, 1, "NVIDIA H100 80GB HBM3")["mfu"] == pytest.approx(

@@ -1,28 +1,34 @@
-"""GRUs recorded as CUDA graphs; needs a GPU."""
+"""GRUs recorded as CUDA graphs: when they are recorded, and on a GPU what they compute."""
 
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
+from benchmark.params import load_variant
 from reference_model.model import gru_graphs
 from reference_model.model.gru import Gru, bf16_in_cudnn
+from reference_model.model.gru_graphs import FRAMES, LARGEST_BATCH, LONGEST, RECORDED_AT, GruGraphs
 from reference_model.runtime import set_precision
+from reference_model.training import training_run
+from reference_model.training.distributed import World
 
 INPUTS, HIDDEN, BATCH = 32, 256, 4
 
 
 @pytest.fixture
-def device():
+def device(monkeypatch):
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     device = torch.device("cuda")
     if not bf16_in_cudnn(device, HIDDEN):
         pytest.skip("PyTorch cannot run a GRU in bf16 through cuDNN here")
     set_precision("bf16")
+    monkeypatch.setattr(gru_graphs, "RECORDED_AT", 2)
     yield device
     set_precision("fp32")
 
@@ -86,4 +92,67 @@ def test_evaluation_records_nothing(device):
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
         for _ in range(3):
             gru(x, False)
-    assert not gru._graphs._seen
+    assert not gru._graphs._batches
+
+
+@pytest.fixture
+def recorded(monkeypatch) -> list[int]:
+    """Lengths in frames in the order of their recording, without a GPU; replaying returns the padded length."""
+    lengths: list[int] = []
+    monkeypatch.setattr(GruGraphs, "_record", lambda self, frames, weights, buffers: lengths.append(frames))
+    monkeypatch.setattr(gru_graphs._GruReplay, "apply", lambda buffers, graphs, padded, x, *weights: padded)
+    return lengths
+
+
+def call(graphs: GruGraphs, frames: int, batch: int = 2) -> object:
+    weights = [torch.zeros(12, each) for each in (3, 4)]
+    return graphs(torch.zeros(frames, batch, 3), weights, 1)
+
+
+def test_a_length_is_recorded_when_enough_batches_of_it_have_come(recorded):
+    graphs = GruGraphs()
+    short = [call(graphs, FRAMES - number % 3) for number in range(RECORDED_AT + 2)]
+    assert short == [None] * (RECORDED_AT - 1) + [FRAMES] * 3
+    assert call(graphs, FRAMES + 1) is None, "another length"
+    assert recorded == [FRAMES]
+
+
+def test_large_batches_long_batches_and_a_smaller_last_batch_are_not_recorded(recorded):
+    graphs = GruGraphs()
+    for _ in range(RECORDED_AT + 1):
+        assert call(graphs, 5, LARGEST_BATCH + 1) is None
+        assert call(graphs, LONGEST + 1) is None
+    assert not recorded
+    while call(graphs, 5) is None:
+        pass
+    assert call(graphs, 5, 1) is None
+    assert recorded == [FRAMES]
+
+
+def test_where_recording_fails_the_gru_runs_without_a_graph_and_says_so_once(monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("operation not permitted\nwhen the stream is capturing")
+
+    monkeypatch.setattr(GruGraphs, "_record", fail)
+    graphs = GruGraphs()
+    for _ in range(RECORDED_AT - 1):
+        call(graphs, 5)
+    with pytest.warns(UserWarning, match="GRUs run without CUDA graphs: operation not permitted"):
+        assert call(graphs, 5) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert call(graphs, 5) is None
+
+
+@pytest.mark.parametrize(
+    ("variant", "ranks", "graphs"),
+    [("synthetic", 1, False), ("synthetic", 2, True), ("librispeech_open", 4, True), ("librispeech", 1, False)],
+)
+def test_the_log_says_whether_grus_may_be_recorded(monkeypatch, variant, ranks, graphs):
+    params = load_variant(variant)
+    dtype = torch.bfloat16 if params.train.precision == "bf16" else torch.float32
+    monkeypatch.setattr(training_run, "gru_dtype", lambda device, hidden: dtype)
+    events: dict[str, object] = {}
+    log = type("Log", (), {"event": staticmethod(events.__setitem__)})
+    training_run._log_gru(log, params, torch.device("cuda"), World(0, 0, ranks))
+    assert events["gru_cuda_graphs"] is graphs

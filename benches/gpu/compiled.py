@@ -1,6 +1,6 @@
-"""Sections of `python -m benches gpu` on options that the trainer does not use: CUDA graphs and torch.compile.
+"""Section `compiled` of `python -m benches gpu`: an option that the trainer does not use, torch.compile.
 
-Each is compared with the unchanged trainer on the closed model in bf16 at batch 8 and 32, with utterances of about equal length
+It is compared with the unchanged trainer on the closed model in bf16 at batch 8 and 32, with utterances of about equal length
 (one length bucket). The rows contain the gain and the difference of the first loss, or the reason of a failure. The trainer
 adopts only what gains here.
 """
@@ -12,50 +12,14 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 
 from benches.gpu.full_step import closed, data_of, steps
 from benches.gpu.shared import Bench
 from benches.gpu.table import first_line
 from benches.training.train_step import make_step
-from datasets.geometry import output_frames
 from reference_model.data.data_loader import Batch
 from reference_model.runtime import set_precision
 from reference_model.training.step import TrainStep
-
-
-def graphs(bench: Bench) -> None:
-    """The network's forward and backward pass captured once and replayed; features, loss and update are unchanged.
-
-    The loss cannot be captured with it: PyTorch's own CTC loss copies lengths to the device and waits, and PyTorch can capture
-    cuDNN's only for up to 255 frames, which is five seconds of audio.
-    """
-
-    def capture(trainer: TrainStep, data: Batch) -> None:
-        values, _ = trainer.features(data.waveforms.to(bench.device), data.samples.to(bench.device))
-        whole = _OfFeatures(trainer.network, trainer.features.frames(data.samples))
-        if not bench.on_gpu:
-            whole(values)
-            raise RuntimeError("a CPU has no CUDA graphs")
-        # With its cache, autocast would copy the weights in the first capture only, and the second would lack the copies.
-        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            graphed = torch.cuda.make_graphed_callables(whole, (values,))
-        trainer.network = lambda values, frames: (graphed(values), output_frames(frames))
-
-    for batch in (2,) if bench.tiny else (8, 32):
-        _compare(bench, "graphs", batch, {"network in a CUDA graph": capture})
-
-
-class _OfFeatures(nn.Module):
-    """The network as a function of the features only: a graph's arguments are on the device, lengths are not."""
-
-    def __init__(self, network: nn.Module, frames: Tensor) -> None:
-        super().__init__()
-        self._network, self._frames = network, frames
-
-    def forward(self, values: Tensor) -> Tensor:
-        """`values` (batch, bins, frames) to logits (output frames, batch, labels)."""
-        return self._network(values, self._frames)[0]
 
 
 def compiled(bench: Bench) -> None:
@@ -76,10 +40,10 @@ def compiled(bench: Bench) -> None:
     changes = {"convolutional front": front, "features, last norm and layer": elementwise, "both": both}
     for batch in (2,) if bench.tiny else (32, 8):
         torch.compiler.reset()
-        _compare(bench, "compiled", batch, changes)
+        _compare(bench, batch, changes)
 
 
-def _compare(bench: Bench, section: str, batch: int, changes: dict[str, Callable[[TrainStep, Batch], None]]) -> None:
+def _compare(bench: Bench, batch: int, changes: dict[str, Callable[[TrainStep, Batch], None]]) -> None:
     """A row for each change of the step, a function that is called with a new trainer and the batch."""
     params = closed(bench, batch, "bf16")
     set_precision("bf16")
@@ -88,7 +52,7 @@ def _compare(bench: Bench, section: str, batch: int, changes: dict[str, Callable
     trainer = make_step(params, bench.device)
     first_loss = trainer(data, 1e-4)[0].item()
     plain_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
-    bench.row(section, f"as it is, batch {batch}", ms=plain_s * 1e3, audio_s_per_s=data.audio_s / plain_s)
+    bench.row("compiled", f"as it is, batch {batch}", ms=plain_s * 1e3, audio_s_per_s=data.audio_s / plain_s)
     for name, change in changes.items():
         del trainer
         bench.free()
@@ -101,10 +65,10 @@ def _compare(bench: Bench, section: str, batch: int, changes: dict[str, Callable
             taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
         except Exception as error:
             # A failure is a result too; the next change starts with a new network.
-            bench.row(section, f"{name}, batch {batch}", reason=first_line(error))
+            bench.row("compiled", f"{name}, batch {batch}", reason=first_line(error))
             continue
         bench.row(
-            section,
+            "compiled",
             f"{name}, batch {batch}",
             ms=taken_s * 1e3,
             audio_s_per_s=data.audio_s / taken_s,
