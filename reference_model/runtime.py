@@ -28,7 +28,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cuda` or `cpu` selects; UserError for `cuda` where PyTorch sees no GPU."""
+    """The device that `auto`, `cuda` or `cpu` selects; UserError for `cuda` where PyTorch sees no GPU.
+
+    Call it before the first use of a GPU, because it configures PyTorch's allocator.
+    """
+    use_expandable_segments()
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "PyTorch sees no GPU here",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from benches.gpu.full_step import closed, data_of, steps
+from benches.gpu.full_step import closed, data_of, graphs_up_to, steps
 from benches.gpu.shared import Bench
 from benches.gpu.table import first_line
 from benches.training.train_step import make_step
@@ -22,6 +22,7 @@ from reference_model.runtime import set_precision
 from reference_model.training.step import TrainStep
 
 
+@graphs_up_to()
 def compiled(bench: Bench) -> None:
     """Parts of the step under torch.compile (a rehearsal traces them without generating code)."""
     compiling = functools.partial(torch.compile, dynamic=False, backend="inductor" if bench.on_gpu else "aot_eager")

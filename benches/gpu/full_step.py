@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,6 +17,7 @@ from benches.training.train_step import make_batch, make_step
 from benchmark.machine.roofline import roofline_audio_s_per_s
 from benchmark.params import Params, load_variant
 from reference_model.data.data_loader import Batch
+from reference_model.model import gru_graphs
 from reference_model.model.features import Features
 from reference_model.model.flops import work_per_audio_s
 from reference_model.runtime import set_precision
@@ -45,12 +47,27 @@ def data_of(bench: Bench, batch: int, longest_s: float | None = None, seed: int 
     return data.pin_memory() if bench.on_gpu else data
 
 
+@contextmanager
+def graphs_up_to(batch: int = gru_graphs.LARGEST_BATCH) -> Iterator[None]:
+    """GRUs recorded as CUDA graphs up to this batch size from the first step on, as in the middle of a long training.
+
+    Also a decorator. The default is the trainer's own limit.
+    """
+    ours = gru_graphs.LARGEST_BATCH, gru_graphs.RECORDED_AT
+    gru_graphs.LARGEST_BATCH, gru_graphs.RECORDED_AT = batch, 1
+    try:
+        yield
+    finally:
+        gru_graphs.LARGEST_BATCH, gru_graphs.RECORDED_AT = ours
+
+
 def steps(trainer: TrainStep, data: Batch, count: int) -> None:
     """Run `count` training steps on the same batch."""
     for _ in range(count):
         trainer(data, 1e-4)
 
 
+@graphs_up_to()
 def step(bench: Bench) -> None:
     """Features, forward, loss, backward and update of the closed model, on waveforms in host memory.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
-from benches.gpu.full_step import closed, data_of, steps
+from benches.gpu.full_step import closed, data_of, graphs_up_to, steps
 from benches.gpu.shared import Bench
 from benches.gpu.table import first_line
 from benches.training.train_step import make_step
@@ -57,6 +57,7 @@ class _Stages(NoProfile):
         return torch.profiler.record_function(name)
 
 
+@graphs_up_to()
 def profile(bench: Bench) -> None:
     """The closed model in bf16 at batch 8 and 32 and in fp32 at batch 8, a few steps each; RuntimeError if one fails.
 

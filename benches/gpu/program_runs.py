@@ -27,6 +27,7 @@ from reference_model.inference.latency import WHOLE
 
 ENDING_S = 8.0
 """A timed run that takes too long is terminated this long before its section is killed."""
+TESTS = ("model/test_precision.py", "model/test_gru.py", "model/test_gru_graphs.py")
 WER_BOUND = 0.1
 """Largest difference in percentage points between inference and training's evaluation on a GPU: rounding can flip near ties."""
 
@@ -58,7 +59,7 @@ def precision(bench: Bench) -> None:
     # Other pytest plugins on this machine may take seconds to load. The rows contain everything.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     arguments = ["-p", "no:cacheprovider", "-p", "no:terminal"]
-    arguments += [str(ROOT / "tests" / name) for name in ("model/test_precision.py", "model/test_gru.py")]
+    arguments += [str(ROOT / "tests" / name) for name in TESTS]
     status = pytest.main(arguments, plugins=[Rows()])
     if failed or status:
         raise RuntimeError(f"failed: {'; '.join(failed) or f'pytest ended with status {int(status)}'}")

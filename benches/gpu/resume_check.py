@@ -6,9 +6,10 @@ small compared with the step itself: a few roundings of fp32 (2^-24) in a gradie
 other neighbour (2^-8), of which a tensor averages many. A resumed training that lost part of its state (momentum, learning
 rate, position in the data order) diverges: its weights differ by a large part of how much the resumed epochs changed them.
 Therefore the difference is measured relative to that change, and the bounds are between the two cases. Losses are compared
-relative to the first epoch's: this training ends with a loss of a 300th of that, whose own last digits are not repeatable. On an
-H200 in fp32, two uninterrupted trainings differed by 0.45 % of the change of the weights and by 7e-5 of the first loss, a resumed
-one by 0.29 % and 2e-5.
+relative to the first epoch's: this training ends with a loss of a 300th of that, which itself repeats only within 1 %. On an H200
+in fp32, two uninterrupted trainings differed by 0.45 % of the change of the weights and by 7e-5 of the first loss, a resumed one by
+0.29 % and 2e-5. On a CPU, one that lost its momentum differed by 39 % and 9 %, one that lost its learning rate's decay by 16 % and
+0.9 %.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from datasets.dataset import write_description
 from reference_model.checkpoints.checkpoint_files import checkpoint_path
 from reference_model.checkpoints.training_state import load_checkpoint
 
-WEIGHTS_BOUND, LOSS_BOUND = 0.01, 1e-3
+WEIGHTS_BOUND, LOSS_BOUND = 0.05, 1e-3
 """On a GPU: relative to the resumed epochs' change of the weights, and to the first loss. On a CPU nothing may differ."""
 EPOCHS = 3
 HIDDEN, UTTERANCES = 256, 48

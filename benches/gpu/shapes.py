@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benches.gpu.full_step import closed, data_of
+from benches.gpu.full_step import closed, data_of, graphs_up_to
 from benches.gpu.shared import Bench
 from benches.gpu.table import first_line
 from benches.training.train_step import make_step
@@ -61,8 +61,9 @@ def _front_s(bench: Bench, precision: str, batch: int, channels_last: bool) -> f
     return bench.seconds(train)
 
 
+@graphs_up_to(0)
 def new_lengths(bench: Bench) -> None:
-    """Steps on batches of new lengths, and on the same batches again: the cost of plans for a new shape.
+    """Steps on batches of new lengths, and on the same batches again: the cost of plans for a new shape, without CUDA graphs.
 
     cuFFT and cuDNN create a plan for each shape and cache it. The features are measured first, alone, because only they use
     cuFFT; then whole steps, whose networks use cuDNN. All lengths are below one already seen, so that no memory is allocated

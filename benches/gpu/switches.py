@@ -1,26 +1,30 @@
 """Section `switches` of `python -m benches gpu`: the closed step in bf16 without each of its optimisations, and plain PyTorch.
 
 `gain` is the time of that step over the time of the unchanged trainer's step in the same process: above 1, the trainer is faster.
+The rows of a bidirectional layer are compared with that layer without CUDA graphs.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benches.gpu.full_step import CLIP_S, closed, data_of, narrowed
+from benches.gpu.full_step import CLIP_S, closed, data_of, graphs_up_to, narrowed
 from benches.gpu.shared import Bench
 from benches.gpu.table import first_line
 from benches.training.plain_step import PlainStep
 from benches.training.train_step import make_batch, make_step
 from benchmark.params import load_variant
 from reference_model.data.data_loader import Batch
-from reference_model.model import gru, gru_graphs
+from reference_model.model import gru
+from reference_model.model.gru import Gru
 from reference_model.model.layers import Padding, RecurrentLayer
 from reference_model.model.network import DeepSpeech2
 from reference_model.runtime import set_precision
@@ -28,94 +32,131 @@ from reference_model.training.step import Readback, TrainStep
 
 LONGEST_S = 13.5
 
-GRAPHS = "CUDA graphs at any batch size"
+GRAPHS = "CUDA graphs"
+IN_A_ROW = 4
+"""Steps of one measurement: the host runs ahead of the device, as in training."""
 
 
+@dataclass(frozen=True)
+class Peer:
+    """A step to compare with the trainer's.
+
+    `steps` makes the function that runs a given number of steps and returns the last loss; `context` is in force meanwhile.
+    """
+
+    name: str
+    steps: Callable[[], Callable[[int], float]]
+    context: Callable[[], AbstractContextManager] = nullcontext
+
+
+@graphs_up_to()
 def switches(bench: Bench) -> None:
     """Whole steps of the closed model at batch 32 and 8, a few at 64, then one bidirectional layer with padding."""
     for batch in (2,) if bench.tiny else (32, 8):
-        _whole_steps(bench, batch)
-    _whole_steps(bench, 2 if bench.tiny else 64, (GRAPHS, "plain PyTorch, bf16"))
+        _whole_steps(bench, batch, _peers(bench, batch))
+    # The trainer records no graphs at this size.
+    batch = 2 if bench.tiny else 64
+    with_graphs = Peer(GRAPHS, _trainer(bench, batch), functools.partial(graphs_up_to, batch))
+    _whole_steps(bench, batch, [with_graphs, _plain(bench, batch, "bf16")])
     for batch in (2,) if bench.tiny else (32, 8):
         _second_direction(bench, batch)
 
 
-def _whole_steps(bench: Bench, batch: int, chosen: Collection[str] | None = None) -> None:
-    """Rows of one batch size: the unchanged step, and its variants, all or the chosen ones."""
-    set_precision("bf16")
-    data, in_a_row = data_of(bench, batch), 1 if bench.tiny else 4
-
-    def measured(
-        name: str, run: Callable[[], object], as_it_is_s: float | None = None, steps: int = in_a_row
-    ) -> float | None:
-        """A row for `steps` steps, which `run` makes; returns the seconds of one."""
+def _whole_steps(bench: Bench, batch: int, peers: Iterable[Peer]) -> None:
+    """Rows of one batch size: the unchanged step, and every peer's."""
+    as_it_is_s: float | None = None
+    audio_s = data_of(bench, batch).audio_s
+    for peer in (Peer("as it is", _trainer(bench, batch)), *peers):
+        name = f"{peer.name}, batch {batch}"
+        set_precision("bf16")
         try:
-            taken_s = bench.seconds(run) / steps
+            with peer.context():
+                taken_s = _seconds(bench, peer)
         except RuntimeError as error:
             # A failure of one peer does not affect the others.
-            bench.row("switches", f"{name}, batch {batch}", reason=first_line(error))
-            return None
-        rate, gain = data.audio_s / taken_s, taken_s / as_it_is_s if as_it_is_s else None
-        bench.row("switches", f"{name}, batch {batch}", ms=taken_s * 1e3, audio_s_per_s=rate, gain=gain)
-        return taken_s
-
-    def trainer(channels_last: bool | None = None) -> TrainStep:
-        return make_step(closed(bench, batch, "bf16"), bench.device, channels_last)
-
-    as_it_is_s = measured("as it is", functools.partial(read_later, trainer(), data, in_a_row))
-    variants: list[tuple[str, Callable[[], TrainStep], Callable, Callable[[], AbstractContextManager]]] = [
-        ("without CUDA graphs", trainer, read_later, functools.partial(graphs_up_to, 0)),
-        (GRAPHS, trainer, read_later, functools.partial(graphs_up_to, batch)),
-        ("loss read at once", trainer, read_at_once, nullcontext),
-        ("channels first", lambda: trainer(False), read_later, nullcontext),
-        ("GRU layer by layer", lambda: layer_by_layer(trainer()), read_later, nullcontext),
-        ("GRUs under autocast alone", trainer, read_later, autocast_alone),
-        ("cuDNN searches convolutions", trainer, read_later, convolution_search),
-    ]
-    for name, make, run, context in variants:
-        if chosen and name not in chosen:
+            bench.row("switches", name, reason=first_line(error))
             continue
-        with context():
-            measured(name, functools.partial(run, make(), data, in_a_row), as_it_is_s)
-        bench.free()
+        finally:
+            bench.free()
+        gain = taken_s / as_it_is_s if as_it_is_s else None
+        as_it_is_s = as_it_is_s or taken_s
+        bench.row("switches", name, ms=taken_s * 1e3, audio_s_per_s=audio_s / taken_s, gain=gain)
+
+
+def _seconds(bench: Bench, peer: Peer) -> float:
+    """Seconds of one step; RuntimeError if its loss is not finite."""
+    steps, losses = peer.steps(), []
+    count = 1 if bench.tiny else IN_A_ROW
+    taken_s = bench.seconds(lambda: losses.append(steps(count))) / count
+    if not math.isfinite(losses[-1]):
+        raise RuntimeError(f"the loss is {losses[-1]}")
+    return taken_s
+
+
+def _peers(bench: Bench, batch: int) -> Iterator[Peer]:
+    trainer = functools.partial(_trainer, bench, batch)
+    yield Peer("without CUDA graphs", trainer(), functools.partial(graphs_up_to, 0))
+    yield Peer("loss read at once", trainer(read_at_once))
+    yield Peer("channels first", trainer(channels_last=False))
+    yield Peer("GRU layer by layer", trainer(change=layer_by_layer))
+    yield Peer("GRUs under autocast alone, without graphs", trainer(), autocast_alone)
+    yield Peer("cuDNN searches convolutions", trainer(), convolution_search)
     for precision in ("bf16", "tf32", "fp32") if bench.on_gpu else ("fp32",):
-        name = f"plain PyTorch, {precision}"
-        if chosen and name not in chosen:
-            continue
-        set_precision(precision)
-        # It reads each loss at once: several steps in a row take as long one by one.
-        measured(name, _plain(bench, batch, precision), as_it_is_s, 1)
-        bench.free()
+        yield _plain(bench, batch, precision)
 
 
-def _plain(bench: Bench, batch: int, precision: str) -> Callable[[], object]:
+def _trainer(
+    bench: Bench,
+    batch: int,
+    run: Callable[[TrainStep, Batch, int], float] | None = None,
+    channels_last: bool | None = None,
+    change: Callable[[TrainStep], TrainStep] = lambda trainer: trainer,
+) -> Callable[[], Callable[[int], float]]:
+    """The trainer's own step in bf16; each loss is read one step later, as in training."""
+
+    def make() -> Callable[[int], float]:
+        trainer = change(make_step(closed(bench, batch, "bf16"), bench.device, channels_last))
+        return functools.partial(run or read_later, trainer, data_of(bench, batch))
+
+    return make
+
+
+def _plain(bench: Bench, batch: int, precision: str) -> Peer:
     """A step of the plain trainer. Its features are not timed: the reference computes them in its data loader's processes."""
-    params = closed(bench, batch, precision)
-    autocast = torch.bfloat16 if precision == "bf16" else None
-    plain = PlainStep(params.model, params.optimizer.name, params.optimizer.clip_norm, bench.device, autocast)
-    return functools.partial(plain.train, *_prepared(batch, 1.0 if bench.tiny else CLIP_S))
+
+    def make() -> Callable[[int], float]:
+        set_precision(precision)
+        params = closed(bench, batch, precision)
+        autocast = torch.bfloat16 if precision == "bf16" else None
+        plain = PlainStep(params.model, params.optimizer.name, params.optimizer.clip_norm, bench.device, autocast)
+        prepared = _prepared(batch, 1.0 if bench.tiny else CLIP_S)
+        return lambda count: [plain.train(*prepared) for _ in range(count)][-1]
+
+    return Peer(f"plain PyTorch, {precision}", make)
 
 
 @functools.lru_cache(1)
-def _prepared(batch: int, longest_s: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _prepared(batch: int, longest_s: float) -> tuple[Tensor, ...]:
     _, waveforms, labels = make_batch(batch, longest_s)
-    return PlainStep.prepare(waveforms, labels)
+    tensors = PlainStep.prepare(waveforms, labels)
+    return tuple(each.pin_memory() for each in tensors) if torch.cuda.is_available() else tensors
 
 
-def read_later(trainer: TrainStep, data: Batch, count: int) -> None:
-    """`count` steps, each loss read one step later, as in training."""
+def read_later(trainer: TrainStep, data: Batch, count: int) -> float:
+    """`count` steps, each loss read one step later; returns the last one."""
     previous: Readback | None = None
     for _ in range(count):
         latest = Readback(*trainer(data, 1e-4))
         if previous:
             previous.read()
         previous = latest
+    assert previous is not None
+    return previous.read()[0]
 
 
-def read_at_once(trainer: TrainStep, data: Batch, count: int) -> None:
-    """`count` steps, each loss read before the next step."""
-    for _ in range(count):
-        Readback(*trainer(data, 1e-4)).read()
+def read_at_once(trainer: TrainStep, data: Batch, count: int) -> float:
+    """`count` steps, each loss read before the next step; returns the last one."""
+    return [Readback(*trainer(data, 1e-4)).read()[0] for _ in range(count)][-1]
 
 
 def layer_by_layer(trainer: TrainStep) -> TrainStep:
@@ -124,17 +165,6 @@ def layer_by_layer(trainer: TrainStep) -> TrainStep:
     trainer.network._stack = None
     trainer.network.to(trainer.device)
     return trainer
-
-
-@contextmanager
-def graphs_up_to(batch: int) -> Iterator[None]:
-    """GRUs recorded as CUDA graphs up to this batch size."""
-    ours = gru_graphs.LARGEST_BATCH
-    gru_graphs.LARGEST_BATCH = batch
-    try:
-        yield
-    finally:
-        gru_graphs.LARGEST_BATCH = ours
 
 
 @contextmanager
@@ -170,6 +200,8 @@ def _second_direction(bench: Bench, batch: int) -> None:
         layer = RecurrentLayer(hidden, hidden, True, None).train()
         packed = nn.GRU(hidden, hidden, bidirectional=True).bfloat16().train()
     layer.flatten_weights(padded=True)
+    # nn.GRU.flatten_parameters refuses bf16.
+    gru._flatten(Gru([packed], ("", "_reverse")).weights(), 1, 2)
 
     def ours() -> None:
         with torch.autocast(bench.device.type, torch.bfloat16):
@@ -183,10 +215,13 @@ def _second_direction(bench: Bench, batch: int) -> None:
 
     name = f"bidirectional layer of {hidden}, batch {batch}"
     try:
-        ours_s = bench.seconds(ours)
+        with_graphs_s = bench.seconds(ours)
+        with graphs_up_to(0):
+            ours_s = bench.seconds(ours)
         theirs_s = bench.seconds(theirs)
     except RuntimeError as error:
         bench.row("switches", name, reason=first_line(error))
         return
-    bench.row("switches", name, ms=ours_s * 1e3)
+    bench.row("switches", f"{name}, without CUDA graphs", ms=ours_s * 1e3)
+    bench.row("switches", f"{name}, with CUDA graphs", ms=with_graphs_s * 1e3, gain=with_graphs_s / ours_s)
     bench.row("switches", f"{name}, packed", ms=theirs_s * 1e3, gain=theirs_s / ours_s)

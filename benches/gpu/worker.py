@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from benches.gpu.shared import Bench
-from benches.gpu.table import first_line, note
+from benches.gpu.table import ROOT, first_line, note
 from benches.gpu.watch import LEAST_S
+from benchmark.machine.system import code_version
 from common.errors import EXIT_ERROR, EXIT_OK
 from reference_model.runtime import die_with_parent, use_expandable_segments
 
@@ -86,9 +87,10 @@ def device_error(bench: Bench) -> str | None:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """The device and the versions, for the table's heading."""
+    """The device, the code and the versions, for the table's heading."""
     on_gpu = device == "cuda"
     return {
+        **code_version(ROOT),
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU ({platform.machine()})",
         "torch": torch.__version__,
         "cuda": torch.version.cuda if on_gpu else None,

@@ -18,7 +18,6 @@ from benches.line import Line, alternating, report
 from benches.training.plain_step import PlainStep
 from benchmark.params import Params, load_variant
 from reference_model.data.data_loader import Batch
-from reference_model.model import gru_graphs
 from reference_model.model.features import Features
 from reference_model.model.network import DeepSpeech2, prefers_channels_last
 from reference_model.training.distributed import World
@@ -56,8 +55,6 @@ def make_step(params: Params, device: torch.device, channels_last: bool | None =
     `channels_last` is the memory layout of the convolutional front; None uses the trainer's own choice.
     """
     torch.manual_seed(0)
-    # As in the middle of a long training, when batches of each length have come before.
-    gru_graphs.RECORDED_AT = 1
     features = Features(params.features).to(device)
     if channels_last is None:
         channels_last = prefers_channels_last(device, params.train.precision)

@@ -15,7 +15,8 @@ import functools
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -27,17 +28,20 @@ FRAMES = 32
 LONGEST = 1792
 """Longer batches, 36 seconds of audio, run without a graph."""
 LARGEST_BATCH = 32
-"""Larger batches run without a graph: their kernels take longer than their launches."""
+"""Larger batches run without a graph. At 64 an H200 gains 1.10 x, once all lengths are recorded; what a graph then needs
+in memory, beside that of the steps before it, has not been measured.
+"""
 RECORDED_AT = 16
 """A length is recorded when a batch of it comes for this time. A recording takes as long as several steps, which only a
 long training, with many batches of each length, makes up for."""
 
 
-class _Buffers(NamedTuple):
+@dataclass
+class _Buffers:
     """Fixed memory of the arguments and results of all graphs; the first frames of it for each length.
 
     `x`, `dx` (LONGEST, batch, inputs); `y`, `dy` (LONGEST, batch, hidden); `start` (layers, batch, hidden);
-    `gradients` those of the weights.
+    `gradients` those of the weights. `step` counts the forward passes: their results are here until the next one.
     """
 
     x: Tensor
@@ -46,6 +50,7 @@ class _Buffers(NamedTuple):
     dy: Tensor
     start: Tensor
     gradients: list[Tensor]
+    step: int = 0
 
 
 class _Graphs(NamedTuple):
@@ -62,36 +67,44 @@ class GruGraphs:
     """
 
     def __init__(self) -> None:
-        self._batches: Counter[int] = Counter()
+        self._batches: Counter[tuple[int, int]] = Counter()
         self._graphs: dict[int, _Graphs] = {}
         self._buffers: _Buffers | None = None
         self._works = True
+
+    def __reduce__(self) -> tuple[type[GruGraphs], tuple[()]]:
+        """A copy of a network has no graphs yet."""
+        return GruGraphs, ()
 
     def __call__(self, x: Tensor, weights: Sequence[Tensor], layers: int) -> Tensor | None:
         """`x` (longest, batch, inputs) to (longest, batch, hidden); None if this batch has to run without a graph.
 
         It has to if it is too long or too large, of another size than earlier batches, or one of the first of its length.
         """
-        if not self._works or len(x) > LONGEST or x.shape[1] > LARGEST_BATCH:
+        longest, batch, _ = x.shape
+        if not self._works or _abandoned or longest > LONGEST or batch > LARGEST_BATCH:
             return None
-        padded = -(-len(x) // FRAMES) * FRAMES
-        self._batches[padded] += 1
-        if self._batches[padded] < RECORDED_AT:
+        padded = -(-longest // FRAMES) * FRAMES
+        self._batches[padded, batch] += 1
+        if self._batches[padded, batch] < RECORDED_AT:
             return None
-        buffers = self._buffers or _allocate(x, weights, layers)
-        if buffers.x.shape[1:] != x.shape[1:]:
-            return None
-        self._buffers = buffers
-        if padded not in self._graphs:
-            try:
-                self._graphs[padded] = self._record(padded, weights, buffers)
-            except RuntimeError as error:
-                # Out of memory, or a library that cannot be recorded: the same kernels run without a graph.
-                self._works, self._buffers = False, None
-                self._graphs.clear()
-                warnings.warn(f"GRUs run without CUDA graphs: {str(error).splitlines()[0]}", stacklevel=2)
+        try:
+            self._buffers = self._buffers or _allocate(x, weights, layers)
+            if self._buffers.x.shape[1] != batch:
                 return None
-        return _GruReplay.apply(buffers, self._graphs[padded], padded, x, *weights)
+            if padded not in self._graphs:
+                self._graphs[padded] = self._record(padded, weights, self._buffers)
+        except RuntimeError as error:
+            # PyTorch's report of a dead data loader worker is raised wherever the process happens to be.
+            if "DataLoader worker" in str(error):
+                raise
+            # Out of memory, or a library that cannot be recorded: the same kernels run without a graph.
+            self._works, self._buffers = False, None
+            self._graphs.clear()
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"GRUs run without CUDA graphs: {reason}", stacklevel=2)
+            return None
+        return _GruReplay.apply(self._buffers, self._graphs[padded], padded, x, *weights)
 
     def _record(self, frames: int, weights: Sequence[Tensor], buffers: _Buffers) -> _Graphs:
         graphs = _Graphs(torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph())
@@ -138,8 +151,20 @@ def _recording(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     graph.capture_begin(pool, capture_error_mode="thread_local")
     try:
         yield
-    finally:
         graph.capture_end()
+    except BaseException:
+        # Read in PyTorch's CUDAGraph.cpp: where the end of a recording fails, the allocators still refer to the graph,
+        # and allocate from its pool.
+        _abandoned.append(graph)
+        with suppress(RuntimeError):
+            graph.capture_end()
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        raise
+
+
+_abandoned: list[torch.cuda.CUDAGraph] = []
+"""Graphs whose recording failed, which must stay alive. After the first one, the process records no other."""
 
 
 def _allocate(x: Tensor, weights: Sequence[Tensor], layers: int) -> _Buffers:
@@ -162,7 +187,8 @@ def _allocate(x: Tensor, weights: Sequence[Tensor], layers: int) -> _Buffers:
 class _GruReplay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, buffers: _Buffers, graphs: _Graphs, padded: int, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.of = buffers, graphs, padded
+        buffers.step += 1
+        ctx.of, ctx.step = (buffers, graphs, padded), buffers.step
         _fill(buffers.x, x, padded)
         graphs.forward.replay()
         return buffers.y[: len(x)].detach()
@@ -171,6 +197,8 @@ class _GruReplay(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         buffers, graphs, padded = ctx.of
+        if ctx.step != buffers.step:
+            raise RuntimeError("another forward pass of this GRU came before the backward pass of this one")
         _fill(buffers.dy, dy, padded)
         graphs.backward.replay()
         return None, None, None, buffers.dx[: len(dy)].detach(), *(each.detach() for each in buffers.gradients)

@@ -47,7 +47,6 @@ from reference_model.runtime import (
     keep_freed_memory,
     set_precision,
     silence_lost_worker_signals,
-    use_expandable_segments,
 )
 from reference_model.training import distributed
 from reference_model.training.distributed import World
@@ -70,7 +69,6 @@ def run(args: argparse.Namespace, params: Params) -> int:
     Raises UserError or OSError if the run cannot start or fails; out of memory is a UserError too.
     """
     silence_lost_worker_signals()
-    use_expandable_segments()
     if args.progress == "events":
         die_with_parent()
     try:

@@ -11,10 +11,12 @@ from benchmark.harness import job, run_dataset
 from benchmark.machine import trainer_gpus
 from benchmark.machine.estimates import EPOCHS, FRACTION, REFERENCE_WORK, expected_minutes
 from benchmark.params import load_variant
+from benchmark.record import read_record
 from benchmark.settings import Settings
 from common import limits
 from datasets.synthesis.plans import SYNTHETIC_HOURS
 from reference_model.model.flops import work_per_audio_s
+from tests.conftest import ROOT
 from tests.support.corpus import tiny_corpus
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -175,6 +177,17 @@ def test_the_estimate_uses_the_networks_own_work():
     counted = work_per_audio_s(load_variant("synthetic"), 161)
     assert REFERENCE_WORK.flops == pytest.approx(counted.flops, rel=0.01)
     assert (REFERENCE_WORK.recurrent_weights, REFERENCE_WORK.frames) == (counted.recurrent_weights, counted.frames)
+
+
+PUBLISHED = ROOT / "results" / "published" / "nvidia-h200" / "synthetic"
+
+
+def test_the_estimate_agrees_with_the_published_runs_of_an_h200():
+    runs = [read_record(path.parent) for path in PUBLISHED.glob("*/record.json")]
+    trained_min = [sum(epoch.train_s for epoch in run.epochs) / 60 for run in runs]
+    assert trained_min and {run.run.epochs for run in runs} == {EPOCHS[0]}
+    low, _ = expected_minutes(load_variant("synthetic"), "NVIDIA H200", 1)
+    assert trained_min == pytest.approx([low] * len(runs), rel=0.1)
 
 
 def test_the_estimate_is_a_fraction_of_the_roofline():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -16,6 +19,7 @@ from reference_model.model.gru_graphs import FRAMES, LARGEST_BATCH, LONGEST, REC
 from reference_model.runtime import set_precision
 from reference_model.training import training_run
 from reference_model.training.distributed import World
+from tests.conftest import ROOT
 
 INPUTS, HIDDEN, BATCH = 32, 256, 4
 
@@ -87,6 +91,60 @@ def test_other_batch_sizes_and_lengths_beyond_the_longest_run_without_a_graph(de
     assert sorted(gru._graphs._graphs) == [64]
 
 
+def test_evaluation_between_steps_changes_nothing(device):
+    layers = layers_on(device)
+    recorded, plain = Gru(layers), Gru(copy.deepcopy(layers))
+    x, dy = batch_of(device, 64)
+    for _ in range(3):
+        step(recorded, x, dy)
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+            recorded(x[:50], False)
+    assert sorted(recorded._graphs._graphs) == [64]
+    for got, wanted in zip(step(recorded, x, dy), step(plain, x, dy), strict=True):
+        assert (got - wanted).norm() <= 0.01 * wanted.norm()
+
+
+def test_a_backward_pass_after_another_forward_pass_is_refused(device):
+    """Its values are gone: without this, its gradients would silently be wrong."""
+    gru, (x, dy) = Gru(layers_on(device)), batch_of(device, 64)
+    for _ in range(2):
+        step(gru, x, dy)
+    with torch.autocast("cuda", torch.bfloat16):
+        first = gru(x.requires_grad_(), True)
+        gru(x, True)
+    with pytest.raises(RuntimeError, match="another forward pass"):
+        first.backward(dy)
+
+
+def test_a_recording_that_fails_leaves_a_process_that_trains_on(device):
+    """A synchronisation inside invalidates it; afterwards memory is still allocated and freed."""
+    program = """
+import torch, warnings
+from reference_model.model import gru_graphs
+from tests.model.test_gru_graphs import batch_of, layers_on, step
+from reference_model.model.gru import Gru
+
+device, gru_graphs.RECORDED_AT = torch.device("cuda"), 2
+gru, again = Gru(layers_on(device)), Gru(layers_on(device))
+real = torch.gru
+def synchronising(*arguments):
+    if torch.cuda.is_current_stream_capturing():
+        torch.cuda.synchronize()
+    return real(*arguments)
+torch.gru = synchronising
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for frames in (64, 64, 64, 90, 90):
+        for each in (gru, again):
+            assert all(bool(values.isfinite().all()) for values in step(each, *batch_of(device, frames)))
+        torch.cuda.empty_cache()
+print([str(each.message) for each in caught if "without CUDA graphs" in str(each.message)])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("GRUs run without CUDA graphs") == 1
+
+
 def test_evaluation_records_nothing(device):
     gru, (x, _) = Gru(layers_on(device)), batch_of(device, 64)
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
@@ -123,17 +181,29 @@ def test_large_batches_long_batches_and_a_smaller_last_batch_are_not_recorded(re
         assert call(graphs, 5, LARGEST_BATCH + 1) is None
         assert call(graphs, LONGEST + 1) is None
     assert not recorded
-    while call(graphs, 5) is None:
-        pass
+    for _ in range(RECORDED_AT - 1):
+        assert call(graphs, 5, 1) is None, "the last batch of an epoch, which is smaller"
+        assert call(graphs, 5) is None
+    assert call(graphs, 5) == FRAMES
     assert call(graphs, 5, 1) is None
     assert recorded == [FRAMES]
 
 
-def test_where_recording_fails_the_gru_runs_without_a_graph_and_says_so_once(monkeypatch):
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda graphs: pickle.loads(pickle.dumps(graphs))])
+def test_a_copy_of_a_network_has_no_graphs(recorded, copied):
+    graphs = GruGraphs()
+    for _ in range(RECORDED_AT):
+        call(graphs, 5)
+    assert recorded == [FRAMES]
+    assert call(copied(graphs), 5) is None
+
+
+@pytest.mark.parametrize("failing", ["_allocate", "GruGraphs._record"])
+def test_where_recording_fails_the_gru_runs_without_a_graph_and_says_so_once(monkeypatch, failing):
     def fail(*arguments: object) -> None:
         raise RuntimeError("operation not permitted\nwhen the stream is capturing")
 
-    monkeypatch.setattr(GruGraphs, "_record", fail)
+    monkeypatch.setattr(f"reference_model.model.gru_graphs.{failing}", fail)
     graphs = GruGraphs()
     for _ in range(RECORDED_AT - 1):
         call(graphs, 5)

@@ -182,11 +182,16 @@ def test_a_resumed_training_is_identical_and_one_that_lost_its_momentum_is_detec
         state["momentum_buffer"].zero_()
     no_momentum = checkpoint_path(tmp_path / "no_momentum", 1)
     save_checkpoint(checkpoint, no_momentum)
-    resume_check.train(params, corpus, tmp_path / "no_momentum", "cpu", 3, no_momentum)
+    losses = resume_check.train(params, corpus, tmp_path / "no_momentum", "cpu", 3, no_momentum)
     whole, found = (checkpoint_path(tmp_path / name, 3) for name in ("whole", "no_momentum"))
     of_change, tensor = resume_check.weights_differ(whole, found, no_momentum)
-    difference = resume_check.Difference(of_change, tensor, (0.0,))
-    assert not difference.within_bounds("cpu") and not difference.within_bounds("cuda")
+    assert of_change > 2 * resume_check.WEIGHTS_BOUND
+    uninterrupted = resume_check.train(params, corpus, tmp_path / "again", "cpu", 3)
+    apart = abs(losses[0] - uninterrupted[1]) / uninterrupted[0]
+    # Either figure alone is enough.
+    for difference in (resume_check.Difference(of_change, tensor, (0.0,)), resume_check.Difference(0.0, 0.0, (apart,))):
+        assert not difference.within_bounds("cpu") and not difference.within_bounds("cuda")
+    assert resume_check.Difference(0.0045, 0.003, (4e-6, 7e-5)).within_bounds("cuda"), "two uninterrupted trainings"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

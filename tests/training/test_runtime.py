@@ -6,6 +6,8 @@ import _thread
 import os
 import platform
 import resource
+import subprocess
+import sys
 import threading
 import time
 
@@ -13,8 +15,33 @@ import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from reference_model.runtime import keep_freed_memory, silence_lost_worker_signals
+from reference_model.runtime import keep_freed_memory, silence_lost_worker_signals, use_expandable_segments
+from tests.conftest import ROOT
 from tests.support.training import Child
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_users_settings_of_the_allocator_stay(name):
+    environment = {name: "max_split_size_mb:512"}
+    use_expandable_segments(environment)
+    assert environment == {name: "max_split_size_mb:512"}
+
+
+def test_blocks_of_gpu_memory_grow_by_default():
+    environment = {"PATH": "/bin"}
+    use_expandable_segments(environment)
+    assert environment == {"PATH": "/bin", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_chosen_gpu_has_blocks_that_grow(tmp_path):
+    program = (
+        "import torch; from reference_model.runtime import choose_device; device = choose_device('cuda');"
+        " torch.ones(1, device=device); print(torch.cuda.memory_snapshot()[0]['is_expandable'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_ALLOC_CONF")}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 def page_faults_of_ten_steps() -> int:
