@@ -28,12 +28,12 @@ FRAMES = 32
 LONGEST = 1792
 """Longer batches, 36 seconds of audio, run without a graph."""
 LARGEST_BATCH = 32
-"""Larger batches run without a graph. At 64 an H200 gains 1.10 x, once all lengths are recorded; what a graph then needs
-in memory, beside that of the steps before it, has not been measured.
+"""Larger batches run without a graph. At 64 an H200 gains 1.06 to 1.10 x, once all lengths are recorded; what graphs then
+need in memory, beside that of the steps before them, has not been measured.
 """
 RECORDED_AT = 16
-"""A length is recorded when a batch of it comes for this time. A recording takes as long as several steps, which only a
-long training, with many batches of each length, makes up for."""
+"""A length is recorded when a batch of it comes for this time. A recording takes as long as several steps (an estimate),
+which only a long training, with many batches of each length, makes up for."""
 
 
 @dataclass
