@@ -30,8 +30,6 @@ from reference_model.model.network import DeepSpeech2
 from reference_model.runtime import set_precision
 from reference_model.training.step import Readback, TrainStep
 
-LONGEST_S = 13.5
-
 GRAPHS = "CUDA graphs"
 IN_A_ROW = 4
 """Steps of one measurement: the host runs ahead of the device, as in training."""
@@ -66,7 +64,8 @@ def _whole_steps(bench: Bench, batch: int, peers: Iterable[Peer]) -> None:
     """Rows of one batch size: the unchanged step, and every peer's."""
     as_it_is_s: float | None = None
     audio_s = data_of(bench, batch).audio_s
-    for peer in (Peer("as it is", _trainer(bench, batch)), *peers):
+    unchanged = Peer("as it is", _trainer(bench, batch))
+    for peer in (unchanged, *peers):
         name = f"{peer.name}, batch {batch}"
         set_precision("bf16")
         try:
@@ -79,7 +78,7 @@ def _whole_steps(bench: Bench, batch: int, peers: Iterable[Peer]) -> None:
         finally:
             bench.free()
         gain = taken_s / as_it_is_s if as_it_is_s else None
-        as_it_is_s = as_it_is_s or taken_s
+        as_it_is_s = taken_s if peer is unchanged else as_it_is_s
         bench.row("switches", name, ms=taken_s * 1e3, audio_s_per_s=audio_s / taken_s, gain=gain)
 
 
@@ -105,10 +104,27 @@ def _peers(bench: Bench, batch: int) -> Iterator[Peer]:
         yield _plain(bench, batch, precision)
 
 
+def read_later(trainer: TrainStep, data: Batch, count: int) -> float:
+    """`count` steps, each loss read one step later; returns the last one."""
+    previous: Readback | None = None
+    for _ in range(count):
+        latest = Readback(*trainer(data, 1e-4))
+        if previous:
+            previous.read()
+        previous = latest
+    assert previous is not None
+    return previous.read()[0]
+
+
+def read_at_once(trainer: TrainStep, data: Batch, count: int) -> float:
+    """`count` steps, each loss read before the next step; returns the last one."""
+    return [Readback(*trainer(data, 1e-4)).read()[0] for _ in range(count)][-1]
+
+
 def _trainer(
     bench: Bench,
     batch: int,
-    run: Callable[[TrainStep, Batch, int], float] | None = None,
+    run: Callable[[TrainStep, Batch, int], float] = read_later,
     channels_last: bool | None = None,
     change: Callable[[TrainStep], TrainStep] = lambda trainer: trainer,
 ) -> Callable[[], Callable[[int], float]]:
@@ -116,7 +132,7 @@ def _trainer(
 
     def make() -> Callable[[int], float]:
         trainer = change(make_step(closed(bench, batch, "bf16"), bench.device, channels_last))
-        return functools.partial(run or read_later, trainer, data_of(bench, batch))
+        return functools.partial(run, trainer, data_of(bench, batch))
 
     return make
 
@@ -140,23 +156,6 @@ def _prepared(batch: int, longest_s: float) -> tuple[Tensor, ...]:
     _, waveforms, labels = make_batch(batch, longest_s)
     tensors = PlainStep.prepare(waveforms, labels)
     return tuple(each.pin_memory() for each in tensors) if torch.cuda.is_available() else tensors
-
-
-def read_later(trainer: TrainStep, data: Batch, count: int) -> float:
-    """`count` steps, each loss read one step later; returns the last one."""
-    previous: Readback | None = None
-    for _ in range(count):
-        latest = Readback(*trainer(data, 1e-4))
-        if previous:
-            previous.read()
-        previous = latest
-    assert previous is not None
-    return previous.read()[0]
-
-
-def read_at_once(trainer: TrainStep, data: Batch, count: int) -> float:
-    """`count` steps, each loss read before the next step; returns the last one."""
-    return [Readback(*trainer(data, 1e-4)).read()[0] for _ in range(count)][-1]
 
 
 def layer_by_layer(trainer: TrainStep) -> TrainStep:
