@@ -39,6 +39,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its type if it has no text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def listed(names: Sequence[str], most: int, noun: str = "") -> str:
     """The first `most` names and the number of the others: `a, b, c and 4 more`, with a noun `and 4 more files`."""
     rest = len(names) - most

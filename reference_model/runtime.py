@@ -18,6 +18,8 @@ from common.errors import UserError
 
 SMALL_HIDDEN = 256
 """Up to this GRU width a CPU process uses one thread (see `default_threads`)."""
+DEAD_WORKER = "DataLoader worker"
+"""In PyTorch's report of a dead data loader worker: a RuntimeError, raised wherever the main process happens to be."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _PR_SET_PDEATHSIG = 1
@@ -128,7 +130,7 @@ def silence_lost_worker_signals() -> None:
         from_half_made_thread = getattr(raised.object, "__func__", None) is getattr(
             threading.Thread, "_bootstrap", raised
         )
-        if "DataLoader worker" not in str(raised.exc_value) and not from_half_made_loader and not from_half_made_thread:
+        if DEAD_WORKER not in str(raised.exc_value) and not from_half_made_loader and not from_half_made_thread:
             default_hook(raised)
 
     sys.unraisablehook = hook

@@ -49,10 +49,9 @@ def _compare(bench: Bench, batch: int, changes: dict[str, Callable[[TrainStep, B
     params = closed(bench, batch, "bf16")
     set_precision("bf16")
     data = data_of(bench, batch)
-    in_a_row = 1 if bench.tiny else 4
     trainer = make_step(params, bench.device)
     first_loss = trainer(data, 1e-4)[0].item()
-    plain_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
+    plain_s = bench.seconds(functools.partial(steps, trainer, data, bench.in_a_row)) / bench.in_a_row
     bench.row("compiled", f"as it is, batch {batch}", ms=plain_s * 1e3, audio_s_per_s=data.audio_s / plain_s)
     for name, change in changes.items():
         del trainer
@@ -63,7 +62,7 @@ def _compare(bench: Bench, batch: int, changes: dict[str, Callable[[TrainStep, B
             change(trainer, data)
             loss = trainer(data, 1e-4)[0].item()
             ready_s = time.perf_counter() - start_s
-            taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row)) / in_a_row
+            taken_s = bench.seconds(functools.partial(steps, trainer, data, bench.in_a_row)) / bench.in_a_row
         except Exception as error:
             # A failure is a result too; the next change starts with a new network.
             bench.row("compiled", f"{name}, batch {batch}", reason=first_line(error))

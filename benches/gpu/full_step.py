@@ -103,9 +103,7 @@ def _step(bench: Bench, precision: str, batch: int) -> dict[str, float | None]:
     trainer = make_step(params, bench.device)
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats(bench.device)
-    # Several steps in a row, as in training: the host runs ahead of the device.
-    in_a_row = 1 if bench.tiny else 4
-    taken_s = bench.seconds(functools.partial(steps, trainer, data, in_a_row), warm_up=1) / in_a_row
+    taken_s = bench.seconds(functools.partial(steps, trainer, data, bench.in_a_row), warm_up=1) / bench.in_a_row
     loss, finite = Readback(*trainer(data, 1e-4)).read()
     if not finite:
         raise RuntimeError(f"the loss is {loss}, or its gradient is not finite")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from benches.gpu.full_step import graphs_up_to
 from benches.gpu.shared import Bench
 from benches.gpu.table import first_line
 from reference_model.model.gru import Gru
@@ -17,8 +18,11 @@ from reference_model.runtime import set_precision
 BYTES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4}
 
 
+@graphs_up_to(0)
 def gru(bench: Bench) -> None:
     """One layer of the closed model's width in each precision and batch size; then the three in one call, at batch 8 and 32.
+
+    All without CUDA graphs.
 
     bf16 is compared with the same layer under autocast alone, which is fp16 on a GPU; and with bf16 without TF32, for which
     PyTorch tells cuDNN not to use tensor cores (reference_model/runtime.py). `dtype` is the dtype of the layer's result.

@@ -86,8 +86,7 @@ def _profile(bench: Bench, name: str, precision: str, batch: int) -> str:
     """Rows of one precision and batch size; returns the profiler's own table."""
     set_precision(precision)
     trainer, data = make_step(closed(bench, batch, precision), bench.device), data_of(bench, batch)
-    in_a_row = 1 if bench.tiny else 4
-    taken_s = bench.seconds(lambda: steps(trainer, data, in_a_row), repeats=2) / in_a_row
+    taken_s = bench.seconds(lambda: steps(trainer, data, bench.in_a_row), repeats=2) / bench.in_a_row
     traced = _traced(bench, trainer, lambda: steps(trainer, data, TRACED))
     events = traced.events()
     executions = list(kernels_of(events) if bench.on_gpu else _operations(events))

@@ -37,6 +37,11 @@ class Bench:
         return (2, 4) if self.tiny else (8, 32, 128, 64, 16)
 
     @property
+    def in_a_row(self) -> int:
+        """Steps of one measurement without a wait between them: as in training, the host runs ahead of the device."""
+        return 1 if self.tiny else 4
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """Precisions of the tables, the most important first; a CPU has no TF32."""
         return ("bf16", "tf32", "fp32") if self.on_gpu else ("bf16", "fp32")

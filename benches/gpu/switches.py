@@ -30,10 +30,6 @@ from reference_model.model.network import DeepSpeech2
 from reference_model.runtime import set_precision
 from reference_model.training.step import Readback, TrainStep
 
-GRAPHS = "CUDA graphs"
-IN_A_ROW = 4
-"""Steps of one measurement: the host runs ahead of the device, as in training."""
-
 
 @dataclass(frozen=True)
 class Peer:
@@ -51,22 +47,23 @@ class Peer:
 def switches(bench: Bench) -> None:
     """Whole steps of the closed model at batch 32 and 8, a few at 64, then one bidirectional layer with padding."""
     for batch in (2,) if bench.tiny else (32, 8):
-        _whole_steps(bench, batch, _peers(bench, batch))
+        data = data_of(bench, batch)
+        _whole_steps(bench, data, _peers(bench, data))
     # The trainer records no graphs at this size.
     batch = 2 if bench.tiny else 64
-    with_graphs = Peer(GRAPHS, _trainer(bench, batch), functools.partial(graphs_up_to, batch))
-    _whole_steps(bench, batch, [with_graphs, _plain(bench, batch, "bf16")])
+    data = data_of(bench, batch)
+    with_graphs = Peer("CUDA graphs", _trainer(bench, data), functools.partial(graphs_up_to, batch))
+    _whole_steps(bench, data, [with_graphs, _plain(bench, batch, "bf16")])
     for batch in (2,) if bench.tiny else (32, 8):
         _second_direction(bench, batch)
 
 
-def _whole_steps(bench: Bench, batch: int, peers: Iterable[Peer]) -> None:
+def _whole_steps(bench: Bench, data: Batch, peers: Iterable[Peer]) -> None:
     """Rows of one batch size: the unchanged step, and every peer's."""
     as_it_is_s: float | None = None
-    audio_s = data_of(bench, batch).audio_s
-    unchanged = Peer("as it is", _trainer(bench, batch))
+    unchanged = Peer("as it is", _trainer(bench, data))
     for peer in (unchanged, *peers):
-        name = f"{peer.name}, batch {batch}"
+        name = f"{peer.name}, batch {len(data.indices)}"
         set_precision("bf16")
         try:
             with peer.context():
@@ -79,21 +76,20 @@ def _whole_steps(bench: Bench, batch: int, peers: Iterable[Peer]) -> None:
             bench.free()
         gain = taken_s / as_it_is_s if as_it_is_s else None
         as_it_is_s = taken_s if peer is unchanged else as_it_is_s
-        bench.row("switches", name, ms=taken_s * 1e3, audio_s_per_s=audio_s / taken_s, gain=gain)
+        bench.row("switches", name, ms=taken_s * 1e3, audio_s_per_s=data.audio_s / taken_s, gain=gain)
 
 
 def _seconds(bench: Bench, peer: Peer) -> float:
     """Seconds of one step; RuntimeError if its loss is not finite."""
     steps, losses = peer.steps(), []
-    count = 1 if bench.tiny else IN_A_ROW
-    taken_s = bench.seconds(lambda: losses.append(steps(count))) / count
+    taken_s = bench.seconds(lambda: losses.append(steps(bench.in_a_row))) / bench.in_a_row
     if not math.isfinite(losses[-1]):
         raise RuntimeError(f"the loss is {losses[-1]}")
     return taken_s
 
 
-def _peers(bench: Bench, batch: int) -> Iterator[Peer]:
-    trainer = functools.partial(_trainer, bench, batch)
+def _peers(bench: Bench, data: Batch) -> Iterator[Peer]:
+    trainer = functools.partial(_trainer, bench, data)
     yield Peer("without CUDA graphs", trainer(), functools.partial(graphs_up_to, 0))
     yield Peer("loss read at once", trainer(read_at_once))
     yield Peer("channels first", trainer(channels_last=False))
@@ -101,7 +97,7 @@ def _peers(bench: Bench, batch: int) -> Iterator[Peer]:
     yield Peer("GRUs under autocast alone, without graphs", trainer(), autocast_alone)
     yield Peer("cuDNN searches convolutions", trainer(), convolution_search)
     for precision in ("bf16", "tf32", "fp32") if bench.on_gpu else ("fp32",):
-        yield _plain(bench, batch, precision)
+        yield _plain(bench, len(data.indices), precision)
 
 
 def read_later(trainer: TrainStep, data: Batch, count: int) -> float:
@@ -123,7 +119,7 @@ def read_at_once(trainer: TrainStep, data: Batch, count: int) -> float:
 
 def _trainer(
     bench: Bench,
-    batch: int,
+    data: Batch,
     run: Callable[[TrainStep, Batch, int], float] = read_later,
     channels_last: bool | None = None,
     change: Callable[[TrainStep], TrainStep] = lambda trainer: trainer,
@@ -131,8 +127,8 @@ def _trainer(
     """The trainer's own step in bf16; each loss is read one step later, as in training."""
 
     def make() -> Callable[[int], float]:
-        trainer = change(make_step(closed(bench, batch, "bf16"), bench.device, channels_last))
-        return functools.partial(run, trainer, data_of(bench, batch))
+        params = closed(bench, len(data.indices), "bf16")
+        return functools.partial(run, change(make_step(params, bench.device, channels_last)), data)
 
     return make
 
@@ -145,17 +141,17 @@ def _plain(bench: Bench, batch: int, precision: str) -> Peer:
         params = closed(bench, batch, precision)
         autocast = torch.bfloat16 if precision == "bf16" else None
         plain = PlainStep(params.model, params.optimizer.name, params.optimizer.clip_norm, bench.device, autocast)
-        prepared = _prepared(batch, 1.0 if bench.tiny else CLIP_S)
+        prepared = _prepared(bench, batch)
         return lambda count: [plain.train(*prepared) for _ in range(count)][-1]
 
     return Peer(f"plain PyTorch, {precision}", make)
 
 
 @functools.lru_cache(1)
-def _prepared(batch: int, longest_s: float) -> tuple[Tensor, ...]:
-    _, waveforms, labels = make_batch(batch, longest_s)
+def _prepared(bench: Bench, batch: int) -> tuple[Tensor, ...]:
+    _, waveforms, labels = make_batch(batch, 1.0 if bench.tiny else CLIP_S)
     tensors = PlainStep.prepare(waveforms, labels)
-    return tuple(each.pin_memory() for each in tensors) if torch.cuda.is_available() else tensors
+    return tuple(each.pin_memory() for each in tensors) if bench.on_gpu else tensors
 
 
 def layer_by_layer(trainer: TrainStep) -> TrainStep:

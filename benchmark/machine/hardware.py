@@ -115,9 +115,9 @@ def disks() -> list[Disk]:
     found = []
     for block in sorted((SYS / "block").glob("*")):
         sectors = _number(block / "size")
-        if not sectors or not (block / "device").exists() or read_text(block / "removable") == "1":
+        if not sectors or sectors * 512 < SMALLEST_DISK_BYTES:
             continue
-        if sectors * 512 < SMALLEST_DISK_BYTES:
+        if not (block / "device").exists() or read_text(block / "removable") == "1":
             continue
         rotates = _number(block / "queue/rotational")
         kind = "NVMe SSD" if block.name.startswith("nvme") else {0: "SSD", 1: "HDD"}.get(rotates or 0, "disk")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.formats import CHECKPOINT, VERSION_KEY
 
 
@@ -97,14 +97,14 @@ def read_tree(path: Path, plain_types: Sequence[Any] = ()) -> Any:
     except FileNotFoundError:
         raise UserError("no such checkpoint", where=path) from None
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"refused: the file holds more than plain data ({reason})", where=path) from None
+        raise UserError(f"refused: the file holds more than plain data ({first_line(error)})", where=path) from None
     except PermissionError:
         raise
     except Exception as error:
         # PyTorch's reader raises errors of many types for a damaged file, among them AssertionError, struct.error and
         # an OSError of "Invalid argument".
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"not a complete checkpoint ({reason})", where=path, remedy="use the checkpoint of an earlier epoch"
+            f"not a complete checkpoint ({first_line(error)})",
+            where=path,
+            remedy="use the checkpoint of an earlier epoch",
         ) from None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from datasets.geometry import FEWEST_FRAMES, output_frames
 from reference_model.checkpoints.trained_network import Trained, from_metadata
 from reference_model.runtime import set_precision
@@ -103,7 +103,7 @@ class OnnxEngine:
             found = np.asarray(self._session.run(list(OUTPUTS[:1]), given)[0])
         except self._failures as error:
             raise UserError(
-                f"ONNX Runtime cannot run it ({str(error).splitlines()[0]})",
+                f"ONNX Runtime cannot run it ({first_line(error)})",
                 where=self._where,
                 remedy="export the checkpoint again",
             ) from None
@@ -139,7 +139,7 @@ def open_session(file: Path | bytes, options: object = None, provider: str = "CP
     except NoSuchFile:
         raise UserError("no such ONNX file", where=where) from None
     except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException) as error:
-        raise UserError(f"ONNX Runtime cannot run it ({str(error).splitlines()[0]})", where=where) from None
+        raise UserError(f"ONNX Runtime cannot run it ({first_line(error)})", where=where) from None
     taken, given = session.get_inputs(), session.get_outputs()
     named = [[value.name for value in values] for values in (taken, given)]
     if named != [list(INPUTS), list(OUTPUTS)] or [len(value.shape) for value in (*taken, *given)] != [3, 1, 3, 1]:

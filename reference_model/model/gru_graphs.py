@@ -23,6 +23,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from common.errors import first_line
+from reference_model.runtime import DEAD_WORKER
+
 FRAMES = 32
 """Lengths are rounded up to a multiple of this: 0.64 seconds of audio."""
 LONGEST = 1792
@@ -95,14 +98,12 @@ class GruGraphs:
             if padded not in self._graphs:
                 self._graphs[padded] = self._record(padded, weights, self._buffers)
         except RuntimeError as error:
-            # PyTorch's report of a dead data loader worker is raised wherever the process happens to be.
-            if "DataLoader worker" in str(error):
+            if DEAD_WORKER in str(error):
                 raise
             # Out of memory, or a library that cannot be recorded: the same kernels run without a graph.
             self._works, self._buffers = False, None
             self._graphs.clear()
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"GRUs run without CUDA graphs: {reason}", stacklevel=2)
+            warnings.warn(f"GRUs run without CUDA graphs: {first_line(error)}", stacklevel=2)
             return None
         return _GruReplay.apply(self._buffers, self._graphs[padded], padded, x, *weights)
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.params import Params
-from common.errors import UserError
+from common.errors import UserError, first_line
 from reference_model.data.augment import spec_augment
 from reference_model.data.data_loader import Batch
 from reference_model.model.alphabet import BLANK
 from reference_model.model.features import Features
 from reference_model.model.flops import shares
+from reference_model.runtime import DEAD_WORKER
 from reference_model.training.distributed import World
 from reference_model.training.optim import learning_rate, set_learning_rate
 from reference_model.training.profiler import NoProfile
@@ -218,9 +219,9 @@ def dead_worker_error(error: BaseException) -> UserError | None:
 
     PyTorch raises it in a signal handler, wherever the main process happens to be, even in the middle of a step.
     """
-    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+    if not isinstance(error, RuntimeError) or DEAD_WORKER not in str(error):
         return None
     return UserError(
-        f"a data loader worker died ({str(error).splitlines()[0]})",
+        f"a data loader worker died ({first_line(error)})",
         remedy="it may have run out of memory or of shared memory: use fewer --workers, or raise the limits",
     )

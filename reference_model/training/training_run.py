@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmark import mllog, trainer_contract
 from benchmark.params import Params
-from common.errors import UserError
+from common.errors import UserError, first_line
 from datasets.dataset import Dataset, read_dataset
 from datasets.geometry import ctc_frames_needed, output_frames
 from datasets.manifest import Manifest
@@ -80,13 +80,13 @@ def run(args: argparse.Namespace, params: Params) -> int:
         return _train(args, params, device, world, log)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"out of GPU memory ({_reason(error)})", remedy="free the GPU, or use one with more memory"
+            f"out of GPU memory ({first_line(error)})", remedy="free the GPU, or use one with more memory"
         ) from None
     except RuntimeError as error:
         if "allocate memory" not in str(error):
             raise
         raise UserError(
-            f"out of memory ({_reason(error)})", remedy="close other programs, or use a larger machine"
+            f"out of memory ({first_line(error)})", remedy="close other programs, or use a larger machine"
         ) from None
     finally:
         distributed.leave()
@@ -109,7 +109,7 @@ def _train(args: argparse.Namespace, params: Params, device: torch.device, world
             training.train_and_evaluate_epoch()
     except BaseException as error:
         dead_worker = dead_worker_error(error)
-        log.event(mllog.RUN_ABORTED_REASON, _reason(dead_worker or error), epoch_num=training.epoch)
+        log.event(mllog.RUN_ABORTED_REASON, first_line(dead_worker or error), epoch_num=training.epoch)
         log.end(mllog.RUN_STOP, status=mllog.ABORTED, epoch_num=training.epoch)
         if dead_worker:
             raise dead_worker from None
@@ -364,7 +364,3 @@ def _on_cpu(tree: Any) -> Any:
     if isinstance(tree, list):
         return [_on_cpu(value) for value in tree]
     return tree
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

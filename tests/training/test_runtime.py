@@ -34,7 +34,7 @@ def test_blocks_of_gpu_memory_grow_by_default():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_chosen_gpu_has_blocks_that_grow(tmp_path):
+def test_a_chosen_gpu_has_blocks_that_grow():
     program = (
         "import torch; from reference_model.runtime import choose_device; device = choose_device('cuda');"
         " torch.ones(1, device=device); print(torch.cuda.memory_snapshot()[0]['is_expandable'])"
