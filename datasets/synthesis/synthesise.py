@@ -50,6 +50,8 @@ SILENCE_S = 0.08
 PAUSE_S = 0.15
 BYTES_PER_S = 26_000
 """Upper estimate of the disk space for a second of speech."""
+TEXT_S = 2.0
+"""Upper estimate of the mean length of `mini`'s utterances, which is not known before they are spoken."""
 
 
 def synthesise(corpus: Corpus, data_dir: Path, processes: int | None = None) -> Dataset:
@@ -112,7 +114,8 @@ def _prepare_staging(corpus: Corpus, folder: Path, part: Path) -> None:
 
 
 def _check_space(corpus: Corpus, part: Path) -> None:
-    seconds = ((corpus.hours or 1.0) * 1.05 + plans.MIN_VAL_HOURS) * 3600
+    left = [chapter for chapter in corpus.chapters if not _is_done(chapter, part)]
+    seconds = sum(sum(chapter.lengths_s) + TEXT_S * len(chapter.texts) for chapter in left)
     check_disk_space(part, seconds * BYTES_PER_S, "choose another --data-dir")
 
 

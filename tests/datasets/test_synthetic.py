@@ -438,9 +438,23 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 
 
 def test_too_little_disk_space_is_reported_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**5))
     with pytest.raises(UserError, match="too little disk space"):
         synthesise(SMALL, tmp_path)
+
+
+def test_disk_space_is_needed_only_for_what_is_still_to_be_made(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("datasets.synthesis.synthesise._write_manifests", interrupt)
+        # The room that these few utterances need, not that of the whole corpus.
+        interrupted.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+        with pytest.raises(KeyboardInterrupt):
+            synthesise(SMALL, tmp_path, processes=1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    assert sum(split.utterances for split in synthesise(SMALL, tmp_path).splits.values()) == SMALL.utterances
 
 
 def test_a_failed_write_is_reported_in_one_line(tmp_path):
