@@ -57,6 +57,8 @@ TARGET_WER = "target_wer"
 NUMBER_OF_PROCESSES = "number_of_processes"
 ACCELERATORS = "accelerators"
 """Value: a list of {"rank", "device", "name", "uuid"}; uuid is null for a CPU."""
+CPU_THREADS = "cpu_threads"
+"""Value: the CPU threads that each trainer process computes with, without those of its data loader workers."""
 TRAINED_SAMPLES = "trained_samples"
 """Value: utterances trained on so far, over all epochs and processes."""
 TRACKED_STATS = "tracked_stats"
@@ -200,7 +202,11 @@ def _parse_block(block: bytes, number: int, skipped: Container[str]) -> Iterator
         fields = []
     done, new = number, tuple.__new__
     for line, values in zip(numbers, fields, strict=False):
-        key, _, metadata, time_ms, _, _ = values
+        key, value, metadata, time_ms, event_type, namespace = values
+        if not metadata:
+            # An empty text or null, as in power logs.
+            metadata = {}
+            values = (key, value, metadata, time_ms, event_type, namespace)
         if key.__class__ is not str or metadata.__class__ is not dict or time_ms.__class__ not in _TIME_CLASSES:
             break
         if key not in skipped:

@@ -7,6 +7,7 @@ so a run interrupted at any moment leaves a readable record that says so. What c
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,10 @@ from common.formats import RECORD
 Status = Literal["unfinished", "success", "aborted", "failed", "interrupted"]
 """`aborted`: the trainer ended in order without reaching the target; `failed`: it broke; `interrupted`: a signal
 ended it; `unfinished`: the run is still in progress, or the harness was killed."""
+
+TIMING_VARIABLES = ("OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Environment variables that the harness passes on as they are and that change how long a run takes. `RunFacts` has
+each under its name in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,9 @@ class RunFacts:
     Error rates are in percent; `run_s` counts from run_start to run_stop, as `log_summary` has them.
 
     `resumed_epochs` holds, for each resumption, the last epoch that was kept. `peak_memory_bytes` is the trainer's.
+    `threads` is the number of CPU threads of each trainer process, as the trainer logged it. The last four fields are
+    the settings at the run's start: the values of TIMING_VARIABLES (None: not set), and whether the file caches were to
+    be dropped (None: not known).
     """
 
     nproc: int
@@ -70,6 +78,11 @@ class RunFacts:
     target_wer: float
     resumed_epochs: tuple[int, ...] = ()
     peak_memory_bytes: int | None = None
+    threads: int | None = None
+    omp_num_threads: str | None = None
+    pytorch_alloc_conf: str | None = None
+    pytorch_cuda_alloc_conf: str | None = None
+    drop_caches: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +118,18 @@ class RunRecord:
         """The module that trained, from its command line; None if the record does not say."""
         at = self.command.index("--params") if "--params" in self.command else 0
         return self.command[at - 1] if at else None
+
+
+def timing_variables(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The values of TIMING_VARIABLES by their fields in `RunFacts`; None: not set.
+
+    JSON is UTF-8: other bytes become U+FFFD.
+    """
+    values = {}
+    for name in TIMING_VARIABLES:
+        value = environ.get(name)
+        values[name.lower()] = value and value.encode(errors="surrogateescape").decode(errors="replace")
+    return values
 
 
 def write_record(record: RunRecord, run_dir: Path) -> None:

@@ -87,6 +87,10 @@ environment variables (an option takes precedence over its variable):
   DATA_DIR, RESULTS_DIR
                      the folders of corpora and runs (default: data/ and runs/
                      in the checkout)
+  OMP_NUM_THREADS    CPU threads of each trainer process (default: 1 for a small
+                     network on a CPU or several processes, else one per core)
+  PYTORCH_ALLOC_CONF, PYTORCH_CUDA_ALLOC_CONF
+                     PyTorch's settings for GPU memory
   DROP_CACHES        0: do not drop the system's file caches (logged as
                      cache_clear false)
   PYTHON             an interpreter with everything installed: no set-up

@@ -105,6 +105,7 @@ def integrity_agreement(run: RecordedRun) -> Iterator[Fault]:
         ),
         ("dataset.train_utterances", record.dataset.train_utterances, log.value(mllog.TRAIN_SAMPLES)),
         ("dataset.eval_utterances", record.dataset.eval_utterances, log.value(mllog.EVAL_SAMPLES)),
+        ("run.threads", record.run.threads, log.value(mllog.CPU_THREADS)),
         ("run.init_s", record.run.init_s, summary.init_s),
         ("run.epochs", record.run.epochs, len(summary.evaluations)),
         ("run.final_wer", record.run.final_wer, summary.final),

@@ -10,7 +10,8 @@
 #
 # Variables: IMAGE (deepspeech2-benchmark), ENGINE (docker or podman), DATA_DIR and RESULTS_DIR (data/ and runs/ in the
 # checkout), GPUS (auto, all or none), SHM_SIZE (8g), and the settings of a run: VARIANT, SEED, RUNS, DEVICE, NPROC,
-# NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, DROP_CACHES, SUBMISSION_*. With NNODES > 1 the host's network is used.
+# NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, DROP_CACHES, OMP_NUM_THREADS, PYTORCH_ALLOC_CONF,
+# PYTORCH_CUDA_ALLOC_CONF, SUBMISSION_*. With NNODES > 1 the host's network is used.
 set -eu
 root=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd -P)
 case ${1:-} in -h | --help) exec sh "$root/script/help.sh" "$0" ;; esac
@@ -47,7 +48,7 @@ runs=$(folder "${RESULTS_DIR:-$root/runs}")
 # The command is built from its end: each `set --` prepends options.
 set -- "${IMAGE:-deepspeech2-benchmark}" "$@"
 for name in VARIANT SEED RUNS DEVICE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT DROP_CACHES \
-    SUBMISSION_ORG SUBMISSION_PLATFORM SUBMISSION_STATUS SUBMISSION_DIVISION; do
+    OMP_NUM_THREADS PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF SUBMISSION_ORG SUBMISSION_PLATFORM SUBMISSION_STATUS SUBMISSION_DIVISION; do
     # Given by name only, a variable keeps its value, whatever characters it contains.
     if printenv "$name" >/dev/null; then set -- --env "$name" "$@"; fi
 done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from benchmark.harness.display import Display
 from benchmark.machine import system
 from benchmark.machine.trainer_gpus import gpus_of_run
 from benchmark.params import Params
-from benchmark.record import CodeVersion, DatasetFacts, RunFacts, RunRecord
+from benchmark.record import TIMING_VARIABLES, CodeVersion, DatasetFacts, RunFacts, RunRecord, timing_variables
 from benchmark.settings import ROOT, Settings
 from benchmark.submission import PARAMS_FILE
 from common.errors import UserError
@@ -135,6 +136,7 @@ def initial_record(job: Job) -> RunRecord:
             notes += (f"{resumed} with commit {code.commit}{'' if code.clean else ', changed'}",)
         if (settings.processes, settings.nodes) != (old.run.nproc, old.run.nnodes):
             notes += (f"{resumed} with {settings.processes} processes on {settings.nodes} machines",)
+        notes += tuple(f"{resumed} {change}" for change in _changed_variables(old.run))
         run = replace(old.run, resumed_epochs=(*old.run.resumed_epochs, job.resumption.epoch))
         return replace(old, status="unfinished", reason=None, ended_at=None, command=command, run=run, notes=notes)
     return RunRecord(
@@ -154,9 +156,21 @@ def initial_record(job: Job) -> RunRecord:
         system=system.describe(settings.nodes, job.gpus),
         software=system.software(),
         run=RunFacts(
-            nproc=settings.processes, nnodes=settings.nodes, device=settings.device, target_wer=params.train.target_wer
+            nproc=settings.processes,
+            nnodes=settings.nodes,
+            device=settings.device,
+            target_wer=params.train.target_wer,
+            drop_caches=settings.drop_caches,
+            **timing_variables(os.environ),
         ),
     )
+
+
+def _changed_variables(old: RunFacts) -> Iterator[str]:
+    """The environment variables that change a run's time and differ now: `with NAME=VALUE` or `without NAME`."""
+    for name, (field, value) in zip(TIMING_VARIABLES, timing_variables(os.environ).items(), strict=True):
+        if value != getattr(old, field):
+            yield f"without {name}" if value is None else f"with {name}={value}"
 
 
 def _dataset_facts(dataset: Dataset, params: Params) -> DatasetFacts:

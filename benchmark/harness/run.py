@@ -27,6 +27,7 @@ from benchmark.submission import ERRORS_FILE, LOG_FILE, TELEMETRY_FILE
 from benchmark.telemetry.integrals import Summary
 from benchmark.telemetry.sampler import Telemetry
 from common.errors import EXIT_ERROR, from_os_error, one_line
+from common.values import is_integer
 
 RESERVE_BYTES = 1 << 18
 """Disk space held back in the run's folder, so that the record can still be written when the disk fills up."""
@@ -265,6 +266,7 @@ def _finish(record: RunRecord, job: Job, out: _Outputs, status: Status, reason: 
             best_wer=log.best,
             final_wer=log.final,
             peak_memory_bytes=None if peak is None else int(peak),
+            threads=_threads(out.log.first(mllog.CPU_THREADS)),
         ),
         epochs=log.epochs,
         telemetry=summary.as_dict() if summary else None,
@@ -287,6 +289,11 @@ def _device(accelerators: Event | None) -> str | None:
         (item["device"].partition(":")[0] for item in _listed(accelerators) if isinstance(item.get("device"), str)),
         None,
     )
+
+
+def _threads(logged: Event | None) -> int | None:
+    """The trainer's CPU threads as it logged them; None if it did not, or not as a whole number from 1."""
+    return logged.value if logged and is_integer(logged.value, 1) else None
 
 
 def _telemetry_summary(log: LogSummary, out: _Outputs) -> Summary | None:

@@ -24,7 +24,7 @@ from benchmark.harness.display import Display
 from benchmark.harness.run_dataset import choose_params
 from benchmark.machine import system
 from benchmark.params import Params
-from benchmark.record import CodeVersion, RunRecord, read_record
+from benchmark.record import CodeVersion, RunRecord, read_record, timing_variables
 from benchmark.settings import ROOT, Settings
 from benchmark.submission import PARAMS_FILE, RECORD_FILE, UNFINISHED
 from benchmark.trainer_contract import checkpoints
@@ -86,7 +86,7 @@ def _refuse_contradictions(settings: Settings) -> None:
 
 
 def _find_or_start(settings: Settings, params: Params, runs: int, display: Display) -> Path:
-    """The newest unfinished series with the same parameters, device, processes and code, or a new one."""
+    """The newest unfinished series with the same parameters, settings and code, or a new one."""
     seeds: dict[int, None] = {}
     while len(seeds) < runs:
         seeds[int.from_bytes(os.urandom(4), "big")] = None
@@ -132,6 +132,10 @@ class Plan:
     status: str
     division: str | None
     code: CodeVersion
+    omp_num_threads: str | None = None
+    pytorch_alloc_conf: str | None = None
+    pytorch_cuda_alloc_conf: str | None = None
+    drop_caches: bool | None = None
 
 
 _SAME = [field.name for field in fields(Plan) if field.name not in ("started_at", "seeds")]
@@ -150,6 +154,8 @@ def _plan_of(settings: Settings, params: Params, seeds: Sequence[int]) -> Plan:
         status=settings.status,
         division=settings.division,
         code=CodeVersion(**system.code_version(ROOT)),
+        drop_caches=settings.drop_caches,
+        **timing_variables(os.environ),
     )
 
 

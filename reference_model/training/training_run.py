@@ -187,12 +187,12 @@ class TrainingRun:
         self.eval_texts = [utterance.text for utterance in self.eval_set]
 
     def log_setup(self) -> None:
-        """Log the parameters and start the clock; after a resume, only which devices are used."""
+        """Log the parameters and start the clock; after a resume, only which devices and how many threads are used."""
         log = self.log
         accelerators = self.world.gather(_accelerator(self.world.rank, self.device))
         if self.resumed:
             # The machine may be another one now: telemetry follows these devices, not those that the run started on.
-            log.event(mllog.RESUMED, self.resumed.epoch, accelerators=accelerators)
+            log.event(mllog.RESUMED, self.resumed.epoch, accelerators=accelerators, cpu_threads=torch.get_num_threads())
             return
         trainer_contract.log_parameters(
             log,
@@ -204,6 +204,7 @@ class TrainingRun:
         )
         with self.step.autocast():
             _log_gru(log, self.params, self.device, self.world)
+        log.event(mllog.CPU_THREADS, torch.get_num_threads())
         log.event("conv_layout", CONV_LAYOUTS[self.channels_last])
         if self.packed:
             log.event("input_format", "packed")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.mllog import BENCHMARK
+from benchmark.record import TIMING_VARIABLES, RunFacts
 from benchmark.rounds.rules_by_round import rules_of
 from benchmark.settings import TRAINER_MODULE
 from benchmark.submission import (
@@ -44,10 +45,7 @@ _RUN_AND_TIME = """#!/bin/sh
 #     RUNS=10 sh run_and_time.sh    ten runs, with the score at the end
 set -eu
 here=$(CDPATH='' cd -P -- "$(dirname -- "$0")" && pwd -P)
-DEVICE=${{DEVICE:-{device}}}
-NPROC=${{NPROC:-{nproc}}}
-NNODES=${{NNODES:-{nnodes}}}
-export DEVICE NPROC NNODES
+{settings}
 exec sh "$here/../implementations/reference/run_and_time.sh" --params "$here/params.yaml"{trainer} "$@"
 """
 
@@ -59,15 +57,29 @@ def system_files(runs: Sequence[PackagedRun], system: str, description: dict[str
         for name in [*run.record.files, RECORD_FILE]:
             source = run.folder / Path(name).name
             files[f"{results_of(system)}/{numbered(source.name, number)}"] = (source.read_bytes(), False)
-    facts = runs[0].record.run
     module = runs[0].record.trainer
     trainer = f" --trainer-module {shlex.quote(module)}" if module not in (None, TRAINER_MODULE) else ""
-    script = _RUN_AND_TIME.format(device=facts.device, nproc=facts.nproc, nnodes=facts.nnodes, trainer=trainer)
+    script = _RUN_AND_TIME.format(settings=_settings(runs[0].record.run), trainer=trainer)
     setup = setup_of(system)
     files[f"{setup}/{README_FILE}"] = (_readme(runs, system, description).encode(), False)
     files[f"{setup}/{START_FILE}"] = (script.encode(), True)
     files[f"{setup}/{PARAMS_FILE}"] = ((runs[0].folder / PARAMS_FILE).read_bytes(), False)
     return files
+
+
+def _settings(facts: RunFacts) -> str:
+    """The lines of a shell script that set and export the run's settings, unless the caller's environment has others.
+
+    A variable that was not set for the run is left alone.
+    """
+    values: dict[str, object] = {"DEVICE": facts.device, "NPROC": facts.nproc, "NNODES": facts.nnodes}
+    if facts.drop_caches is False:
+        values["DROP_CACHES"] = 0
+    passed_on = {name: getattr(facts, name.lower()) for name in TIMING_VARIABLES}
+    values |= {name: value for name, value in passed_on.items() if value is not None}
+    # Records can come from others: quoted, no value is ever executed.
+    lines = [f"{name}=${{{name}:-{shlex.quote(str(value))}}}" for name, value in values.items()]
+    return "\n".join([*lines, f"export {' '.join(values)}"])
 
 
 def _json(tree: dict[str, Any]) -> bytes:
@@ -102,6 +114,9 @@ def _readme(runs: Sequence[PackagedRun], system: str, description: dict[str, Any
         wer = "" if facts.final_wer is None else f"{facts.final_wer:.2f}"
         cells = [number, run.record.seed, run.record.started_at, minutes, facts.epochs, wer, run.record.status]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    if runs[0].logged.get("input_format") == "packed":
+        pack = "python -m datasets pack DATASET"
+        lines += ["", f"These runs read packed audio. Pack the dataset's folder, once, before the first run: `{pack}`."]
     lines += ["", "To make a run like these:", "", "    sh run_and_time.sh", ""]
     return "\n".join(lines)
 

@@ -14,12 +14,13 @@ import pytest
 import yaml
 from mlperf_logging.compliance_checker import mlp_compliance
 
+from benchmark import mllog
 from benchmark.params import load_variant
 from compliance.check import check_paths
 from compliance.findings import ERROR
 from compliance.rule_file import RULE_FILE, with_current_table
 from tests.support.log_mutations import MUTATIONS, VALID_LOG, randomly_edited, with_resumed
-from tests.support.logs import FakeRun, written
+from tests.support.logs import FakeRun, at, fields_of, line_of, places, written
 
 
 @cache
@@ -90,6 +91,16 @@ def test_both_accept_valid_runs(run, tmp_path):
 def test_both_accept_a_resumed_run(tmp_path):
     path = tmp_path / "result_0.txt"
     path.write_bytes(written(with_resumed(VALID_LOG, "epoch_start", 2, value=2)))
+    assert ours_accept(path) and theirs_accept(path)
+
+
+def test_both_accept_the_number_of_cpu_threads_which_older_logs_lack(tmp_path):
+    place = at(VALID_LOG, "init_stop")
+    changes = {"key": mllog.CPU_THREADS, "value": 8, "event_type": "POINT_IN_TIME"}
+    fields = fields_of(VALID_LOG[place]) | changes
+    assert not places(VALID_LOG, mllog.CPU_THREADS)
+    path = tmp_path / "result_0.txt"
+    path.write_bytes(written([*VALID_LOG[:place], line_of(fields), *VALID_LOG[place:]]))
     assert ours_accept(path) and theirs_accept(path)
 
 

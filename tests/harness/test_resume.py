@@ -62,6 +62,17 @@ def test_a_resumed_runs_record_keeps_whether_caches_were_dropped_before_the_cloc
     assert read_record(folder).run.cache_cleared is True
 
 
+def test_a_variable_that_changes_a_runs_time_and_differs_on_resumption_is_noted(bench):
+    bench.environment |= {"OMP_NUM_THREADS": "1", "PYTORCH_ALLOC_CONF": "backend:native"}
+    folder, _ = interrupted(bench)
+    start = read_record(folder).run
+    assert (start.omp_num_threads, start.pytorch_alloc_conf) == ("1", "backend:native")
+    assert bench.run("--resume", str(folder), env={"OMP_NUM_THREADS": "2"}).status == 0
+    record = read_record(folder)
+    assert (record.run.omp_num_threads, record.run.pytorch_alloc_conf) == ("1", "backend:native")
+    assert [note for note in record.notes if "resumed" in note] == ["resumed after epoch 2 with OMP_NUM_THREADS=2"]
+
+
 def test_an_epoch_without_its_checkpoint_is_repeated(bench):
     folder, _ = interrupted(bench)
     (folder / "checkpoints" / "epoch_02.pt").unlink()

@@ -94,6 +94,30 @@ def test_what_is_logged_of_seed_data_and_submitter(bench):
     assert logged["params_sha256"] == record.params_sha256
 
 
+def test_a_variable_that_is_not_utf_8_is_recorded_as_text(bench):
+    done = bench.run(env={"PYTORCH_ALLOC_CONF": "a\udcffb", "OMP_NUM_THREADS": ""})
+    assert done.status == 0, done.stderr
+    facts = bench.record().run
+    assert (facts.pytorch_alloc_conf, facts.omp_num_threads) == ("a\ufffdb", "")
+
+
+OWN_THREADS = """
+import os, runpy
+os.write(1, b':::MLLOG {{"time_ms": 1, "key": "cpu_threads", "value": {logged}, "metadata": {{}}}}\\n')
+runpy.run_module("tests.support.fake_trainer", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("logged", "threads"), [("8", 8), ("0", None), ("true", None), ("2.5", None), ('"8"', None), ("1" * 30, None)]
+)
+def test_what_a_trainer_logs_as_its_threads_is_recorded_if_it_is_a_number_of_threads(bench, logged, threads):
+    (bench.folder / "own.py").write_text(OWN_THREADS.format(logged=logged))
+    done = bench.run(trainer="own", plan={"wers": [1.0], "epoch_s": 0}, env={"PYTHONPATH": f"{ROOT}:{bench.folder}"})
+    assert done.status == 0, done.stderr
+    assert bench.record().run.threads == threads
+
+
 def test_a_stamp_of_other_content_or_of_a_failed_verification_does_not_count(bench):
     folder = bench.folder / "data" / "tiny"
     write_stamp(folder, Stamp("2026-01-02T03:04:05+00:00", read_dataset(folder).digest.tree_sha256, passed=False))

@@ -37,8 +37,9 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def start(place: Path, results: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    variables = {
+def start(place: Path, results: Path, *arguments: str, **changes: str | None) -> subprocess.Popen[bytes]:
+    """Start a run of one CPU thread; `changes` are environment variables, None unsets one."""
+    variables: dict[str, str | None] = {
         "DATA_DIR": str(place / "data"),
         "RESULTS_DIR": str(results),
         "SEED": "5",
@@ -47,8 +48,9 @@ def start(place: Path, results: Path, *arguments: str) -> subprocess.Popen[bytes
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
+    environment = {name: value for name, value in (os.environ | variables | changes).items() if value is not None}
     line = [sys.executable, "-m", "benchmark", "run", *(arguments or ("--params", str(place / "tiny.yaml")))]
-    return subprocess.Popen(line, env=os.environ | variables, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(line, env=environment, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def folder_and_record(results: Path) -> tuple[Path, RunRecord]:
@@ -77,12 +79,14 @@ def test_a_run_killed_with_its_harness_and_resumed_ends_with_the_same_weights(pl
     folder, record = folder_and_record(tmp_path / "killed")
     assert record.status == "unfinished"
 
-    resumed = start(place, tmp_path / "killed", "--resume", str(folder))
+    resumed = start(place, tmp_path / "killed", "--resume", str(folder), PYTORCH_ALLOC_CONF="backend:native")
     stdout, stderr = resumed.communicate(timeout=200)
     assert resumed.returncode == 1, stderr.decode()
     assert not alive(trainer)
     folder, record = folder_and_record(tmp_path / "killed")
     assert (record.status, record.run.resumed_epochs) == ("aborted", (1,))
+    assert (record.run.threads, record.run.omp_num_threads, record.run.pytorch_alloc_conf) == (1, "1", None)
+    assert record.notes[-1] == "resumed after epoch 1 with PYTORCH_ALLOC_CONF=backend:native"
     assert [(e.wer, e.cer, e.train_loss) for e in record.epochs] == [
         (e.wer, e.cer, e.train_loss) for e in whole_record.epochs
     ]
@@ -93,9 +97,37 @@ def test_a_run_killed_with_its_harness_and_resumed_ends_with_the_same_weights(pl
     keys = [event.key for event in events]
     assert not bad and stdout == (folder / "result.txt").read_bytes()
     assert keys.count("run_start") == keys.count("run_stop") == keys.count("resumed") == 1
+    assert [event.metadata["cpu_threads"] for event in events if event.key == "resumed"] == [1]
     times = {event.key: event.time_ms for event in events}
     assert record.run.run_s == (times["run_stop"] - times["run_start"]) / 1000
     assert json.loads((folder / "record.json").read_text())["files"].keys() >= {"result.txt", "telemetry.csv"}
+
+
+def threads_of_torch(variable: str) -> int:
+    """PyTorch's threads under that OMP_NUM_THREADS: MKL does not take more than there are cores."""
+    line = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
+    environment = os.environ | {"OMP_NUM_THREADS": variable}
+    return int(subprocess.run(line, env=environment, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("variable", ["2", None])
+def test_the_record_has_the_cpu_threads_and_the_variables_that_change_a_runs_time(place, tmp_path, variable):
+    threads = threads_of_torch(variable) if variable else 1
+    tiny_params(tmp_path / "tiny.yaml", variant="tiny", data__folder="tiny", train__max_epochs=1)
+    variables = {"OMP_NUM_THREADS": variable, "PYTORCH_ALLOC_CONF": None, "PYTORCH_CUDA_ALLOC_CONF": "backend:native"}
+    run = start(place, tmp_path / "runs", "--params", str(tmp_path / "tiny.yaml"), **variables)
+    stdout, stderr = run.communicate(timeout=200)
+    assert run.returncode == 1, stderr.decode()
+    events = [parse_line(line) for line in stdout.splitlines()]
+    keys = [event.key for event in events]
+    assert [event.value for event in events if event.key == "cpu_threads"] == [threads]
+    assert keys.index("init_start") < keys.index("cpu_threads") < keys.index("init_stop")
+
+    folder, record = folder_and_record(tmp_path / "runs")
+    assert (record.run.threads, record.run.omp_num_threads, record.run.drop_caches) == (threads, variable, False)
+    assert (record.run.pytorch_alloc_conf, record.run.pytorch_cuda_alloc_conf) == (None, "backend:native")
+    written = json.loads((folder / "record.json").read_text())["run"]
+    assert (written["threads"], written["omp_num_threads"]) == (threads, variable)
 
 
 def interfere(process: subprocess.Popen[bytes], key: str, epoch: int, action: Callable[[], object]) -> tuple[int, str]:

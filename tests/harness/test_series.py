@@ -62,6 +62,16 @@ def test_series_draw_their_own_seeds_and_an_interrupted_one_resumes_its_run(benc
     assert resumed.run.resumed_epochs == (1,) and resumed.status == "success"
 
 
+def test_a_series_is_not_continued_under_variables_that_change_a_runs_time(bench):
+    finish(bench.hanging(env=series(2, OMP_NUM_THREADS="1")), signal.SIGTERM)
+    other = bench.run(env=series(2, OMP_NUM_THREADS="2"))
+    assert other.status == 0 and "is another one (other omp_num_threads)" in other.stderr
+    assert [plan["omp_num_threads"] for plan in plans(bench)] == ["1", "2"]
+    assert {record.run.omp_num_threads for record in records(bench, 1).values()} == {"2"}
+    done = bench.run(env=series(2, OMP_NUM_THREADS="1"))
+    assert done.status == 0 and len(plans(bench)) == 2 and "resuming the series" in done.stderr
+
+
 def test_a_run_that_failed_after_its_clock_started_stays_in_the_series(bench):
     broken = bench.run(plan={"fault": "crash", "at": 2}, env=series(2))
     assert broken.status == 2 and "the series stopped" in broken.stderr

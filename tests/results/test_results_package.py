@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 
@@ -13,7 +14,7 @@ from mlperf_logging.system_desc_checker.system_desc_checker import check_system_
 
 from benchmark.machine import system
 from benchmark.params import load_params
-from benchmark.record import CodeVersion, read_record, write_record
+from benchmark.record import TIMING_VARIABLES, CodeVersion, hash_files, read_record, write_record
 from common.errors import UserError
 from compliance.__main__ import main as check_compliance
 from compliance.check import check_paths
@@ -23,7 +24,7 @@ from results.comparing.comparison import compare_runs
 from results.packaging import source_code
 from tests.conftest import ROOT
 from tests.results.test_description_file import AWKWARD
-from tests.support.logs import FakeRun
+from tests.support.logs import FakeRun, at, fields_of, line_of, written
 from tests.support.run_folders import FakeMachine, small_checkout, write_run, write_series
 
 RESULTS = "results/box/deepspeech2"
@@ -39,7 +40,7 @@ def code(tmp_path_factory):
         yield committed
 
 
-def renew(run, **changes):
+def renew(run, /, **changes):
     """Change fields of a run's record."""
     write_record(dataclasses.replace(read_record(run), **changes), run)
 
@@ -95,6 +96,126 @@ def test_a_custom_trainer_is_part_of_the_package(runs, tmp_path, capsys):
     (org / "benchmarks/deepspeech2/implementations/reference/examples/plain_trainer.py").unlink()
     (fault,) = faults()
     assert fault.expected == "the trainer that ran, examples/plain_trainer.py"
+
+
+STUB = """#!/bin/sh
+{
+    for name in DEVICE NPROC NNODES OMP_NUM_THREADS PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF DROP_CACHES; do
+        # Only what is exported reaches the harness.
+        if printenv "$name" >/dev/null; then printf '%s=%s\\0' "$name" "$(printenv "$name"; echo .)"; fi
+    done
+    printf '%s\\0' "$@"
+} >"$OUT"
+"""
+"""Stands in for the main script of the packaged code and writes the variables and arguments that it was started with."""
+SHELLS = [name for name in ("sh", "dash", "bash", "busybox", "ksh", "zsh") if shutil.which(name)]
+
+
+def facts(run, /, **changes):
+    """Change the facts of a run in its record."""
+    renew(run, run=dataclasses.replace(read_record(run).run, **changes))
+
+
+def packaged_script(out):
+    """The package's script that makes a run like the packaged ones; the code that it calls is replaced by STUB."""
+    benchmark = out / "Example/benchmarks/deepspeech2"
+    (benchmark / "implementations/reference/run_and_time.sh").write_text(STUB)
+    return benchmark / "box/run_and_time.sh"
+
+
+def started_with(script, folder, shell="sh", **environment):
+    """The variables and the arguments with which the packaged script starts the benchmark."""
+    folder.mkdir()
+    line = ["busybox", "sh"] if shell == "busybox" else [shell]
+    kept = {"PATH": os.environ["PATH"], "OUT": str(folder / "started"), "HOME": "/home/someone"}
+    done = subprocess.run([*line, script, "--seed", "1 2"], env=kept | environment, cwd=folder, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert [path.name for path in folder.iterdir()] == ["started"], "nothing else was executed"
+    parts = (folder / "started").read_text().split("\0")[:-1]
+    variables = dict(part.removesuffix("\n.").split("=", 1) for part in parts if part.endswith("\n."))
+    return variables, [part for part in parts if not part.endswith("\n.")]
+
+
+def test_the_packaged_script_sets_what_was_set_for_the_runs_and_nothing_else(runs, tmp_path):
+    for run in runs:
+        tree = json.loads((run / "record.json").read_text())
+        for name in SETTINGS:  # as in older records
+            del tree["run"][name]
+        (run / "record.json").write_text(json.dumps(tree))
+    build(runs, tmp_path / "plain")
+    script = packaged_script(tmp_path / "plain")
+    assert "OMP_NUM_THREADS" not in script.read_text()
+    always = {"DEVICE": "cpu", "NPROC": "1", "NNODES": "1"}
+    found, arguments = started_with(script, tmp_path / "a")
+    assert found == always
+    assert arguments == ["--params", str(script.parent / "params.yaml"), "--seed", "1 2"]
+    own = {"OMP_NUM_THREADS": "5", "DROP_CACHES": "1"}
+    assert started_with(script, tmp_path / "b", **own)[0] == always | own, "the caller's own is passed on"
+
+    values = {"OMP_NUM_THREADS": "8", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True,max_split_size_mb:64"}
+    for run in runs:
+        facts(run, **{name.lower(): value for name, value in values.items()}, threads=8, drop_caches=False)
+    build(runs, tmp_path / "set")
+    script = packaged_script(tmp_path / "set")
+    assert started_with(script, tmp_path / "c")[0] == always | values | {"DROP_CACHES": "0"}
+    own = {"OMP_NUM_THREADS": "5", "DROP_CACHES": "1", "DEVICE": "auto"}
+    assert started_with(script, tmp_path / "d", **own)[0] == always | values | own, "the caller's own takes precedence"
+
+    for run in runs:
+        facts(run, drop_caches=True, omp_num_threads="")
+    build(runs, tmp_path / "dropped")
+    found, _ = started_with(packaged_script(tmp_path / "dropped"), tmp_path / "e")
+    assert "DROP_CACHES" not in found, "the default"
+    assert found["OMP_NUM_THREADS"] == "", "set and empty is not unset: PyTorch then decides"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$(touch pwned)",
+        "`touch pwned`",
+        "1; touch pwned",
+        "1'; touch pwned; '",
+        '1"; touch pwned; "',
+        "}; touch pwned; {",
+        "}'; touch pwned #",
+        "1\ntouch pwned\n",
+        "$HOME ~ * ${OUT} %s \\ \\n é {device} {{}}",
+        "\\'; touch pwned",
+        "&& touch pwned",
+    ],
+)
+def test_no_text_of_a_record_is_executed_by_the_packaged_script(runs, tmp_path, text):
+    run = runs[0]
+    facts(run, device=text, omp_num_threads=text, pytorch_alloc_conf=text, pytorch_cuda_alloc_conf=text)
+    build([run], tmp_path / "out")
+    script = packaged_script(tmp_path / "out")
+    for shell in SHELLS:
+        found, _ = started_with(script, tmp_path / shell, shell)
+        for name in ("DEVICE", "OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+            assert found[name] == text, shell
+
+
+def test_the_readme_of_runs_that_read_packed_audio_says_how_to_pack_it(runs, tmp_path):
+    readme = "Example/benchmarks/deepspeech2/box/README.md"
+    build(runs, tmp_path / "files")
+    assert "pack" not in (tmp_path / "files" / readme).read_text().partition("To make a run")[0]
+    packed = [packed_copy(run, tmp_path / "packed" / run.name) for run in runs]
+    build(packed, tmp_path / "out")
+    assert "`python -m datasets pack DATASET`" in (tmp_path / "out" / readme).read_text()
+    with pytest.raises(UserError, match="not the same input format as"):
+        build([runs[0], *packed[1:]], tmp_path / "mixed")
+
+
+def packed_copy(run, folder):
+    """A copy of a run whose log says that it read packed audio."""
+    shutil.copytree(run, folder)
+    lines = (run / "result.txt").read_text().splitlines()
+    fields = fields_of(lines[at(lines, "accelerators")]) | {"key": "input_format", "value": "packed"}
+    place = at(lines, "init_stop")
+    (folder / "result.txt").write_bytes(written([*lines[:place], line_of(fields), *lines[place:]]))
+    renew(folder, files=hash_files(folder))
+    return folder
 
 
 def test_runs_of_several_trainers_or_of_a_missing_one_are_refused(runs, tmp_path):
@@ -282,6 +403,23 @@ def test_records_that_do_not_match_are_refused(runs, tmp_path, changes, message)
         build(runs, tmp_path / "out")
 
 
+SETTINGS = {name.lower(): ("8", f"not the same {name} as") for name in TIMING_VARIABLES} | {
+    "threads": (8, "not the same number of CPU threads as"),
+    "drop_caches": (False, "not the same DROP_CACHES as"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_runs_of_other_settings_are_refused(runs, tmp_path, name):
+    value, message = SETTINGS[name]
+    facts(runs[4], **{name: value})
+    with pytest.raises(UserError, match=rf"{message} in .*\({value}, not None\).*package only runs of one kind"):
+        build(runs, tmp_path / "out")
+    for run in runs:
+        facts(run, **{name: value})
+    assert build(runs, tmp_path / "out") == 0
+
+
 def test_a_seed_or_a_log_used_twice_is_refused(runs, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(runs[0], copy)
@@ -379,4 +517,7 @@ def test_the_score_of_a_series_is_one_line(runs, tmp_path, capsys):
     write_series(tmp_path / "runs" / "missed", 2, word_edits=(1290, 1200), seed_offset=500)
     assert score.main([str(tmp_path / "runs" / "missed")]) == 1
     write_series(tmp_path / "runs" / "other", 1, tree_sha256="e" * 64)
-    assert score.main([str(tmp_path / "runs")]) == 2
+    with pytest.raises(
+        UserError, match=r"several kinds.*dataset digest 3800c7e4.* \(12\).*dataset digest eeeeeeee \(1\)"
+    ):
+        score.main([str(tmp_path / "runs")])

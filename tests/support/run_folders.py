@@ -35,6 +35,8 @@ class FakeMachine:
 
     name: str = "a-machine"
     gpus: int = 0
+    processes: int | None = None
+    """Trainer processes, if not one for each GPU."""
     gpu_name: str = "NVIDIA H200"
     power_w: float = 500.0
     utilization_pct: float = 90.0
@@ -76,7 +78,7 @@ def write_run(
     """Write one run folder. `edit` changes the log's lines before the record is made, `changes` replace record fields."""
     machine = machine or FakeMachine()
     folder.mkdir(parents=True)
-    lines = edit(dataclasses.replace(fake, platform=machine.name, processes=max(machine.gpus, 1)).write())
+    lines = edit(dataclasses.replace(fake, platform=machine.name, processes=machine.processes or max(machine.gpus, 1)).write())
     events = [mllog.parse_line(line.encode()) for line in lines]
     telemetry = machine.telemetry(summarise(events).run_s or 0.0)
     edited = []
@@ -133,7 +135,7 @@ def _fields(fake, machine, summary, telemetry, folder) -> dict:
         "system": system(machine),
         "software": {"python": "3.11.7", "torch": "2.11.0"},
         "run": record.RunFacts(
-            nproc=max(machine.gpus, 1),
+            nproc=machine.processes or max(machine.gpus, 1),
             nnodes=1,
             device="cuda" if machine.gpus else "cpu",
             cache_cleared=True,
