@@ -97,11 +97,12 @@ CHECKPOINT = Format("checkpoint of this trainer", 2)
 EXPORTED = Format("network that was imported or exported", 2)
 REFERENCE_POINT = Format("reference convergence point", 1)
 INFERENCE = Format("inference run", 2)
-COMPARISON = Format("comparison", 1)
+COMPARISON = Format("comparison", 2)
 COMPLIANCE = Format("compliance report", 2)
 DATASET = Format("dataset's description", 2)
 STAMP = Format("verification stamp", 2)
 PACKED = Format("index of packed audio", 2)
+HISTORY = Format("entry of a gate's history", 1)
 FORMATS = (
     RECORD,
     SERIES,
@@ -114,6 +115,7 @@ FORMATS = (
     DATASET,
     STAMP,
     PACKED,
+    HISTORY,
 )
 """All versioned formats. Version 1 of those now at 2 (except the compliance report) stored its version under another
 key, or not at all."""

@@ -1,29 +1,33 @@
 """Works with finished runs: dataset checksums, scores, comparison tables, report pages, submission packages.
 
 >>> import results
->>> results.load("runs").to_pandas().groupby("system")["minutes"].describe()  # doctest: +SKIP
+>>> found = results.load("runs", "other=../other-machine/runs")  # doctest: +SKIP
+>>> found.runs.groupby("system")["minutes"].describe()  # doctest: +SKIP
+>>> found.systems[["label", "system", "score_minutes", "speedup"]]  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from results.rendering.run_frame import Runs
+    from results.rendering.frames import Results
 
 __all__ = ["load"]
 
 
-def load(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Runs:
-    """Read every run under a path or several: run folders, folders of runs, logs and MLPerf results repositories.
+def load(
+    *paths: str | os.PathLike[str], baseline: str | None = None, by: str | None = None, ignore: str | None = None
+) -> Results:
+    """Read and compare every run under the paths: run folders, folders of runs, logs, MLPerf results repositories.
 
-    The result has `runs` (a list of `results.reading.run_data.Run`, with their evaluations and telemetry summaries),
-    `problems` (a list of `file: problem`) and `to_pandas()` (a DataFrame with one row per run). Broken files never
-    raise. Raises `common.errors.UserError` for a path that does not exist or has no log.
+    A path may be `LABEL=PATH`; `baseline`, `by` and `ignore` are as for `python -m results compare`. The result has the
+    DataFrames `runs` and `systems`, with the fields of docs/results.md, and `problems` (a list of `file: problem`).
+    Broken files never raise. Raises `common.errors.UserError` for a path that does not exist or has no log, and for a
+    baseline or key that is not known.
     """
     # Imported here, so that importing the package stays cheap for the commands.
-    from results.rendering.run_frame import load_all
+    from results.rendering.frames import load_all
 
-    return load_all(paths)
+    return load_all(paths, baseline=baseline, by=by, ignore=ignore)

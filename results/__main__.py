@@ -11,6 +11,7 @@ COMMANDS = {
     "compare": ("results.compare", "table of runs, machines and published MLPerf packages"),
     "report": ("results.report", "the same as a self-contained HTML page with charts"),
     "package": ("results.package", "build a submission package from runs"),
+    "gate": ("results.gate", "fail if new runs are slower than a baseline, for CI"),
     "score": ("results.score", "score of a series of runs"),
     "verify-dataset": ("results.dataset_check.verify", "compare a dataset's checksum with its reference"),
 }

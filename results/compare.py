@@ -9,13 +9,16 @@ import argparse
 import io
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from common.cli import HelpFormatter
 from common.errors import EXIT_ERROR, EXIT_OK, UserError, one_line
+from results.comparing.baseline import price
 from results.comparing.comparison import SORTS, Comparison, compare_runs
-from results.reading.discover import find_sources
+from results.comparing.identity import rules_from
+from results.reading.discover import LabelledPath, find_sources, labelled_path
 from results.reading.load import read_run
 from results.reading.run_check import check_runs
 from results.reading.run_data import Run
@@ -24,18 +27,26 @@ from results.rendering.export import render_csv, render_json, render_markdown
 from results.rendering.inference_table import Inference
 from results.rendering.terminal_table import render_text
 
+T = TypeVar("T")
+
 EXAMPLES = """examples:
   python -m results compare runs
-  python -m results compare runs/mini ../training_results_v1.1 --format markdown
+  python -m results compare old=runs/main new=runs/my-branch
+  python -m results compare runs --runs --by operating_system
+  python -m results compare a=machine-a b=machine-b --price a=2.49 --price b=3.99
   python -m results compare training_results_v5.1 --benchmark llama2_70b_lora --check
-  python -m results compare here there --baseline here-system --width 160
 
-Exit status: 0 compared, 2 nothing could be compared.
+A row is the runs of one configuration; docs/results.md has the keys of --by and
+--ignore. Exit status: 0 compared, 2 nothing could be compared.
 """
 
 
 def load_runs(
-    paths: Sequence[Path], problems: list[str] | None = None, *, benchmark: str | None = None, check: bool = False
+    paths: Sequence[Path | LabelledPath],
+    problems: list[str] | None = None,
+    *,
+    benchmark: str | None = None,
+    check: bool = False,
 ) -> Iterator[Run]:
     """Iterate over the runs under `paths`, without their curves; `problems` receives what could not be read.
 
@@ -54,12 +65,57 @@ def report_problems(problems: Sequence[str]) -> None:
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `compare` and `report` share."""
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="run folder, folder of runs, log, or MLPerf repository"
+        "paths",
+        nargs="+",
+        type=as_argument(labelled_path, "PATH or LABEL=PATH"),
+        metavar="PATH",
+        help="run folder, folder of runs, log, or MLPerf repository; LABEL=PATH names its rows",
     )
     add_check_argument(parser)
     parser.add_argument("--benchmark", metavar="NAME", help="include only this benchmark or variant")
-    parser.add_argument("--baseline", metavar="SYSTEM", help="print speed-ups over this system")
-    parser.add_argument("--sort", choices=list(SORTS), default="score", help="order of the rows in a group")
+    parser.add_argument(
+        "--baseline",
+        metavar="ROW",
+        help="print speed-ups over this row: a label, system, row number (of group 2: 2.1) or path"
+        " (default: of two rows, the slower)",
+    )
+    parser.add_argument(
+        "--sort", choices=list(SORTS), default="score", metavar="COLUMN", help=f"order of rows: {', '.join(SORTS)}"
+    )
+    parser.add_argument("--by", metavar="KEY,...", help="separate runs that differ in these into rows")
+    parser.add_argument("--ignore", metavar="KEY,...", help="merge runs that differ only in these into one row")
+    parser.add_argument(
+        "--price",
+        action="append",
+        default=[],
+        type=as_argument(price, "ROW=USD"),
+        metavar="ROW=USD",
+        help="price of an hour of a whole system, for the cost to the target (can be repeated)",
+    )
+
+
+def as_argument(parse: Callable[[str], T], form: str) -> Callable[[str], T]:
+    """A parser of an argument that says which form it should have had."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"not {form}: {text!r}") from None
+
+    return parsed
+
+
+def compare_as_asked(runs: Iterable[Run], options: argparse.Namespace) -> Comparison:
+    """Compare runs as the arguments of `add_shared_arguments` say."""
+    return compare_runs(
+        runs,
+        benchmark=options.benchmark,
+        baseline=options.baseline,
+        sort=options.sort,
+        rules=rules_from(options.by, options.ignore),
+        prices=dict(options.price),
+    )
 
 
 def add_check_argument(parser: argparse.ArgumentParser) -> None:
@@ -79,33 +135,35 @@ def main(argv: Sequence[str]) -> int:
     )
     add_shared_arguments(parser)
     parser.add_argument("--format", choices=["text", "markdown", "csv", "json"], default="text")
+    parser.add_argument("--runs", action="store_true", help="also list the single runs (text and Markdown)")
     parser.add_argument(
         "--width", type=int, metavar="COLUMNS", help="width of the text table (default: the terminal's)"
     )
     options = parser.parse_args(argv)
     problems: list[str] = []
-    inference_files = inference_table.find_inference(options.paths)
+    inference_files = inference_table.find_inference([path for path, _ in options.paths])
     inferences = inference_table.read_inference(inference_files, problems)
-    paths = [path for path in options.paths if not inference_files or _contains_log(path)]
-    comparison = compare_runs(
-        load_runs(paths, problems, benchmark=options.benchmark, check=options.check),
-        benchmark=options.benchmark,
-        baseline=options.baseline,
-        sort=options.sort,
-    )
+    paths = [given for given in options.paths if not inference_files or _contains_log(given.path)]
+    comparison = compare_as_asked(load_runs(paths, problems, benchmark=options.benchmark, check=options.check), options)
     comparison.problems[:0] = problems
     report_problems(comparison.problems)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal without Unicode gets escapes instead of an error.
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.stdout.write(render(comparison, options.format, options.width, inferences))
+    sys.stdout.write(render(comparison, options.format, options.width, inferences, options.runs))
     if not comparison.rows and not inferences:
         print("error: no run could be compared", file=sys.stderr)
         return EXIT_ERROR
     return EXIT_OK
 
 
-def render(comparison: Comparison, form: str, width: int | None = None, inferences: Sequence[Inference] = ()) -> str:
+def render(
+    comparison: Comparison,
+    form: str,
+    width: int | None = None,
+    inferences: Sequence[Inference] = (),
+    single_runs: bool = False,
+) -> str:
     """The comparison in one of the formats, followed by a separate table of inference runs.
 
     A CSV file has one table: that of the inference runs only if there are no other runs.
@@ -119,7 +177,9 @@ def render(comparison: Comparison, form: str, width: int | None = None, inferenc
     width = width or shutil.get_terminal_size((80, 24)).columns
     tables = []
     if comparison.rows or not inferences:
-        tables.append(render_text(comparison, width) if form == "text" else render_markdown(comparison))
+        tables.append(
+            render_text(comparison, width, single_runs) if form == "text" else render_markdown(comparison, single_runs)
+        )
     if inferences:
         tables.append(
             inference_table.render_text(inferences, width)

@@ -1,28 +1,31 @@
-"""`python -m results report PATH... --html FILE`: the comparison as one self-contained page with charts.
+"""`python -m results report PATH... --html FILE`: the comparison as self-contained pages with charts.
 
-The page needs no network and no scripts. Exit 0: written; 2: nothing to report.
+FILE is one page, or an index with a page for each benchmark beside it where one would be larger than 3 MB. The pages
+need no network and no scripts. Exit 0: written; 2: nothing to report.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmark.submission import TELEMETRY_FILE, file_of_run
 from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError
 from common.files import write_atomically
-from results.compare import add_shared_arguments, report_problems
-from results.comparing.comparison import compare_runs
-from results.reading.discover import find_sources
+from results.compare import add_shared_arguments, compare_as_asked, report_problems
+from results.reading.discover import Source, find_sources
 from results.reading.load import read_run
 from results.reading.run_check import check_runs
-from results.rendering.report_page import page
+from results.reading.run_data import Run
+from results.rendering.report_pages import Page, report_pages
 
 EXAMPLES = """examples:
   python -m results report runs --html report.html
-  python -m results report here there --baseline here-system --html report.html
+  python -m results report old=runs/main new=runs/my-branch --html report.html
 """
 
 
@@ -35,30 +38,68 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=HelpFormatter,
     )
     add_shared_arguments(parser)
-    parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page to write")
+    parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page (or index) to write")
     parser.add_argument("--title", default="DeepSpeech2 benchmark: results", help="the page's title")
     options = parser.parse_args(argv)
+    if not options.html.absolute().parent.is_dir() or options.html.is_dir():
+        raise UserError("not a file in an existing folder", where=options.html)
     problems: list[str] = []
     sources = find_sources(options.paths, problems, options.benchmark)
-    inputs = {
-        path.resolve()
-        for source in sources
-        for path in (source.log, source.record, source.result and source.result.description)
-        if path
-    }
-    if options.html.resolve() in inputs:
-        raise UserError("this is one of the inputs, which are never overwritten", where=options.html)
-    runs = (read_run(source) for source in sources)
-    comparison = compare_runs(
-        check_runs(runs) if options.check else runs,
-        benchmark=options.benchmark,
-        baseline=options.baseline,
-        sort=options.sort,
-    )
+    _refuse_inputs([options.html], sources)
+    runs = _with_shared_descriptions(read_run(source) for source in sources)
+    comparison = compare_as_asked(check_runs(runs) if options.check else runs, options)
     comparison.problems[:0] = problems
     report_problems(comparison.problems)
     if not comparison.rows:
-        raise UserError("no run could be reported", where=options.paths[0])
-    write_atomically(options.html, page(comparison, options.title).encode())
-    print(f"{options.html}: {len(comparison.rows)} rows in {len(comparison.groups)} groups", file=sys.stderr)
+        raise UserError("no run could be reported", where=options.paths[0].path)
+    write_pages(options.html, report_pages(comparison, options.title, options.html.name), sources)
     return EXIT_OK
+
+
+def _with_shared_descriptions(runs: Iterable[Run]) -> Iterator[Run]:
+    """The runs; those of one system share its description, which takes a fifth of the memory of a whole round."""
+    descriptions: dict[Path, dict[str, Any]] = {}
+    for run in runs:
+        file = run.source.result.description if run.source.result else None
+        if file is not None and run.description is not None:
+            run.description = descriptions.setdefault(file, run.description)
+        yield run
+
+
+def _refuse_inputs(files: Iterable[Path], sources: Iterable[Source]) -> None:
+    """Raise UserError if one of the files to write is read for the report."""
+    written = {known: file for file in files if (known := _identity(file))}
+    if not written:
+        return
+    for source in sources:
+        for path in (*source.files, file_of_run(source.log, TELEMETRY_FILE)):
+            known = None if path is None else _identity(path)
+            if known and known in written:
+                what = "this is one of the inputs, which are never overwritten"
+                raise UserError(what, where=written[known])
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The device and inode of a file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def write_pages(file: Path, pages: Sequence[Page], sources: Sequence[Source]) -> None:
+    """Write the pages, the last one as `file` and the others beside it, unless one of them is an input."""
+    paths = [file.with_name(page.name) for page in pages]
+    _refuse_inputs(paths, sources)
+    for path, page in zip(paths, pages, strict=True):
+        write_atomically(path, page.content)
+        rows = sum(len(group.rows) for group in page.groups)
+        content = f"{_counted(rows, 'row')} in {_counted(len(page.groups), 'group')}"
+        if page.index:
+            content = f"index of {_counted(len(pages) - 1, 'page')} with {content}"
+        print(f"{path}: {content}", file=sys.stderr)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

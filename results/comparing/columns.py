@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from benchmark.rounds.rules_by_round import EPOCHS
 from common.errors import one_line
+from results.comparing.group import Group, telling
+from results.comparing.identity import KEYS
 from results.comparing.rows import Row
+from results.comparing.speedup import Ratio
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,34 @@ def accelerator_text(row: Row) -> str:
     return one_line(count + (row.accelerator or "accelerator"))
 
 
+def ratio_text(value: float) -> str:
+    """A ratio with two decimals; three if it is close to 1 without being 1, fewer if it is large: 0.995, 1.20, 24.5."""
+    if 0 < abs(value - 1) < 0.02:
+        return f"{value:.3f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.{1 if value < 100 else 0}f}"
+
+
+def bounds_text(ratio: Ratio) -> str:
+    """The interval of a ratio, with as many decimals as the closer of its ends to 1 needs: 1.04-1.39."""
+    assert ratio.low is not None and ratio.high is not None
+    return f"{ratio_text(ratio.low)}-{ratio_text(ratio.high)}"
+
+
 def speedup_text(row: Row) -> str:
-    """`1.52x (1.48-1.57)`; `baseline` for the baseline itself."""
+    """The speed-up of the time: `1.52x (1.48-1.57)`; `baseline` for the baseline itself."""
     if row.baseline:
         return "baseline"
-    if row.speedup is None:
+    return _ratio(row.speedup.time if row.speedup else None)
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    if ratio is None:
         return ""
-    bounds = "" if row.speedup_low is None else f" ({row.speedup_low:.2f}-{row.speedup_high:.2f})"
-    return f"{row.speedup:.2f}x{bounds}"
+    return f"{ratio_text(ratio.value)}x" + ("" if ratio.low is None else f" ({bounds_text(ratio)})")
+
+
+def _step_speedup(row: Row) -> str:
+    return "" if row.baseline or row.speedup is None else _ratio(row.speedup.throughput)
 
 
 def range_text(row: Row) -> str:
@@ -89,10 +113,27 @@ def name_text(row: Row) -> str:
     return one_line(row.name)
 
 
-def note_name(row: Row, rows: Sequence[Row]) -> str:
-    """A row's name in the notes below a table, with its accelerator if another of `rows` has the same name."""
-    shared = sum(other.name == row.name for other in rows) > 1
-    return name_text(row) + (f" ({accelerator_text(row)})" if shared and accelerator_text(row) else "")
+def row_title(row: Row, rows: Sequence[Row]) -> str:
+    """A row's name in sentences: with its accelerator, and then with what it differs in, if others are named so too."""
+    alike = [other for other in rows if other.name == row.name]
+    if len(alike) < 2:
+        return name_text(row)
+    title = f"{name_text(row)} ({accelerator_text(row)})" if accelerator_text(row) else name_text(row)
+    if sum(accelerator_text(other) == accelerator_text(row) for other in alike) < 2:
+        return title
+    values = ", ".join(f"{KEYS[key]} {key_text(row, key) or 'not known'}" for key in telling(alike))
+    return f"{name_text(row)} ({values})" if values else title
+
+
+def key_text(row: Row, key: str) -> str:
+    """A row's value of one of KEYS; blank where it is not known or does not apply."""
+    value = row.identity.get(key)
+    return "" if value is None else one_line(str(value))
+
+
+def _accelerator_minutes(row: Row) -> str:
+    """Blank for one accelerator: these are the minutes again."""
+    return figure(row.accelerator_minutes) if row.accelerators != 1 else ""
 
 
 def _rank(row: Row) -> str:
@@ -112,15 +153,15 @@ PROGRESS = Column("to target", progress_text, 4)
 COLUMNS = (
     Column("#", _rank, 0),
     Column("system", name_text, 0, right=False, fold=18),
-    Column("accelerator", accelerator_text, 2, right=False, fold=14),
-    Column("nodes", lambda row: _whole(row.nodes), 7),
-    Column("runs", lambda row: f"{row.converged}/{row.runs}", 0),
     Column("minutes", lambda row: minutes_text(row.score.minutes), 0),
     Column("rule", lambda row: row.score.kind, 0, right=False),
     Column("models", lambda row: _whole(row.score.models), 1),
     Column("models/min", lambda row: figure(row.score.models_per_minute), 0),
     Column("min-max", range_text, 3),
+    Column("runs", lambda row: f"{row.converged}/{row.runs}", 0),
     Column("speed-up", speedup_text, 1),
+    Column("step speed-up", _step_speedup, 3),
+    Column("accelerator", accelerator_text, 2, right=False, fold=14),
     PROGRESS,
     Column("WER %", lambda row: "" if row.best_wer_pct is None else f"{row.best_wer_pct:.2f}", 5),
     Column("samples/s", lambda row: figure(row.samples_per_s), 6),
@@ -131,13 +172,46 @@ COLUMNS = (
     Column("mem GB", lambda row: _scaled(row.peak_memory_bytes, 1e9), 9),
     Column("W", lambda row: figure(row.power_w), 13),
     Column("kWh", lambda row: figure(row.energy_kwh), 9),
+    Column("acc-min", _accelerator_minutes, 8),
+    Column("USD", lambda row: figure(row.cost), 4),
 )
+_TELLING_IMPORTANCE, _CONFIGURATION_IMPORTANCE = 1, 14
+_FEW_ROWS = 3
+"""Up to so many rows, a line below the table says what differs; of more, the table has columns for it."""
 
 
-def filled_columns(rows: list[Row]) -> list[Column]:
-    """The columns that have a value for at least one row."""
+def filled_columns(group: Group) -> list[Column]:
+    """The columns of a group: those that have a value for at least one row, and the configuration that differs."""
+    rows = group.rows
     units = {row.progress_unit for row in rows if row.epochs_to_target is not None}
     unit = units.pop() if len(units) == 1 else None
     progress = replace(PROGRESS, header=unit, cell=_progress_number) if unit else PROGRESS
     columns = [progress if column is PROGRESS else column for column in COLUMNS]
+    at = next(place for place, column in enumerate(columns) if column.header == "accelerator") + 1
+    columns[at:at] = _configuration(group)
     return [column for column in columns if any(column.cell(row) for row in rows)]
+
+
+def _configuration(group: Group) -> list[Column]:
+    """A column for each key that tells rows of one name apart, and in a long table for every key that differs."""
+    distinguishing = telling(group.rows)
+
+    def column(key: str) -> Column:
+        importance = _TELLING_IMPORTANCE if key in distinguishing else _CONFIGURATION_IMPORTANCE
+        return Column(KEYS[key], partial(key_text, key=key), importance, right=False, fold=10)
+
+    long = len(group.rows) > _FEW_ROWS
+    return [column(key) for key in group.differing if long or key in distinguishing]
+
+
+def configuration_notes(group: Group) -> list[str]:
+    """Lines below a table: what the configurations of all rows have in common, and in what a few rows differ."""
+    notes = []
+    if shared := ", ".join(f"{KEYS[key]} {one_line(str(value))}" for key, value in group.shared.items()):
+        notes.append(f"{'the same in all rows' if len(group.rows) > 1 else 'configuration'}: {shared}")
+    in_table = telling(group.rows)
+    others = [key for key in group.differing if key not in in_table]
+    if others and len(group.rows) <= _FEW_ROWS:
+        values = (f"{KEYS[key]} {' | '.join(key_text(row, key) or '-' for row in group.rows)}" for key in others)
+        notes.append(f"not the same, in the order of the rows: {', '.join(values)}")
+    return notes

@@ -1,31 +1,22 @@
-"""Groups rows that may be ranked together, gives the reason for each separate group, and computes speed-ups."""
+"""Groups rows that may be ranked together, and gives the reason for each separate group."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.mllog import BENCHMARK, SUCCESS
+from benchmark.mllog import BENCHMARK
 from benchmark.rounds.rules_by_round import canonical_name
 from common.errors import UserError
 from common.files import natural_key
-from results.comparing.rows import ASPECTS, MACHINE_FIELDS, Aspects, Row, aspects_of, machine_of, row_of
-from results.comparing.score_of_runs import RunTimes, speedup
+from results.comparing.baseline import set_baseline, set_prices
+from results.comparing.group import Group
+from results.comparing.identity import ASPECTS, Aspects, Rules, buckets_of
+from results.comparing.rows import Row, row_of
+from results.comparing.verdict import summary_of
 from results.reading.run_data import Run
-
-
-@dataclass
-class Group:
-    """Rows that may be ranked together, best first; `reason` is why they are not ranked with earlier groups."""
-
-    number: int
-    aspects: Aspects
-    reason: str | None
-    rows: list[Row] = field(default_factory=list)
 
 
 @dataclass
@@ -43,9 +34,19 @@ class Comparison:
 
 
 def compare_runs(
-    runs: Iterable[Run], *, benchmark: str | None = None, baseline: str | None = None, sort: str = "score"
+    runs: Iterable[Run],
+    *,
+    benchmark: str | None = None,
+    baseline: str | None = None,
+    sort: str = "score",
+    rules: Rules | None = None,
+    prices: Mapping[str, float] | None = None,
 ) -> Comparison:
-    """Arrange runs in rows and groups. `benchmark` selects one benchmark or variant, `baseline` names a system."""
+    """Arrange runs in rows and groups.
+
+    `benchmark` selects one benchmark or variant; `baseline` selects rows (`results.comparing.baseline.matching`), and
+    so do the keys of `prices`, in US dollars per hour of the whole system; `rules` change what separates rows.
+    """
     problems: dict[str, None] = {}
     known: list[Run] = []
     left_out: list[Run] = []
@@ -61,13 +62,14 @@ def compare_runs(
         names = sorted({name for run in left_out for name in (run.benchmark, run.variant) if name})
         raise UserError(f"no run of {benchmark!r}", where="--benchmark", remedy=f"one of: {', '.join(names) or 'none'}")
     _settle_divisions(known)
-    buckets: dict[tuple[Any, ...], list[Run]] = {}
-    for key, run in _keyed(known):
-        buckets.setdefault(key, []).append(run)
-    rows = [row_of(Aspects(*key[: len(ASPECTS)]), members) for key, members in buckets.items()]
-    groups = _groups(rows, sort)
-    if baseline is not None:
-        _speedups(groups, baseline)
+    rules = rules or Rules()
+    groups = _groups([row_of(bucket, rules) for bucket in buckets_of(known, rules)])
+    set_prices(groups, prices or {})
+    set_baseline(groups, baseline)
+    for group in groups:
+        group.summary = summary_of(group)
+        if sort != "score":
+            group.rows.sort(key=lambda row: sort_key(row, sort))
     return Comparison(groups, list(problems), baseline)
 
 
@@ -85,32 +87,7 @@ def _settle_divisions(runs: list[Run]) -> None:
                 run.notes.append(f"division unknown: its description has none, its logs say {' and '.join(logged)}")
 
 
-_PLACES = (list(ASPECTS).index("place"), len(ASPECTS) + MACHINE_FIELDS.index("place"))
-"""Where the key of a row has a place."""
-
-
-def _keyed(runs: list[Run]) -> list[tuple[tuple[Any, ...], Run]]:
-    """Each run with the key of its row.
-
-    In an MLPerf tree a folder is one system's result, so a truncated log there belongs to the same row as the others,
-    as a failed run, unless it contradicts them.
-    """
-    keys = [(run, (*dataclasses.astuple(aspects_of(run)), *machine_of(run))) for run in runs]
-    folders: dict[Path, Counter[tuple[Any, ...]]] = {}
-    for run, key in keys:
-        if run.source.published:
-            folders.setdefault(run.log.parent, Counter())[key] += 1
-    chosen = []
-    for run, key in keys:
-        common = folders[run.log.parent].most_common(1)[0][0] if run.source.published else key
-        # The place follows from unknown values, and a truncated log has more of them.
-        values = list(zip(key, common, strict=True))
-        fits = all(mine is None or mine == theirs for at, (mine, theirs) in enumerate(values) if at not in _PLACES)
-        chosen.append((common if fits else key, run))
-    return chosen
-
-
-def _groups(rows: list[Row], sort: str) -> list[Group]:
+def _groups(rows: list[Row]) -> list[Group]:
     groups: dict[Aspects, Group] = {}
     for row in sorted(rows, key=lambda row: _aspect_order(row.aspects)):
         if row.aspects not in groups:
@@ -122,8 +99,6 @@ def _groups(rows: list[Row], sort: str) -> list[Group]:
         group.rows.sort(key=lambda row: (row.score.cost is None, row.score.cost or 0.0, natural_key(row.name)))
         for place, row in enumerate((row for row in group.rows if row.score.minutes is not None), 1):
             row.rank = place
-        if sort != "score":
-            group.rows.sort(key=lambda row: sort_key(row, sort))
     return list(groups.values())
 
 
@@ -140,6 +115,8 @@ SORTS = {
     "throughput": "samples_per_s",
     "energy": "energy_kwh",
     "power": "power_w",
+    "accelerator-minutes": "accelerator_minutes",
+    "cost": "cost",
 }
 """Values of `--sort` other than `score`, and the row's field for each; best first, unknown last."""
 
@@ -159,32 +136,34 @@ def _reason(row: Row, earlier: list[Group]) -> str | None:
         return None
     distances = [differences(row.aspects, group.aspects) for group in earlier]
     nearest = min(zip(earlier, distances, strict=True), key=lambda pair: ("benchmark" in pair[1], len(pair[1])))[0]
-    differing = differences(row.aspects, nearest.aspects)
-    # Rows of different benchmarks differ in everything else too: naming the benchmark is enough.
+    other = nearest.rows[0]
+    parameters = row.members[0].hyperparameters, other.members[0].hyperparameters
+    return f"not ranked with group {nearest.number}: {why_apart(row.aspects, other.aspects, *parameters)}"
+
+
+def why_apart(mine: Aspects, theirs: Aspects, my_parameters: dict[str, Any], their_parameters: dict[str, Any]) -> str:
+    """In what two aspects differ, as a text; the parameters are those of a run of each."""
+    differing = differences(mine, theirs)
     if "benchmark" in differing:
+        # Rows of different benchmarks differ in everything else too: naming the benchmark is enough.
         differing = ["benchmark"]
     elif "place" in differing:
         # The reason is what is unknown; the other values say the same in other words.
-        differing = ["place"]
-    reasons = "; ".join(_difference(name, row, nearest.rows[0]) for name in differing)
-    return f"not ranked with group {nearest.number}: {reasons}"
+        unknown = (mine if mine.unknown else theirs).unknown
+        return f"unknown {' and '.join(ASPECTS[name] for name in unknown)}"
+    texts = []
+    for name in differing:
+        changed = changed_parameters(my_parameters, their_parameters) if name == "params_sha256" else []
+        one, other = (aspect_text(getattr(aspects, name), name) for aspects in (mine, theirs))
+        texts.append(
+            f"other parameters ({', '.join(changed)})" if changed else f"other {ASPECTS[name]} ({one}, not {other})"
+        )
+    return "; ".join(texts)
 
 
 def differences(one: Aspects, other: Aspects) -> list[str]:
     """The names of ASPECTS in which two rows differ."""
     return [name for name in ASPECTS if getattr(one, name) != getattr(other, name)]
-
-
-def _difference(name: str, row: Row, other: Row) -> str:
-    if name == "place":
-        unknown = (row if row.aspects.unknown else other).aspects.unknown
-        return f"unknown {' and '.join(ASPECTS[each] for each in unknown)}"
-    mine, theirs = (aspect_text(getattr(r.aspects, name), name) for r in (row, other))
-    if name == "params_sha256":
-        changed = changed_parameters(row.members[0].hyperparameters, other.members[0].hyperparameters)
-        if changed:
-            return "other parameters (" + ", ".join(changed) + ")"
-    return f"other {ASPECTS[name]} ({mine}, not {theirs})"
 
 
 def changed_parameters(mine: dict[str, Any], theirs: dict[str, Any], most: int = 4) -> list[str]:
@@ -213,48 +192,3 @@ def describe(aspects: Aspects) -> str:
         f"{ASPECTS[name]} {known[name]}" for name in ("target_wer", "params_sha256", "dataset_sha256") if name in known
     ]
     return ", ".join([title, *rest])
-
-
-def _speedups(groups: list[Group], wanted: str) -> None:
-    """Fill in the speed-ups of every group that contains the baseline."""
-    matches = _matching(groups, wanted)
-    if not matches:
-        names = sorted({row.name for group in groups for row in group.rows})
-        raise UserError(f"no system is named {wanted!r}", where="--baseline", remedy=f"one of: {'; '.join(names)}")
-    for group in groups:
-        found = [row for row in matches if row in group.rows]
-        if len(found) > 1:
-            rows = "; ".join(f"{row.name} ({row.accelerators} x {row.accelerator})" for row in found)
-            raise UserError(f"{wanted!r} names {len(found)} rows of group {group.number}: {rows}", where="--baseline")
-        for row in group.rows if found else []:
-            _speedup(found[0], row)
-
-
-def _matching(groups: list[Group], wanted: str) -> list[Row]:
-    """Rows with exactly this name (`SUBMITTER/SYSTEM` or `SYSTEM`), else with this part of a name; case is ignored."""
-    rows = [row for group in groups for row in group.rows]
-    folded = wanted.casefold().replace(" / ", "/")
-
-    def full_name(row: Row) -> str:
-        return row.name.casefold().replace(" / ", "/")
-
-    exact = [row for row in rows if folded in (full_name(row), (row.system or "").casefold())]
-    return exact or [row for row in rows if folded in full_name(row)]
-
-
-def _speedup(base: Row, row: Row) -> None:
-    rules = row.members[0].rules
-
-    def times(of: Row) -> RunTimes:
-        minutes = [run.minutes for run in of.members if run.verdict == SUCCESS and run.minutes is not None]
-        if rules.first_successes:
-            return RunTimes(of.score, minutes[: rules.runs], 0)
-        return RunTimes(of.score, minutes, of.runs - len(minutes))
-
-    row.baseline = row is base
-    result = speedup(rules.dropped, times(base), times(row))
-    if result is None:
-        return
-    row.speedup, row.speedup_method = result.ratio, result.method
-    if row is not base:
-        row.speedup_low, row.speedup_high = result.low, result.high

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import one_line
-from results.comparing.columns import note_name
-from results.comparing.comparison import Comparison, Group
+from results.comparing.columns import configuration_notes, row_title
+from results.comparing.comparison import Comparison
+from results.comparing.group import Group
 from results.comparing.rows import Row
 
 
@@ -16,9 +17,12 @@ def footnotes(group: Group, most_names: int = 3) -> list[str]:
     for row in group.rows:
         rules.setdefault(row.score.rule, []).append(row)
     notes = [f"minutes: {one_line(rule)}{_which(rows, group.rows, most_names)}" for rule, rows in rules.items()]
-    methods = dict.fromkeys(row.speedup_method for row in group.rows if row.speedup_method and not row.baseline)
-    notes += [f"speed-up: {method}" for method in methods]
-    return notes + [f"{note_name(row, group.rows)}: {'; '.join(row.notes)}" for row in group.rows if row.notes]
+    compared = [row.speedup.time for row in group.rows if row.speedup and row.speedup.time and not row.baseline]
+    notes += [f"speed-up: {method}" for method in dict.fromkeys(ratio.method for ratio in compared)]
+    notes += configuration_notes(group)
+    return notes + [
+        f"{row_title(row, group.rows)}: {one_line('; '.join(row.notes))}" for row in group.rows if row.notes
+    ]
 
 
 def _which(rows: Sequence[Row], all_rows: Sequence[Row], most_names: int) -> str:
@@ -26,7 +30,7 @@ def _which(rows: Sequence[Row], all_rows: Sequence[Row], most_names: int) -> str
     if len(rows) == len(all_rows):
         return ""
     return (
-        f" - {', '.join(note_name(row, all_rows) for row in rows)}"
+        f" - {', '.join(row_title(row, all_rows) for row in rows)}"
         if len(rows) <= most_names
         else f" - {len(rows)} rows"
     )

@@ -1,4 +1,4 @@
-"""Combines runs into rows: one for each system, benchmark, variant, parameters, dataset and target.
+"""Combines the runs of one configuration into a row: its score, its means, and what to know before quoting it.
 
 A row has every value of a table at full precision; None is unknown.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from benchmark.mllog import BENCHMARK, SUCCESS
 from benchmark.rounds.result_tree import WEAK
+from common.errors import listed
+from results.comparing.identity import KEYS, MACHINE, Aspects, Bucket, Rules, value_of
 from results.comparing.score_of_runs import (
     PUBLISHED,
     UNVERIFIED,
@@ -20,61 +22,24 @@ from results.comparing.score_of_runs import (
     score_models,
     score_runs,
 )
+from results.comparing.speedup import RunFigures, Side, Speedup
+from results.reading.configuration import NOTED
 from results.reading.measures import mean
 from results.reading.run_data import FAILED, PENDING, Run
-
-ASPECTS = {
-    "benchmark": "benchmark",
-    "round": "MLPerf round",
-    "scaling_kind": "scaling kind",
-    "division": "division",
-    "variant": "variant",
-    "params_sha256": "parameters",
-    "dataset_sha256": "dataset digest",
-    "target_wer": "target WER",
-    "place": "place",
-}
-"""What two rows must have in common to be ranked together, with its name in messages."""
-_ROUND_ASPECTS = ("round", "division")
-"""Aspects that every result of an MLPerf benchmark has."""
-_OWN_ASPECTS = ("division", "variant", "params_sha256", "dataset_sha256", "target_wer")
-"""Aspects that every DeepSpeech2 run has."""
-
-
-@dataclass(frozen=True)
-class Aspects:
-    """The values of ASPECTS; None is unknown, or does not apply to the benchmark.
-
-    An unknown value equals nothing, not even another unknown value. Only runs from one place have it in common: `place`
-    is their folder if a value that applies is unknown, else None.
-    """
-
-    benchmark: str | None
-    round: str | None
-    scaling_kind: str | None
-    division: str | None
-    variant: str | None
-    params_sha256: str | None
-    dataset_sha256: str | None
-    target_wer: float | None
-    place: str | None = None
-
-    @property
-    def unknown(self) -> list[str]:
-        """The names in ASPECTS of the values that apply to the benchmark and are unknown."""
-        applicable = _OWN_ASPECTS if self.benchmark == BENCHMARK else _ROUND_ASPECTS
-        return [name for name in applicable if getattr(self, name) is None]
 
 
 @dataclass(eq=False)
 class Row:
-    """One system's runs of one benchmark (and variant, parameters, dataset, target). None is unknown.
+    """The runs of one configuration of one benchmark (and variant, parameters, dataset, target). None is unknown.
 
     Minutes are wall-clock minutes from run_start to run_stop; `*_pct` are percent; other units are in the names.
     `run_minutes`, `run_seeds` and `run_epochs` are in the runs' order, failed runs included.
     """
 
     aspects: Aspects
+    identity: dict[str, Any]
+    """What its runs share, by the keys that separate rows (`results.comparing.identity`)."""
+    label: str | None
     submitter: str | None
     system: str | None
     availability: str | None
@@ -111,15 +76,55 @@ class Row:
     group: int = 0
     rank: int | None = None
     baseline: bool = False
-    speedup: float | None = None
-    speedup_low: float | None = None
-    speedup_high: float | None = None
-    speedup_method: str | None = None
+    speedup: Speedup | None = None
+    price_per_hour: float | None = None
+    """Price of an hour of the whole system, in the user's currency (US dollars)."""
 
     @property
     def name(self) -> str:
-        """Submitter and system, as far as known."""
-        return " / ".join(part for part in (self.submitter, self.system) if part) or self.members[0].log.name
+        """The user's label, else submitter and system, as far as known."""
+        system = " / ".join(part for part in (self.submitter, self.system) if part) or self.members[0].log.name
+        if self.label is None:
+            return system
+        return f"{self.label}: {system}" if self.members[0].source.published else self.label
+
+    @property
+    def scored(self) -> list[Run]:
+        """The runs that are in the score, in the order of `run_minutes`: all but those that may be resumed."""
+        return [run for run in self.members if run.verdict != PENDING]
+
+    @property
+    def accelerator_minutes(self) -> float | None:
+        """The score times the number of accelerators; None without accelerators, and for weak scaling."""
+        if self.score.minutes is None or not self.accelerators or self.score.kind == "weak":
+            return None
+        return self.score.minutes * self.accelerators
+
+    @property
+    def cost(self) -> float | None:
+        """The price of the score's minutes; None where no price was given."""
+        if self.price_per_hour is None or self.score.minutes is None:
+            return None
+        return self.score.minutes / 60 * self.price_per_hour
+
+    @property
+    def side(self) -> Side:
+        """What a speed-up compares."""
+        rules = self.members[0].rules
+        runs = self.scored
+        if rules.first_successes:
+            runs = [run for run in runs if run.verdict == SUCCESS and run.minutes is not None][: rules.runs]
+        figures = [
+            RunFigures(
+                run.minutes if run.verdict == SUCCESS else None,
+                run.progress_to_target if self.progress_unit else None,
+                run.samples_per_s,
+                run.seed,
+            )
+            for run in runs
+        ]
+        dropped = rules.dropped if self.score.kind == "olympic" else 0
+        return Side(self.score, figures, dropped, self.aspects.benchmark == BENCHMARK)
 
     @property
     def verification(self) -> str:
@@ -127,54 +132,30 @@ class Row:
         return PUBLISHED if self.aspects.round is not None else UNVERIFIED
 
 
-def aspects_of(run: Run) -> Aspects:
-    """The aspects of a run, which decide with which rows it may be compared."""
-    source = run.source
-    aspects = Aspects(
-        run.benchmark,
-        source.round,
-        source.scaling_kind,
-        run.division,
-        run.variant,
-        run.params_sha256,
-        run.dataset_sha256,
-        run.target_wer,
-    )
-    return replace(aspects, place=str(source.place)) if aspects.unknown else aspects
-
-
-MACHINE_FIELDS = ("submitter", "system", "accelerator", "accelerators", "nodes", "processes", "place")
-"""What `machine_of` gives."""
-
-
-def machine_of(run: Run) -> tuple[Any, ...]:
-    """The fields that runs of one system have in common; runs of an unknown system only have their place in common."""
-    place = None if run.submitter and run.system else str(run.source.place)
-    return run.submitter, run.system, run.accelerator, run.accelerators, run.nodes, run.processes, place
-
-
-def row_of(aspects: Aspects, members: list[Run]) -> Row:
-    """One row from the runs of one system; `members` in the order of their logs."""
-    least_unknown = min(machine_of(run).count(None) for run in members)
+def row_of(bucket: Bucket, rules: Rules) -> Row:
+    """One row from the runs of a bucket, which are in the order of their logs."""
+    members = bucket.runs
     scored = [run for run in members if run.verdict != PENDING]
     converged = [run for run in scored if run.verdict == SUCCESS and run.minutes is not None]
     minutes = [run.minutes for run in converged if run.minutes is not None]
     score = _score(scored, converged)
     # Take the identity from a complete run: a truncated log lacks fields.
-    first = next((run for run in members if machine_of(run).count(None) == least_unknown), members[0])
+    first = min(members, key=lambda run: [value_of(run, key) for key in MACHINE].count(None))
     units = {run.progress_unit for run in converged if run.progress_unit is not None}
     unit = units.pop() if len(units) == 1 else None
     measured = [run.measures for run in converged or scored]
     return Row(
-        aspects=aspects,
-        submitter=first.submitter,
-        system=first.system,
+        aspects=bucket.aspects,
+        identity=bucket.identity,
+        label=_of_all(members, "label"),
+        submitter=_of_all(members, "submitter"),
+        system=_of_all(members, "system"),
         availability=first.availability,
-        accelerator=first.accelerator,
-        accelerators=first.accelerators,
-        nodes=first.nodes,
-        processes=first.processes,
-        processor=first.processor,
+        accelerator=_of_all(members, "accelerator"),
+        accelerators=_of_all(members, "accelerators"),
+        nodes=_of_all(members, "nodes"),
+        processes=_of_all(members, "processes"),
+        processor=_of_all(members, "processor"),
         runs=len(scored),
         converged=len(converged),
         left_out=len(members) - len(scored),
@@ -197,8 +178,16 @@ def row_of(aspects: Aspects, members: list[Run]) -> Row:
         energy_kwh=_energy(scored, converged, score),
         global_batch_size=first.global_batch_size,
         members=members,
-        notes=_notes(members, scored, score),
+        notes=_notes(members, scored, score) + _differences(bucket, rules),
     )
+
+
+def _of_all(members: Sequence[Run], name: str) -> Any:
+    """The known value of an attribute; if runs with several were merged, all of them as a text, None for numbers."""
+    values = list(dict.fromkeys(value for run in members if (value := getattr(run, name)) is not None))
+    if len(values) > 1:
+        return " + ".join(values) if isinstance(values[0], str) else None
+    return values[0] if values else None
 
 
 def _score(scored: list[Run], converged: list[Run]) -> Score:
@@ -255,3 +244,34 @@ def _notes(members: Sequence[Run], scored: Sequence[Run], score: Score) -> list[
         note if times == len(scored) else f"{note} ({times} of {len(scored)} runs)" for note, times in said.items()
     ]
     return notes
+
+
+def _differences(bucket: Bucket, rules: Rules) -> list[str]:
+    """What the runs of a row do not share: merged by the user, unknown of some, or without a bearing on the row."""
+    total = len(bucket.runs)
+    notes = [
+        f"merged although not the same {KEYS[key]}: {values}"
+        for key in rules.ignore
+        if (values := _values(bucket, key))
+    ]
+    for keys, count in bucket.unknown.items():
+        names = ", ".join(KEYS[key] for key in keys)
+        notes.append(f"not known of {count} of {total} runs, which were taken to be of this row: {names}")
+    for key in NOTED:
+        if key not in bucket.identity and (values := _values(bucket, key)):
+            notes.append(f"not the same {NOTED[key]}: {values}")
+    if "with changes" in str(bucket.identity.get("commit")) and total > 1:
+        notes.append("made with uncommitted changes, which may differ between the runs")
+    return notes
+
+
+_MOST_VALUES = 3
+
+
+def _values(bucket: Bucket, key: str) -> str:
+    """The values of a key with their numbers of runs, the most frequent first; empty if there is only one."""
+    counts = Counter(str(value) for run in bucket.runs if (value := value_of(run, key)) is not None)
+    if len(counts) < 2:
+        return ""
+    texts = [f"{value} ({count} run{'s' * (count > 1)})" for value, count in counts.most_common()]
+    return listed(texts, _MOST_VALUES)

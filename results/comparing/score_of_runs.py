@@ -1,4 +1,4 @@
-"""Computes the score of a set of runs, and the speed-up between two scores with its uncertainty.
+"""Computes the score of a set of runs.
 
 The MLPerf rule: a benchmark requires a fixed number of runs; the fastest and the slowest are dropped (four of each for
 unet3d) and the rest are averaged. A run that did not converge counts as the slowest; if more runs failed than may be
@@ -19,7 +19,6 @@ from benchmark.submission import olympic_mean
 UNVERIFIED = "MLPerf-style, not verified by MLCommons"
 PUBLISHED = "computed from the logs of MLPerf results repositories; where they differ, MLCommons' own tables are right"
 """What the scores of runs of users, and of published MLPerf rounds, are worth."""
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,6 @@ class Score:
     def cost(self) -> float | None:
         """What is compared, less is better: minutes of a run; minutes per model for weak scaling."""
         return self.minutes if self.minutes is None or self.models is None else self.minutes / self.models
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """Ratio to the baseline with bounds `low` and `high`, which are None if there are too few runs."""
-
-    ratio: float
-    low: float | None
-    high: float | None
-    method: str
 
 
 def score_runs(rules: Rules, minutes: Sequence[float | None], scaling: float | None = None) -> Score:
@@ -136,64 +125,3 @@ def _scaled(minutes: float, kind: str, rule: str, scaling: float | None) -> Scor
     if scaling is None or scaling == 1:
         return Score(minutes, kind, rule, scaling)
     return Score(minutes * scaling, kind, f"{rule} x {scaling:.6g} (scaling.json; min-max as measured)", scaling)
-
-
-def speedup(dropped: int, baseline: RunTimes, other: RunTimes) -> Speedup | None:
-    """The ratio of the scores of `baseline` and `other`; None if either has no score. `dropped`: runs at each end.
-
-    For two olympic means: a 95 % interval for the ratio of trimmed means, on the logarithm, with standard errors from
-    winsorised variances (Tukey and McLaughlin 1963) and Welch's degrees of freedom, as in Yuen's test (1974). Failed
-    runs count as the slowest converged one, as in winsorising. Otherwise, with at least two converged runs on a side:
-    the range over all pairs of single runs, which is not a confidence interval.
-    """
-    if baseline.score.cost is None or other.score.cost is None:
-        return None
-    ratio = baseline.score.cost / other.score.cost
-    if "weak" in (baseline.score.kind, other.score.kind):
-        return Speedup(ratio, None, None, "ratio of models per minute; measured once, no uncertainty known")
-    scales = (baseline.score.scaling_factor or 1.0, other.score.scaling_factor or 1.0)
-    if baseline.score.kind == other.score.kind == "olympic":
-        errors = [_relative_error(side, dropped) for side in (baseline, other)]
-        if all(degrees > 0 for _, degrees in errors):
-            return _yuen(ratio, errors)
-    if len(baseline.minutes) < 2 and len(other.minutes) < 2:
-        return Speedup(ratio, None, None, "single runs: no uncertainty known")
-    low = min(baseline.minutes) * scales[0] / (max(other.minutes) * scales[1])
-    high = max(baseline.minutes) * scales[0] / (min(other.minutes) * scales[1])
-    return Speedup(ratio, low, high, "range over single runs")
-
-
-@dataclass(frozen=True)
-class RunTimes:
-    """One side of a speed-up: its score, the minutes of its converged runs and its number of failed runs."""
-
-    score: Score
-    minutes: Sequence[float]
-    failed: int
-
-
-def _relative_error(side: RunTimes, dropped: int) -> tuple[float, int]:
-    """Standard error of the trimmed mean relative to the mean, and its degrees of freedom."""
-    ordered = sorted(side.minutes)
-    ordered += ordered[-1:] * side.failed
-    count = len(ordered)
-    degrees = count - 2 * dropped - 1
-    if degrees <= 0:
-        return 0.0, degrees
-    low, high = ordered[dropped], ordered[count - dropped - 1]
-    winsorised = [min(max(value, low), high) for value in ordered]
-    mean = statistics.fmean(ordered[dropped : count - dropped])
-    error = statistics.stdev(winsorised) / ((1 - 2 * dropped / count) * math.sqrt(count))
-    return error / mean, degrees
-
-
-def _yuen(ratio: float, errors: Sequence[tuple[float, int]]) -> Speedup:
-    from scipy.special import stdtrit
-
-    method = f"{CONFIDENCE:.0%} interval (Yuen)"
-    variance = sum(error**2 for error, _ in errors)
-    if variance == 0:
-        return Speedup(ratio, ratio, ratio, method)
-    degrees = variance**2 / sum(error**4 / count for error, count in errors)
-    width = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
-    return Speedup(ratio, ratio * math.exp(-width), ratio * math.exp(width), method)

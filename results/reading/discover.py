@@ -6,9 +6,10 @@ Only directories are read; no file is opened.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmark.rounds.result_tree import ResultFolder, is_log_name, is_submitter, result_at, results_in
 from benchmark.rounds.rules_by_round import canonical_name
@@ -21,13 +22,34 @@ _SKIPPED_FOLDERS = {CHECKPOINTS, "__pycache__", "node_modules"}
 _EXAMPLES = 3
 
 
+class LabelledPath(NamedTuple):
+    """A path that a user gave, and the name that its runs have in tables, None for their system's."""
+
+    path: Path
+    label: str | None = None
+
+
+def labelled_path(text: str) -> LabelledPath:
+    """`PATH` or `LABEL=PATH`; an existing path is never taken for a label. ValueError for an empty label or path."""
+    label, equals, path = text.partition("=")
+    if not equals or "/" in label or Path(text).exists():
+        return LabelledPath(Path(text))
+    if not label.strip() or not path:
+        raise ValueError(text)
+    return LabelledPath(Path(path), label.strip())
+
+
 @dataclass(frozen=True)
 class Source:
-    """One log, its record (None if there is none), and the result of an MLPerf tree that it belongs to, if any."""
+    """One log, its record (None if there is none), and the result of an MLPerf tree that it belongs to, if any.
+
+    `label` is the name that the user gave its path.
+    """
 
     log: Path
     record: Path | None = None
     result: ResultFolder | None = None
+    label: str | None = None
 
     @property
     def published(self) -> bool:
@@ -70,9 +92,11 @@ class Source:
 
 
 def find_sources(
-    paths: Iterable[Path], problems: list[str] | None = None, benchmark: str | None = None
+    paths: Iterable[Path | LabelledPath], problems: list[str] | None = None, benchmark: str | None = None
 ) -> list[Source]:
     """Every log under `paths`, each once, ordered by path and then by name (natural order).
+
+    A log that several paths lead to has the label of the first.
 
     `benchmark` leaves out the results of other MLPerf benchmarks. Folders that cannot be read, and what lies in the
     results of an MLPerf tree and is not read, are reported in `problems`. Raises UserError for a path that does not
@@ -82,7 +106,8 @@ def find_sources(
     found: dict[Path, Source] = {}
     reported = [] if problems is None else problems
     walk = _Walk(reported)
-    for path in paths:
+    labelled = [path if isinstance(path, LabelledPath) else LabelledPath(path) for path in paths]
+    for path, label in labelled:
         if not path.exists():
             raise UserError("no such file or folder", where=path)
         sources = walk.file(path) if path.is_file() else walk.folder(path)
@@ -94,13 +119,26 @@ def find_sources(
             )
         for source in sources:
             if wanted is None or source.benchmark in (None, BENCHMARK, wanted):
-                found.setdefault(source.log.resolve(), source)
+                found.setdefault(source.log.resolve(), replace(source, label=label) if label else source)
     if not found and wanted is not None:
         # All were left out: without the filter, the comparison can name what there is.
-        return find_sources(paths, [])
+        return find_sources(labelled, [])
+    _require_labels(labelled, list(found.values()))
     kept = {source.result.folder for source in found.values() if source.result}
     reported += _unread([result for result in walk.results.values() if result and result.folder in kept])
     return list(found.values())
+
+
+def _require_labels(paths: Sequence[LabelledPath], found: Sequence[Source]) -> None:
+    """UserError for a label without runs: all of them have another one."""
+    used = {source.label for source in found}
+    for path, label in paths:
+        if label is not None and label not in used and found:
+            raise UserError(
+                "all runs under this path are under an earlier path too",
+                where=f"{label}={path}",
+                remedy="give each set of runs once, the inner folder first",
+            )
 
 
 class _Walk:

@@ -32,8 +32,9 @@ from benchmark.rounds.rules_by_round import canonical_name
 from benchmark.submission import RESULTS, description_of, devices_of
 from common.errors import UserError
 from common.values import parse_number
+from results.reading.configuration import configuration_of
 from results.reading.discover import Source
-from results.reading.measures import count, measures_of, text
+from results.reading.measures import count, described, measures_of, text
 from results.reading.run_data import Run
 from results.reading.timeline import fill_timeline, fill_verdict
 
@@ -47,6 +48,7 @@ def read_run(source: Source) -> Run:
         _published(run, source.result)
     _identity(run, log)
     _hardware(run, log)
+    run.configuration = configuration_of(run, log)
     fill_timeline(run, log)
     fill_verdict(run, log)
     peak = run.record.run.peak_memory_bytes if run.record else None
@@ -174,9 +176,9 @@ def _division_and_status(run: Run, log: LogSummary) -> None:
 
 def _hardware(run: Run, log: LogSummary) -> None:
     """Fill in accelerators and nodes: as used by the trainer in our runs, as described in published ones."""
-    described = run.description or (run.record.system if run.record else {})
-    run.processor = text(described.get("host_processor_model_name"))
-    run.nodes = count(described.get("number_of_nodes"))
+    description = run.description or (run.record.system if run.record else {})
+    run.processor = described(description.get("host_processor_model_name"))
+    run.nodes = count(description.get("number_of_nodes"))
     used = log.value(mllog.ACCELERATORS)
     if isinstance(used, list) and used:
         devices, gpus = devices_of(used)
@@ -187,9 +189,8 @@ def _hardware(run: Run, log: LogSummary) -> None:
             run.processor = run.processor or text(devices[0].get("name"))
         run.nodes = run.record.run.nnodes if run.record else run.nodes
         return
-    named = text(described.get("accelerator_model_name"))
-    run.accelerator = None if named in ("N/A", "NA", "-") else named
-    per_node = count(described.get("accelerators_per_node"))
+    run.accelerator = described(description.get("accelerator_model_name"))
+    per_node = count(description.get("accelerators_per_node"))
     run.accelerators = per_node * run.nodes if per_node is not None and run.nodes is not None else None
     nodes, accelerators = count(log.value("number_of_nodes")), count(log.value("accelerators_per_node"))
     if run.source.scaling_kind == WEAK and nodes is not None and accelerators is not None:

@@ -43,6 +43,12 @@ def text(value: object) -> str | None:
     return value.strip() if is_text(value) else None
 
 
+def described(value: object) -> str | None:
+    """`value` if it is a text that says something: not `N/A`."""
+    found = text(value)
+    return None if found in ("N/A", "NA", "-") else found
+
+
 def measures_of(telemetry: object, peak_memory_bytes: float | None, run_s: float | None = None) -> Measures:
     """Read a telemetry summary; values that are missing or of an unexpected type are None.
 

@@ -36,6 +36,8 @@ class Run:
     system: str | None = None
     division: str | None = None
     availability: str | None = None
+    configuration: dict[str, str | None] = field(default_factory=dict)
+    """What it ran on and with (`results.reading.configuration`)."""
     variant: str | None = None
     params_sha256: str | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +89,11 @@ class Run:
     """What is wrong with the log or the record."""
     shared_problems: list[str] = field(default_factory=list)
     """What is wrong with files that other runs share, with their paths (`file: problem`)."""
+
+    @property
+    def label(self) -> str | None:
+        """The name that the user gave its path."""
+        return self.source.label
 
     @property
     def all_problems(self) -> list[str]:

@@ -15,8 +15,10 @@ from results.rendering.markup import Markup, join, tag
 
 WIDTH = 480
 SERIES_COLOURS = 8
-_LEFT, _RIGHT, _LETTER = 56, 12, 8.4
-"""Left and right margins and the mean width of a letter, in units."""
+_LEFT, _RIGHT, _LETTER = 56, 12, 9
+"""Left and right margins and the mean width of a letter, where it is largest (on a phone and in print), in units."""
+_INSET, _HIGH, _THIN = 8, 44, 7
+"""Left margin of horizontal bars, and the heights of a bar with its label and of one without, in units."""
 
 
 _LARGEST, _SMALLEST = 1e300, 1e-300
@@ -25,21 +27,24 @@ _LARGEST, _SMALLEST = 1e300, 1e-300
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its label, its length (None for no bar), its text, single runs as points, a series number."""
+    """One bar: its label, its length (None for no bar), its text, single runs as points, a series number.
+
+    A bar without a series is thin and grey, without label and points; its label and text are its tooltip.
+    """
 
     label: str
     value: float | None
     text: str
     points: Sequence[float] = ()
-    series: int = 0
+    series: int | None = 0
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: points (x, y) in order of x. Curves of one series share a colour."""
+    """One curve: points (x, y) in order of x. Curves of one series share a colour; those of none are thin and grey."""
 
     points: Sequence[tuple[float, float]]
-    series: int
+    series: int | None
     name: str
 
 
@@ -70,22 +75,43 @@ def bars(identity: str, title: str, description: str, rows: Sequence[Bar], unit:
     top = max(lengths, default=0.0) or 1.0
     ticks = nice_ticks(0, top)
     top = max(top, ticks[-1])
-    height = 44 * len(rows) + 44
     right = WIDTH - _RIGHT
-    scale = _linear(0, top, 8, right)
-    parts: list[Markup] = [_vertical_grid_line(scale(tick), 8, height - 38, number_text(tick)) for tick in ticks]
-    for place, row in enumerate(rows):
-        y = 18 + 44 * place
-        figure = tag("tspan", row.text, dx=8, class_="strong")
-        space = int((WIDTH - 16) / _LETTER) - len(row.text) - 2
-        parts.append(tag("text", shortened(row.label, space), figure, x=8, y=y))
-        if row.value is not None:
-            width = max(scale(row.value) - 8, 1)
-            parts.append(tag("rect", x=8, y=y + 7, width=_f(width), height=14, class_=f"bar s{row.series % 8}"))
-        dots = [tag("circle", cx=_f(scale(point)), cy=y + 14, r=3, class_="dot") for point in row.points]
-        parts += dots
+    scale = _linear(0, top, _INSET, right)
+    parts: list[Markup] = []
+    y = 4
+    for row in rows:
+        if row.series is None:
+            parts.append(_thin_bar(row, scale(row.value or 0.0), y))
+            y += _THIN
+        else:
+            parts += _labelled_bar(row, scale, y)
+            y += _HIGH
+    height = y + 40
+    grid = [_vertical_grid_line(scale(tick), 8, height - 38, number_text(tick)) for tick in ticks]
     parts.append(tag("text", unit, x=right, y=height - 4, text_anchor="end", class_="quiet"))
-    return _svg(identity, title, description, height, parts)
+    return _svg(identity, title, description, height, grid + parts)
+
+
+def _labelled_bar(row: Bar, scale: Callable[[float], float], y: int) -> list[Markup]:
+    figure = tag("tspan", row.text, dx=8, class_="strong")
+    space = int((WIDTH - 2 * _INSET) / _LETTER) - len(row.text) - 2
+    parts = [tag("text", shortened(row.label, space), figure, x=_INSET, y=y + 14)]
+    if row.value is not None:
+        parts.append(_box(_INSET, y + 21, max(scale(row.value) - _INSET, 1), f"bar {series_class(row.series)}"))
+    if row.points:
+        # A line of no length with round ends is a point: the points of a bar are one element.
+        dots = "".join(f"M{_f(scale(point))} {y + 28}h0" for point in row.points)
+        parts += [tag("path", d=dots, class_=name) for name in ("rings", "dots")]
+    return parts
+
+
+def _thin_bar(row: Bar, end: float, y: int) -> Markup:
+    title = tag("title", f"{row.label}: {row.text}")
+    return _box(_INSET, y + 1, max(end - _INSET, 1), "bar other", 5, title)
+
+
+def _box(x: float, y: float, width: float, classes: str, height: int = 14, *children: Markup) -> Markup:
+    return tag("rect", *children, x=_f(x), y=y, width=_f(width), height=height, class_=classes)
 
 
 def lines(
@@ -103,15 +129,11 @@ def lines(
     xs = [_drawable(x) for curve in curves for x, _ in curve.points] or [0.0, 1.0]
     ys = [_drawable(y) for curve in curves for _, y in curve.points] or [0.0, 1.0]
     ys += [_drawable(target)] if target is not None else []
-    x_ticks = nice_ticks(0, max(max(xs), 1e-9))
-    x_ticks = [tick for tick in x_ticks if not x_axis.whole or tick == round(tick)]
-    x_scale = _linear(0, max(max(xs), 1e-9), _LEFT, WIDTH - _RIGHT)
+    x_scale, x_ticks = _x_scale(x_axis, xs)
     y_scale, y_ticks = _y_scale(y_axis, ys, height)
     bottom = height - 46
     parts = [tag("line", x1=_f(x_scale(x)), x2=_f(x_scale(x)), y1=24, y2=bottom, class_="mark") for x in marks]
-    parts += [
-        _vertical_grid_line(x_scale(tick), 24, bottom, number_text(tick)) for tick in x_ticks if tick <= max(xs) * 1.001
-    ]
+    parts += [_vertical_grid_line(x_scale(tick), 24, bottom, number_text(tick)) for tick in x_ticks]
     for tick in y_ticks:
         y = _f(y_scale(tick))
         parts.append(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
@@ -121,8 +143,8 @@ def lines(
     if target is not None:
         y = _f(y_scale(target))
         parts.append(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y, class_="target"))
-    for curve in curves:
-        parts.append(_curve(curve, x_scale, y_scale))
+    # The grey ones first, so that they are behind the others.
+    parts += [_curve(curve, x_scale, y_scale) for curve in sorted(curves, key=lambda curve: curve.series is not None)]
     parts.append(tag("text", y_axis.name, x=4, y=14, class_="quiet"))
     parts.append(tag("text", x_axis.name, x=WIDTH - _RIGHT, y=height - 6, text_anchor="end", class_="quiet"))
     return _svg(identity, title, description, height, parts)
@@ -132,16 +154,15 @@ def stacks(identity: str, title: str, description: str, rows: Sequence[Stack], u
     """Stacked horizontal bars from 0; part n has the colour of series n."""
     top = max((_drawable(sum(row.parts)) for row in rows), default=0.0) or 1.0
     ticks = nice_ticks(0, top)
-    height = 44 * len(rows) + 44
-    scale = _linear(0, max(top, ticks[-1]), 8, WIDTH - _RIGHT)
+    height = _HIGH * len(rows) + 44
+    scale = _linear(0, max(top, ticks[-1]), _INSET, WIDTH - _RIGHT)
     parts: list[Markup] = [_vertical_grid_line(scale(tick), 8, height - 38, number_text(tick)) for tick in ticks]
     for place, row in enumerate(rows):
-        y, start = 18 + 44 * place, 0.0
-        parts.append(tag("text", shortened(row.label, int((WIDTH - 16) / _LETTER)), x=8, y=y))
+        y, start = 18 + _HIGH * place, 0.0
+        parts.append(tag("text", shortened(row.label, int((WIDTH - 2 * _INSET) / _LETTER)), x=_INSET, y=y))
         for series, part in enumerate(row.parts):
             width = max(scale(start + part) - scale(start), 0)
-            box = {"x": _f(scale(start)), "y": y + 7, "width": _f(width), "height": 14}
-            parts.append(tag("rect", **box, class_=f"bar s{series % 8}"))
+            parts.append(_box(scale(start), y + 7, width, f"bar {series_class(series)}"))
             start += part
     parts.append(tag("text", unit, x=WIDTH - _RIGHT, y=height - 4, text_anchor="end", class_="quiet"))
     return _svg(identity, title, description, height, parts)
@@ -181,6 +202,17 @@ def shortened(text: str, most: int) -> str:
     return text[:half] + "…" + text[-half:]
 
 
+def _x_scale(axis: Axis, xs: list[float]) -> tuple[Callable[[float], float], list[float]]:
+    high = max(max(xs), 1e-9)
+    positive = [x for x in xs if x > 0]
+    if axis.log and positive:
+        low = min(positive)
+        place = _linear(math.log(low), math.log(high), _LEFT, WIDTH - _RIGHT)
+        return lambda x: place(math.log(min(max(x, low), high))), log_ticks(low, high)
+    ticks = [tick for tick in nice_ticks(0, high) if not axis.whole or tick == round(tick)]
+    return _linear(0, high, _LEFT, WIDTH - _RIGHT), [tick for tick in ticks if tick <= max(xs) * 1.001]
+
+
 def _y_scale(axis: Axis, ys: list[float], height: int) -> tuple[Callable[[float], float], list[float]]:
     bottom = height - 46
     positive = [y for y in ys if y > 0]
@@ -198,13 +230,17 @@ def _curve(curve: Line, x_scale: Callable[[float], float], y_scale: Callable[[fl
     title = tag("title", curve.name)
     if len(curve.points) == 1:
         x, y = curve.points[0]
-        return tag("circle", title, cx=_f(x_scale(x)), cy=_f(y_scale(y)), r=3, class_=f"dot s{curve.series % 8}")
-    points = " ".join(f"{_f(x_scale(x))},{_f(y_scale(y))}" for x, y in curve.points)
-    return tag("polyline", title, points=points, class_=f"curve {series_class(curve.series)}")
+        classes = f"dot {series_class(curve.series)}"
+        return tag("circle", title, cx=_f(x_scale(x)), cy=_f(y_scale(y)), r=3, class_=classes)
+    # Points that are drawn in one place count once.
+    points = dict.fromkeys(f"{_f(x_scale(x))},{_f(y_scale(y))}" for x, y in curve.points)
+    return tag("polyline", title, points=" ".join(points), class_=f"curve {series_class(curve.series)}")
 
 
-def series_class(series: int) -> str:
-    """A series' classes: one of eight colours, and from the ninth series also a dash pattern."""
+def series_class(series: int | None) -> str:
+    """A series' classes: one of eight colours, and from the ninth series also a dash pattern; `other` for none."""
+    if series is None:
+        return "other"
     pattern = f" d{(series // SERIES_COLOURS - 1) % 3}" if series >= SERIES_COLOURS else ""
     return f"s{series % SERIES_COLOURS}{pattern}"
 
@@ -228,7 +264,7 @@ def _vertical_grid_line(x: float, top: float, bottom: float, text: str) -> Marku
 
 
 def _f(value: float) -> str:
-    return f"{value:.1f}"
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def _svg(identity: str, title: str, description: str, height: int, parts: Sequence[Markup]) -> Markup:

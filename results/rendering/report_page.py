@@ -1,62 +1,120 @@
-"""The report page: groups with ranking and charts, then systems, parameters and the origin of every figure.
+"""Renders one report page: groups with ranking and charts, then systems, parameters and the origin of every figure.
 
-`report.html.j2` has the page's structure; this module collects what each group shows.
+`report.html.j2` has the page's structure, `report_group.html.j2` that of a group; this module collects what each group
+shows.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import one_line
-from common.files import sha256_of
-from results.comparing.columns import Column, filled_columns, minutes_text, name_text
-from results.comparing.comparison import Comparison, Group, describe
+from results.comparing.columns import minutes_text, name_text
+from results.comparing.comparison import Comparison, describe
 from results.comparing.footnotes import footnotes, verification_notes
-from results.comparing.rows import Row
-from results.reading.run_data import Run
+from results.comparing.group import Group
 from results.rendering.charts import series_class
 from results.rendering.markup import Markup
-from results.rendering.report_figures import PARTS, group_figures, is_weak, mean_parts, telemetry_figures, typical_run
+from results.rendering.report_figures import PARTS, group_figures, is_weak, mean_parts, telemetry_figures
+from results.rendering.report_tables import ORIGIN_CODE, origins, parameters, ranking_columns, systems
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment
 
 _STYLE = Path(__file__).with_name("report.css")
-_TEMPLATE = "report.html.j2"
 MAX_NAMES = 12
 """A note names at most so many systems; with more it gives their number."""
-_CODE = ("log", "code commit", "log SHA-256")
-_ORIGIN = ["system", "log", "verdict", "minutes", "seed", "started (UTC)", "code commit", "log SHA-256"]
-"""Columns of the table of origins; _CODE are those in the monospaced font."""
+MAX_PROBLEMS = 1000
+"""A page lists at most so many problems, and gives the number of the others."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A group with its part of a page."""
+
+    group: Group
+    html: Markup
+
+
+@dataclass(frozen=True)
+class Link:
+    """An entry of an index: the page of some groups, with the text of its link and its address."""
+
+    text: str
+    address: str
+    groups: Sequence[Group]
 
 
 def page(comparison: Comparison, title: str) -> str:
-    """The whole page. It loads nothing: its policy allows only the inline style sheet, by hash."""
+    """The whole comparison as one page."""
+    return page_of_sections(comparison, title, [section(group) for group in comparison.groups]).decode()
+
+
+def section(group: Group) -> Section:
+    """A group's part of a page."""
+    html = _environment().get_template("report_group.html.j2").render(_group(group))
+    return Section(group, Markup(html))
+
+
+def page_of_sections(
+    comparison: Comparison, title: str, sections: Sequence[Section], index: tuple[str, str] | None = None
+) -> bytes:
+    """A page of some groups of a comparison; `index` is the text and address of the link to the page above it.
+
+    The problems of the sources are on the page that has no other above it.
+    """
+    groups = [each.group for each in sections]
+    shown = replace(comparison, groups=groups, problems=[] if index else comparison.problems)
+    return _render(shown, title, sections=[each.html for each in sections], index=index, links=[])
+
+
+def index_page(comparison: Comparison, title: str, links: Sequence[Link]) -> bytes:
+    """A page of links to the pages of a comparison, with what was found in each of their groups."""
+    return _render(comparison, title, sections=[], index=None, links=links)
+
+
+def group_title(group: Group) -> str:
+    """A group's heading."""
+    return f"Group {group.number}: {describe(group.aspects)}"
+
+
+def summary(group: Group) -> str:
+    """Who won the group, in full sentences; "" if nobody did."""
+    return getattr(group, "summary", None) or ""
+
+
+def _render(comparison: Comparison, title: str, **content: object) -> bytes:
+    """A page. It loads nothing: its policy allows only the inline style sheet, by hash."""
     style = _STYLE.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    return _template().render(
-        title=title,
-        style=Markup(style),
-        policy=policy,
-        verification=verification_notes(comparison),
-        groups=[_group(group) for group in comparison.groups],
-        problems=comparison.problems,
-        part_names=list(PARTS),
-        origin_names=_ORIGIN,
-        code_names=_CODE,
-        series_class=series_class,
-        column_class=_column_class,
+    problems = comparison.problems
+    left_out = len(problems) - MAX_PROBLEMS
+    more = [f"and {left_out} more, which the command reported on stderr"] if left_out > 0 else []
+    pieces = (
+        _environment()
+        .get_template("report.html.j2")
+        .generate(
+            title=title,
+            style=Markup(style),
+            policy=policy,
+            verification=verification_notes(comparison),
+            groups=comparison.groups,
+            problems=problems[:MAX_PROBLEMS] + more,
+            **content,
+        )
     )
+    return b"".join(piece.encode() for piece in pieces)
 
 
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -69,91 +127,36 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(_TEMPLATE)
+    environment.globals |= {
+        "group_title": group_title,
+        "summary": summary,
+        "series_class": series_class,
+    }
+    return environment
 
 
-def _column_class(column: Column) -> Markup:
-    if column.right:
-        return Markup(' class="number"')
-    return Markup(' class="name"' if column.header in ("system", "accelerator") else "")
-
-
-def _group(group: Group) -> dict[str, Any]:
-    """What the page shows of a group, by the names that the template uses."""
+def _group(group: Group) -> Mapping[str, Any]:
+    """What the page shows of a group, by the names that its template uses."""
     telemetry, omitted = telemetry_figures(group)
-    system_names, system_fields = _systems(group)
+    system_names, system_fields = systems(group)
     parts = [(row, minutes) for row in group.rows if (minutes := mean_parts(row)) is not None]
+    columns, more_columns = ranking_columns(group)
     return {
-        "number": group.number,
+        "group": group,
         "caption": "Ranking by models per minute" if is_weak(group) else "Ranking by time to target, in minutes",
-        "title": f"Group {group.number}: {describe(group.aspects)}",
-        "reason": group.reason,
-        "columns": filled_columns(group.rows),
-        "rows": group.rows,
-        "notes": [f"{note[0].upper()}{note[1:]}." for note in footnotes(group, MAX_NAMES)],
+        "columns": columns,
+        "more_columns": more_columns,
+        # A note may begin with a system's name, so its case is kept.
+        "notes": [f"{note}." for note in footnotes(group, MAX_NAMES)],
+        "common": getattr(group, "common", None),
         "figures": group_figures(group),
+        "part_names": PARTS,
         "time_parts": [(name_text(row), [minutes_text(value) for value in minutes]) for row, minutes in parts],
         "telemetry": telemetry,
         "telemetry_omitted": omitted,
         "system_names": system_names,
         "system_fields": system_fields,
-        "parameters": _parameters(group),
-        "origins": [_origin(row, run) for row in group.rows for run in row.members],
+        "parameters": parameters(group),
+        "origins": origins(group),
+        "origin_code": ORIGIN_CODE,
     }
-
-
-def _systems(group: Group) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """The systems with a description, and each field that any of them fills in with the text of every system."""
-    described = [(row.name, fields) for row in group.rows if (fields := description_of(typical_run(row)))]
-    names = dict.fromkeys(name for _, fields in described for name, text in fields.items() if text)
-    return [system for system, _ in described], [
-        (name, [fields.get(name, "") for _, fields in described]) for name in names
-    ]
-
-
-def description_of(run: Run) -> dict[str, str]:
-    """The system description, or the one in the record, with its values as text."""
-    system = run.description or (run.record.system if run.record else None)
-    return {name: _flat(value) for name, value in system.items()} if isinstance(system, dict) else {}
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{name} {_flat(inner)}" for name, inner in value.items())
-    if isinstance(value, list):
-        return "; ".join(_flat(inner) for inner in value)
-    return "" if value is None else str(value)
-
-
-def _parameters(group: Group) -> list[tuple[str, str]]:
-    """The group's parameters, which are the same for all of its rows."""
-    run = next((run for row in group.rows for run in row.members if run.hyperparameters), None)
-    return [] if run is None else [(name, _flat(value)) for name, value in run.hyperparameters.items()]
-
-
-def _origin(row: Row, run: Run) -> list[str]:
-    """The cells of _ORIGIN for one run."""
-    started = "" if run.started_ms is None else _utc(run.started_ms)
-    minutes = "" if run.minutes is None else f"{run.minutes:.6f}"
-    return [row.name, str(run.log), run.verdict, minutes, _flat(run.seed), started, _commit(run), _sha256(run.log)]
-
-
-def _commit(run: Run) -> str:
-    code = run.record.code if run.record else None
-    if code is None or not code.commit:
-        return ""
-    return f"{code.commit}{'' if code.clean else ' with changes'}"
-
-
-def _utc(time_ms: float) -> str:
-    try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return ""  # not a valid date
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError:
-        return ""  # already reported when the log was read

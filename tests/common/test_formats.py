@@ -113,11 +113,11 @@ def test_a_comparison_and_a_compliance_report_have_their_old_fields(capsys, monk
         then = json.loads((OLD / name).read_text())
         assert then.keys() <= now.keys() and then["schema_version"] == 1
         if name == "compare.json":
-            assert now["schema_version"] == 1
+            assert now["schema_version"] == 2
             (old,), (new,) = then["rows"], now["rows"]
-            assert {key: new[key] for key in old if key != "run_details"} == {
-                key: value for key, value in old.items() if key != "run_details"
-            }
+            (old_run,), (new_run,) = old.pop("run_details"), new.pop("run_details")
+            assert {key: new[key] for key in old} == old
+            assert {key: new_run[key] for key in old_run} == old_run | {"file": f"{run_folder}/result.txt"}
         else:
             # The integrity rules were called seal-* when the report was written. Whether the lock file is that of the run
             # depends on the checkout: git has the run's, a copy without git only today's.

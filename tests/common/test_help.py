@@ -16,7 +16,8 @@ from tests.project.test_scripts import ROOT, SCRIPTS
 COMMANDS = [
     "benchmark", "benchmark run", "benchmark doctor",
     "datasets", "datasets synthesise", "datasets download", "datasets import", "datasets pack", "datasets stats",
-    "results", "results compare", "results report", "results score", "results package", "results verify-dataset",
+    "results", "results compare", "results report", "results score", "results gate", "results package",
+    "results verify-dataset",
     "compliance", "compliance.make_rcp", "compliance.rule_file",
     "reference_model.train", "reference_model.untimed", "reference_model.infer", "reference_model.transcribe",
     "reference_model.export_onnx", "reference_model.checkpoint", "reference_model.checkpoint import",

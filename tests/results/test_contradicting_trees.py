@@ -82,7 +82,7 @@ def test_any_benchmark_name_in_a_log_leaves_the_comparison_whole(tmp_path, capsy
 @pytest.mark.parametrize("nodes", [1e300, 10**400, -3, "9" * 50, "inf"])
 def test_an_absurd_number_of_nodes_is_unknown(tmp_path, nodes):
     build_result(tmp_path / "training_results_v4.0" / "Org", [1, 2], description={"number_of_nodes": nodes})
-    table = results.load(tmp_path).to_pandas()
+    table = results.load(tmp_path).runs
     assert table["nodes"].isna().all() and table["accelerators"].isna().all()
 
 

@@ -91,6 +91,12 @@ def test_our_own_runs_are_checked_by_our_rules(tmp_path, capsys):
     assert "1 of 3 runs: refused" in capsys.readouterr().out
 
 
+def _table(capsys):
+    """The printed lines from the header of the first table on."""
+    lines = capsys.readouterr().out.splitlines()
+    return lines[next(at for at, line in enumerate(lines) if line.startswith("#")) :]
+
+
 def test_the_unit_of_progress_is_in_the_header_or_beside_each_number(tmp_path, capsys):
     repository = tmp_path / "training_results_v3.1"
 
@@ -103,12 +109,12 @@ def test_the_unit_of_progress_is_in_the_header_or_beside_each_number(tmp_path, c
     for org, step in (("One", 4000), ("Two", 12_300)):
         build_result(repository / org, [6] * 10, benchmark="stable_diffusion", lines=evaluations(step))
     compare.main([str(tmp_path), "--width", "120"])
-    header, _, one, two, *_ = capsys.readouterr().out.splitlines()[2:]
+    header, _, one, two, *_ = _table(capsys)
     assert "steps" in header.split() and "epochs" not in header
     assert "4000" in one.split() and "12.3k" in two.split()
     samples = [("eval_accuracy", 80.0, {"metric": "FID", "samples_count": 3_961_206})]
     samples.append(("eval_accuracy", 0.2, {"metric": "CLIP", "samples_count": 3_961_206}))
     build_result(repository / "Other", [7] * 10, benchmark="stable_diffusion", lines=lambda number: samples)
     compare.main([str(tmp_path), "--width", "120"])
-    header, _, one, _, other, *_ = capsys.readouterr().out.splitlines()[2:]
+    header, _, one, _, other, *_ = _table(capsys)
     assert "to target" in header and "4000 steps" in one and "3.96M samples" in other

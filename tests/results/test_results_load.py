@@ -63,8 +63,10 @@ def test_broken_files_are_reported_and_do_not_prevent_a_comparison(tmp_path, cap
     (broken / "no-log" / "record.json").write_text("[]")
     status, answer, err = as_json(capsys, tmp_path)
     assert status == 0
-    # The run with the broken record is in a separate row, since its number of nodes is unknown.
-    assert sorted((row["runs"], row["converged"]) for row in answer["rows"]) == [(1, 1), (3, 3)]
+    # The run with the broken record has the same parameters, dataset, system: it stays with the others.
+    (row,) = answer["rows"]
+    assert (row["runs"], row["converged"]) == (4, 4)
+    assert any("not known of 1 of 4 runs" in note and "commit" in note for note in row["notes"])
     for name in ("empty", "garbage", "not-json", "escape", "array", "long", "bad-record", "no-log"):
         assert re.search(rf"^warning: .*/{name}/", err, re.MULTILINE), name
     assert "\x1b" not in err and "Traceback" not in err
@@ -122,9 +124,10 @@ def test_values_of_unexpected_types_never_change_the_time_of_a_run(tmp_path):
 def test_load_gives_a_data_frame_with_one_row_per_run(tmp_path):
     write_series(tmp_path / "gpu", 3, FakeMachine("gpu-box", gpus=2, power_w=500.0))
     write_run(tmp_path / "cpu" / "missed", FakeRun(seed=5, word_edits=(1290, 1200)))
-    loaded = results.load([tmp_path, str(DATA / ROUND)])
-    frame = loaded.to_pandas()
-    assert len(frame) == len(loaded.runs) == 24 and loaded.problems == []
+    loaded = results.load(tmp_path, f"published={DATA / ROUND}")
+    frame = loaded.runs
+    assert len(frame) == 24 and loaded.problems == []
+    assert set(frame["label"].dropna()) == {"published"} and (frame["label"] == "published").sum() == 20
     assert frame.groupby("system")["minutes"].count()["gpu-box"] == 3
     (cpu,) = frame[frame["system"] == "a-machine"].to_dict("records")
     assert (cpu["verdict"], cpu["seed"], cpu["accelerators"]) == ("aborted", 5, 0)
@@ -142,7 +145,7 @@ def test_load_gives_a_data_frame_with_one_row_per_run(tmp_path):
 
 def test_columns_of_the_data_frame_are_fields_of_the_other_outputs_and_documented(tmp_path, capsys):
     write_run(tmp_path / "one", FakeRun())
-    frame = results.load(tmp_path).to_pandas()
+    frame = results.load(tmp_path).runs
     _, answer, _ = as_json(capsys, tmp_path)
     (row,) = answer["rows"]
     (details,) = row["run_details"]
@@ -161,5 +164,5 @@ def test_load_reports_broken_files_and_refuses_a_path_without_logs(tmp_path):
     log = write_run(tmp_path / "run", FakeRun()) / "result.txt"
     log.write_text(log.read_text() + ":::MLLOG {\n")
     loaded = results.load(tmp_path / "run")
-    assert loaded.to_pandas()["parse_errors"].tolist() == [1]
+    assert loaded.runs["parse_errors"].tolist() == [1]
     assert re.fullmatch(rf"{re.escape(str(log))}: line \d+: .+", loaded.problems[0])

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import fcntl
+import json
+import os
 import re
 import shutil
 import socketserver
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -153,6 +160,81 @@ def browse(file, profile, *more):
         proxy.shutdown()
     console = [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
     return done.stdout.decode(), console, proxy.requests
+
+
+class Browser:
+    """Opens pages in windows of any width, also narrower than 500 pixels, which a real window cannot be.
+
+    It is controlled through a pipe, by the DevTools protocol.
+    """
+
+    def __init__(self, commands, answers) -> None:
+        self._commands, self._answers, self._number, self._session = commands, answers, 0, None
+        self._received = b""
+        target = self._do("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._do("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def _do(self, method, **params):
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        message |= {"sessionId": self._session} if self._session else {}
+        self._commands.write(json.dumps(message).encode() + b"\0")
+        return self._wait(lambda answer: answer.get("id") == self._number)["result"]
+
+    def _wait(self, wanted):
+        while True:
+            while b"\0" not in self._received:
+                piece = self._answers.read(1 << 16)
+                assert piece, "the browser has ended"
+                self._received += piece
+            message, self._received = self._received.split(b"\0", 1)
+            answer = json.loads(message)
+            if wanted(answer):
+                return answer
+
+    def open(self, page: Path, width: int) -> None:
+        """Open a page in a window `width` CSS pixels wide."""
+        self._do("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self._do("Page.navigate", url=page.as_uri())
+        ready = f"document.readyState == 'complete' && location.href == {json.dumps(page.as_uri())}"
+        while not self.value(ready):
+            pass
+
+    def value(self, expression: str):
+        """The value of a JavaScript expression in the page."""
+        answer = self._do("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def printed_pages(self) -> int:
+        """Number of sheets of paper on which the page is printed."""
+        pdf = base64.b64decode(self._do("Page.printToPDF", preferCSSPageSize=True)["data"])
+        return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+@contextmanager
+def open_browser(profile: Path) -> Iterator[Browser]:
+    """A browser with an empty profile folder, which is ended afterwards."""
+    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
+    reading, commands = os.pipe()
+    answers, writing = os.pipe()
+    # Chromium reads descriptor 3 and writes to 4; the copies are out of their way.
+    inherited = [fcntl.fcntl(each, fcntl.F_DUPFD, 10) for each in (reading, writing)]
+    script = f'exec "$@" 3<&{inherited[0]} 4>&{inherited[1]}'
+    with open(commands, "wb", buffering=0) as to, open(answers, "rb", buffering=0) as back:
+        process = subprocess.Popen(
+            ["bash", "-c", script, "bash", *command, f"--user-data-dir={profile}", "about:blank"],
+            pass_fds=inherited,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for each in (reading, writing, *inherited):
+            os.close(each)
+        try:
+            yield Browser(to, back)
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 @pytest.mark.parametrize(
