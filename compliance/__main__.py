@@ -10,12 +10,13 @@ from benchmark.rounds.round_names import USAGES
 from common.cli import HelpFormatter
 from common.errors import EXIT_FAILED, EXIT_OK, run_cli
 from common.files import write_atomically
+from common.github_actions import without_commands
 from compliance.check import ALL_RULES, check_paths
 from compliance.mlperf.official_logs import Chosen
 from compliance.output.finding_report import report_of
 from compliance.output.findings_json import as_json
 from compliance.output.findings_text import as_text
-from compliance.output.github_annotations import as_github, without_commands
+from compliance.output.github_annotations import as_github
 from compliance.output.junit import as_junit
 from compliance.output.sarif import as_sarif
 
