@@ -84,11 +84,6 @@ def group_title(group: Group) -> str:
     return f"Group {group.number}: {describe(group.aspects)}"
 
 
-def summary(group: Group) -> str:
-    """Who won the group, in full sentences; "" if nobody did."""
-    return getattr(group, "summary", None) or ""
-
-
 def _render(comparison: Comparison, title: str, **content: object) -> bytes:
     """A page. It loads nothing: its policy allows only the inline style sheet, by hash."""
     style = _STYLE.read_text(encoding="utf-8")
@@ -129,7 +124,6 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "group_title": group_title,
-        "summary": summary,
         "series_class": series_class,
     }
     return environment
@@ -148,7 +142,6 @@ def _group(group: Group) -> Mapping[str, Any]:
         "more_columns": more_columns,
         # A note may begin with a system's name, so its case is kept.
         "notes": [f"{note}." for note in footnotes(group, MAX_NAMES)],
-        "common": getattr(group, "common", None),
         "figures": group_figures(group),
         "part_names": PARTS,
         "time_parts": [(name_text(row), [minutes_text(value) for value in minutes]) for row, minutes in parts],
