@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -88,7 +88,6 @@ class Event(NamedTuple):
 
 
 _FIELDS = itemgetter(*Event._fields[:-1])
-_TIME_CLASSES = (int, float)
 
 
 class BadLine(NamedTuple):
@@ -195,30 +194,30 @@ def read_lines(file: BinaryIO, skipped: Container[str] = ()) -> Iterator[Event |
 def _parse_block(block: bytes, number: int, skipped: Container[str]) -> Iterator[Event | BadLine]:
     """The events and bad lines of a block of whole lines that `number` lines precede."""
     numbers, texts = _split_block(block, number + 1)
+    # Parsed and checked in C: millions of lines of a round come through here.
     try:
-        # Parsed in C: millions of lines of a round come through here. A block with an odd line is read by `parse_line`.
         fields = list(map(_FIELDS, map(orjson.loads, texts)))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         fields = []
-    done, new = number, tuple.__new__
-    for line, values in zip(numbers, fields, strict=False):
-        key, value, metadata, time_ms, event_type, namespace = values
-        if not metadata:
-            # An empty text or null, as in power logs.
-            metadata = {}
-            values = (key, value, metadata, time_ms, event_type, namespace)
-        if key.__class__ is not str or metadata.__class__ is not dict or time_ms.__class__ not in _TIME_CLASSES:
-            break
-        if key not in skipped:
-            yield new(Event, (*values, line))
-        done = line
-    else:
-        if len(fields) == len(texts):
-            return
+    if len(fields) == len(texts) and _are_valid(fields):
+        new = tuple.__new__
+        for line, (key, value, metadata, time_ms, event_type, namespace) in zip(numbers, fields, strict=True):
+            if key not in skipped:
+                yield new(Event, (key, value, metadata or {}, time_ms, event_type, namespace, line))
+        return
+    # A line of this block is odd.
     for line, raw in enumerate(io.BytesIO(block), number + 1):
-        parsed = parse_line(raw, line) if line > done else None
+        parsed = parse_line(raw, line)
         if isinstance(parsed, BadLine) or (parsed is not None and parsed.key not in skipped):
             yield parsed
+
+
+def _are_valid(fields: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether all are fields of valid events; metadata may be empty in any way, such as null."""
+    keys, metadata, times = ({value.__class__ for value in map(itemgetter(at), fields)} for at in (0, 2, 3))
+    if not keys <= {str} or not times <= {int, float}:
+        return False
+    return metadata <= {dict} or not any(values[2] for values in fields if values[2].__class__ is not dict)
 
 
 def _split_block(block: bytes, number: int) -> tuple[list[int], list[bytes]]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmark.submission import TELEMETRY_FILE, file_of_run
 from common.cli import HelpFormatter
@@ -20,7 +19,6 @@ from results.compare import add_shared_arguments, compare_as_asked, report_probl
 from results.reading.discover import Source, find_sources
 from results.reading.load import read_run
 from results.reading.run_check import check_runs
-from results.reading.run_data import Run
 from results.rendering.report_pages import Page, report_pages
 
 EXAMPLES = """examples:
@@ -46,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     problems: list[str] = []
     sources = find_sources(options.paths, problems, options.benchmark)
     _refuse_inputs([options.html], sources)
-    runs = _with_shared_descriptions(read_run(source) for source in sources)
+    runs = map(read_run, sources)
     comparison = compare_as_asked(check_runs(runs) if options.check else runs, options)
     comparison.problems[:0] = problems
     report_problems(comparison.problems)
@@ -54,16 +52,6 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("no run could be reported", where=options.paths[0].path)
     write_pages(options.html, report_pages(comparison, options.title, options.html.name), sources)
     return EXIT_OK
-
-
-def _with_shared_descriptions(runs: Iterable[Run]) -> Iterator[Run]:
-    """The runs; those of one system share its description, which takes a fifth of the memory of a whole round."""
-    descriptions: dict[Path, dict[str, Any]] = {}
-    for run in runs:
-        file = run.source.result.description if run.source.result else None
-        if file is not None and run.description is not None:
-            run.description = descriptions.setdefault(file, run.description)
-        yield run
 
 
 def _refuse_inputs(files: Iterable[Path], sources: Iterable[Source]) -> None:

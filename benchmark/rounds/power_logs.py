@@ -8,6 +8,7 @@ behind its power supply (`conversion_eff`), times the run's time to train; for a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 from benchmark.mllog import Event, read_lines
@@ -16,6 +17,7 @@ from common.values import is_number
 
 _START, _STOP, _READING = "power_measurement_start", "power_measurement_stop", "power_reading"
 _EFFICIENCY, _ESTIMATE = "conversion_eff", "interconnect_power_est"
+_TIME = Event._fields.index("time_ms")
 
 
 def energy_joules(power_folder: Path, log: Path, run_ms: float) -> float:
@@ -35,16 +37,18 @@ def _of_node(path: Path) -> float:
     """A node's mean power in watts over its measurement."""
     started = stopped = last = None
     joules, efficiency = 0.0, 1.0
-    for event in sorted(_events(path), key=lambda event: event.time_ms):
-        if event.key == _START:
-            started = last = event.time_ms
-        elif event.key == _READING and last is not None and stopped is None:
-            joules += _value(event, path) * (event.time_ms - last)
-            last = event.time_ms
-        elif event.key == _STOP:
-            stopped = event.time_ms
-        elif event.key == _EFFICIENCY:
-            efficiency = _value(event, path)
+    for key, value, _, time_ms, *_, line in sorted(_events(path), key=itemgetter(_TIME)):
+        if key == _READING:
+            # Readings are nearly all of the lines.
+            if last is not None and stopped is None:
+                joules += _number(value, key, line, path) * (time_ms - last)
+                last = time_ms
+        elif key == _START:
+            started = last = time_ms
+        elif key == _STOP:
+            stopped = time_ms
+        elif key == _EFFICIENCY:
+            efficiency = _number(value, key, line, path)
     if started is None or last is None:
         raise UserError(f"no {_START}", where=path)
     # A log without its end was measured until its last reading.
@@ -59,9 +63,9 @@ def _of_switch(path: Path) -> float:
     efficiency = 1.0
     for event in _events(path):
         if event.key == _EFFICIENCY:
-            efficiency = _value(event, path)
+            efficiency = _number(event.value, event.key, event.line, path)
         if event.key == _ESTIMATE:
-            return efficiency * _value(event, path)
+            return efficiency * _number(event.value, event.key, event.line, path)
     return 0.0
 
 
@@ -70,7 +74,7 @@ def _events(path: Path) -> Iterator[Event]:
         yield from (line for line in read_lines(file) if isinstance(line, Event))
 
 
-def _value(event: Event, path: Path) -> float:
-    if not is_number(event.value):
-        raise UserError(f"{event.key} is not a number", where=f"{path}:{event.line}")
-    return event.value
+def _number(value: object, key: str, line: int, path: Path) -> float:
+    if not is_number(value):
+        raise UserError(f"{key} is not a number", where=f"{path}:{line}")
+    return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _published(run: Run, result: ResultFolder) -> None:
         missing = result.org / (f"{RESULTS}/{result.system}/{ENTRY_FILE}" if first else description_of(result.system))
         run.shared_problems.append(f"{missing}: no such description; accelerator and nodes are unknown")
     else:
-        run.description = _read(result.description, read_description, run)
+        run.description = _read(result.description, _description, run)
     scaling = _read(result.scaling, read_object, run) if result.scaling else None
     if scaling is not None:
         factor = parse_number(scaling.get("scaling_factor"))
@@ -107,6 +108,17 @@ def _published(run: Run, result: ResultFolder) -> None:
             run.scaling_factor = factor
         else:
             run.shared_problems.append(f"{result.scaling}: scaling_factor is not a positive number: not applied")
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """A system's description, which is the same object for its runs; errors as in `read_description`."""
+    state = path.stat()
+    return _described(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=8)
+def _described(path: Path, _mtime_ns: int, _size: int) -> dict[str, Any]:
+    return read_description(path)
 
 
 def _power(run: Run, folder: Path, run_s: float) -> None:
