@@ -18,7 +18,7 @@ from benchmark.record import RunRecord, read_record
 from benchmark.submission import LOCK_FILE, LOG_FILE, file_of_run, number_of
 from common.errors import UserError
 from common.files import sha256_of
-from common.values import is_digest
+from common.values import is_digest, is_integer
 from compliance.findings import ERROR, WARNING, Fault, Rule, shown
 from compliance.log import Log
 
@@ -105,7 +105,12 @@ def integrity_agreement(run: RecordedRun) -> Iterator[Fault]:
         ),
         ("dataset.train_utterances", record.dataset.train_utterances, log.value(mllog.TRAIN_SAMPLES)),
         ("dataset.eval_utterances", record.dataset.eval_utterances, log.value(mllog.EVAL_SAMPLES)),
-        ("run.threads", record.run.threads, log.value(mllog.CPU_THREADS)),
+        # The harness records only a whole number from 1, and the event is optional.
+        (
+            "run.threads",
+            record.run.threads,
+            threads if is_integer(threads := log.value(mllog.CPU_THREADS), 1) else None,
+        ),
         ("run.init_s", record.run.init_s, summary.init_s),
         ("run.epochs", record.run.epochs, len(summary.evaluations)),
         ("run.final_wer", record.run.final_wer, summary.final),

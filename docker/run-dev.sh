@@ -48,7 +48,8 @@ runs=$(folder "${RESULTS_DIR:-$root/runs}")
 # The command is built from its end: each `set --` prepends options.
 set -- "${IMAGE:-deepspeech2-benchmark}" "$@"
 for name in VARIANT SEED RUNS DEVICE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT DROP_CACHES \
-    OMP_NUM_THREADS PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF SUBMISSION_ORG SUBMISSION_PLATFORM SUBMISSION_STATUS SUBMISSION_DIVISION; do
+    OMP_NUM_THREADS PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF \
+    SUBMISSION_ORG SUBMISSION_PLATFORM SUBMISSION_STATUS SUBMISSION_DIVISION; do
     # Given by name only, a variable keeps its value, whatever characters it contains.
     if printenv "$name" >/dev/null; then set -- --env "$name" "$@"; fi
 done

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ __all__ = ["load"]
 
 
 def load(
-    *paths: str | os.PathLike[str], baseline: str | None = None, by: str | None = None, ignore: str | None = None
+    *paths: str | os.PathLike[str],
+    baseline: str | None = None,
+    by: str | Sequence[str] | None = None,
+    ignore: str | Sequence[str] | None = None,
 ) -> Results:
     """Read and compare every run under the paths: run folders, folders of runs, logs, MLPerf results repositories.
 

@@ -17,7 +17,7 @@ from common.cli import HelpFormatter
 from common.errors import EXIT_ERROR, EXIT_OK, UserError, one_line
 from results.comparing.baseline import price
 from results.comparing.comparison import SORTS, Comparison, compare_runs
-from results.comparing.identity import rules_from
+from results.comparing.identity import row_keys_from
 from results.reading.discover import LabelledPath, find_sources, labelled_path
 from results.reading.load import read_run
 from results.reading.run_check import check_runs
@@ -39,6 +39,22 @@ EXAMPLES = """examples:
 A row is the runs of one configuration; docs/results.md has the keys of --by and
 --ignore. Exit status: 0 compared, 2 nothing could be compared.
 """
+
+
+def as_argument(parse: Callable[[str], T], form: str) -> Callable[[str], T]:
+    """A parser of an argument that says which form it should have had."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"not {form}: {text!r}") from None
+
+    return parsed
+
+
+PATH = as_argument(labelled_path, "PATH or LABEL=PATH")
+"""The type of a PATH argument: a LabelledPath."""
 
 
 def load_runs(
@@ -67,7 +83,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths",
         nargs="+",
-        type=as_argument(labelled_path, "PATH or LABEL=PATH"),
+        type=PATH,
         metavar="PATH",
         help="run folder, folder of runs, log, or MLPerf repository; LABEL=PATH names its rows",
     )
@@ -88,22 +104,10 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         "--price",
         action="append",
         default=[],
-        type=as_argument(price, "ROW=USD"),
+        type=as_argument(price, "ROW=USD with a positive price, such as a=2.49"),
         metavar="ROW=USD",
         help="price of an hour of a whole system, for the cost to the target (can be repeated)",
     )
-
-
-def as_argument(parse: Callable[[str], T], form: str) -> Callable[[str], T]:
-    """A parser of an argument that says which form it should have had."""
-
-    def parsed(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"not {form}: {text!r}") from None
-
-    return parsed
 
 
 def compare_as_asked(runs: Iterable[Run], options: argparse.Namespace) -> Comparison:
@@ -113,7 +117,7 @@ def compare_as_asked(runs: Iterable[Run], options: argparse.Namespace) -> Compar
         benchmark=options.benchmark,
         baseline=options.baseline,
         sort=options.sort,
-        rules=rules_from(options.by, options.ignore),
+        row_keys=row_keys_from(options.by, options.ignore),
         prices=dict(options.price),
     )
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from common.cli import HelpFormatter
 from common.errors import EXIT_FAILED, EXIT_OK, UserError
-from results.compare import add_check_argument, load_runs, report_problems
+from results.compare import PATH, add_check_argument, load_runs, report_problems
 from results.comparing.columns import minutes_text, name_text, row_title
 from results.comparing.comparison import Comparison, compare_runs, describe
 from results.comparing.footnotes import verification_notes
-from results.comparing.identity import rules_from
+from results.comparing.identity import row_keys_from
 from results.rendering.export import render_json
 from results.rendering.terminal_table import render_text
 
@@ -34,22 +33,22 @@ def main(argv: Sequence[str]) -> int:
         epilog=EXAMPLES,
         formatter_class=HelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="run folder, or folder of runs")
+    parser.add_argument("paths", nargs="+", type=PATH, metavar="PATH", help="run folder, or folder of runs")
     add_check_argument(parser)
     parser.add_argument("--ignore", metavar="KEY,...", help="merge runs that differ only in these, such as commit")
     parser.add_argument("--format", choices=["text", "json"], default="text")
     options = parser.parse_args(argv)
     problems: list[str] = []
     runs = load_runs(options.paths, problems, check=options.check)
-    comparison = compare_runs(runs, rules=rules_from(None, options.ignore))
+    comparison = compare_runs(runs, row_keys=row_keys_from(None, options.ignore))
     report_problems(problems + comparison.problems)
     if not comparison.rows:
-        raise UserError("no run with a score", where=options.paths[0])
+        raise UserError("no run with a score", where=options.paths[0].path)
     if len(comparison.rows) > 1:
         sys.stderr.write(render_text(comparison, 80))
         raise UserError(
             f"runs of several kinds, but a score needs those of one: {_kinds(comparison)}",
-            where=options.paths[0],
+            where=options.paths[0].path,
             remedy="pass the folder of one series, or see `python -m results compare`",
         )
     (row,) = comparison.rows

@@ -79,7 +79,7 @@ def set_prices(groups: Sequence[Group], prices: Mapping[str, float]) -> None:
 
 
 def price(text: str) -> tuple[str, float]:
-    """`SYSTEM=USD` as name and price per hour; ValueError unless the price is a positive number."""
+    """`ROW=USD` as name and price per hour; ValueError unless the price is a positive number."""
     name, _, amount = text.rpartition("=")
     value = parse_number(amount)
     if not name or value is None or not 0 < value < math.inf:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,8 +31,12 @@ class Column:
 
 
 def minutes_text(value: float | None) -> str:
-    """Minutes with about four digits: 0.512, 34.24, 112.5."""
-    return "" if value is None else f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f}"
+    """Minutes with about four digits: 0.512, 34.24, 112.5; `2.4e-05` if they are very few."""
+    if value is None:
+        return ""
+    if 0 < value < 0.0005:
+        return figure(value)
+    return f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f}"
 
 
 def figure(value: float | None) -> str:
@@ -52,16 +57,25 @@ def accelerator_text(row: Row) -> str:
 
 
 def ratio_text(value: float) -> str:
-    """A ratio with two decimals; three if it is close to 1 without being 1, fewer if it is large: 0.995, 1.20, 24.5."""
-    if 0 < abs(value - 1) < 0.02:
-        return f"{value:.3f}"
-    return f"{value:.2f}" if value < 10 else f"{value:.{1 if value < 100 else 0}f}"
+    """A ratio with two decimals, more if it is close to 0 or to 1, fewer if it is large: 0.0033, 0.995, 1.20, 24.5."""
+    return f"{value:.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    """The decimals that show a ratio with three digits, and that it is not 1."""
+    distance = abs(value - 1)
+    if 0 < distance < 0.02:
+        return min(-math.floor(math.log10(distance)), 6)
+    if 0 < value < 0.1:
+        return min(1 - math.floor(math.log10(value)), 9)
+    return 2 if value < 10 else 1 if value < 100 else 0
 
 
 def bounds_text(ratio: Ratio) -> str:
-    """The interval of a ratio, with as many decimals as the closer of its ends to 1 needs: 1.04-1.39."""
+    """The interval of a ratio, both ends with the decimals of the one that needs more: 1.04-1.39, 0.996-1.390."""
     assert ratio.low is not None and ratio.high is not None
-    return f"{ratio_text(ratio.low)}-{ratio_text(ratio.high)}"
+    decimals = max(_decimals(ratio.low), _decimals(ratio.high))
+    return f"{ratio.low:.{decimals}f}-{ratio.high:.{decimals}f}"
 
 
 def speedup_text(row: Row) -> str:

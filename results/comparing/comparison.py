@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.files import natural_key
 from results.comparing.baseline import set_baseline, set_prices
 from results.comparing.group import Group
-from results.comparing.identity import ASPECTS, Aspects, Rules, buckets_of
+from results.comparing.identity import ASPECTS, Aspects, RowKeys, buckets_of
 from results.comparing.rows import Row, row_of
 from results.comparing.verdict import summary_of
 from results.reading.run_data import Run
@@ -39,13 +39,13 @@ def compare_runs(
     benchmark: str | None = None,
     baseline: str | None = None,
     sort: str = "score",
-    rules: Rules | None = None,
+    row_keys: RowKeys | None = None,
     prices: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Arrange runs in rows and groups.
 
     `benchmark` selects one benchmark or variant; `baseline` selects rows (`results.comparing.baseline.matching`), and
-    so do the keys of `prices`, in US dollars per hour of the whole system; `rules` change what separates rows.
+    so do the keys of `prices`, in US dollars per hour of the whole system; `row_keys` change what separates rows.
     """
     problems: dict[str, None] = {}
     known: list[Run] = []
@@ -62,8 +62,8 @@ def compare_runs(
         names = sorted({name for run in left_out for name in (run.benchmark, run.variant) if name})
         raise UserError(f"no run of {benchmark!r}", where="--benchmark", remedy=f"one of: {', '.join(names) or 'none'}")
     _settle_divisions(known)
-    rules = rules or Rules()
-    groups = _groups([row_of(bucket, rules) for bucket in buckets_of(known, rules)])
+    row_keys = row_keys or RowKeys()
+    groups = _groups([row_of(bucket, row_keys) for bucket in buckets_of(known, row_keys)])
     set_prices(groups, prices or {})
     set_baseline(groups, baseline)
     for group in groups:

@@ -9,6 +9,7 @@ from results.comparing.columns import configuration_notes, row_title
 from results.comparing.comparison import Comparison
 from results.comparing.group import Group
 from results.comparing.rows import Row
+from results.comparing.speedup import CONFIDENCE, Ratio
 
 
 def footnotes(group: Group, most_names: int = 3) -> list[str]:
@@ -18,11 +19,16 @@ def footnotes(group: Group, most_names: int = 3) -> list[str]:
         rules.setdefault(row.score.rule, []).append(row)
     notes = [f"minutes: {one_line(rule)}{_which(rows, group.rows, most_names)}" for rule, rows in rules.items()]
     compared = [row.speedup.time for row in group.rows if row.speedup and row.speedup.time and not row.baseline]
-    notes += [f"speed-up: {method}" for method in dict.fromkeys(ratio.method for ratio in compared)]
+    notes += [f"speed-up: {_how(ratio)}" for ratio in {ratio.method: ratio for ratio in compared}.values()]
     notes += configuration_notes(group)
     return notes + [
         f"{row_title(row, group.rows)}: {one_line('; '.join(row.notes))}" for row in group.rows if row.notes
     ]
+
+
+def _how(ratio: Ratio) -> str:
+    """How a speed-up and its interval were computed."""
+    return ratio.method if ratio.low is None else f"{CONFIDENCE * 100:.0f} % interval, {ratio.method}"
 
 
 def _which(rows: Sequence[Row], all_rows: Sequence[Row], most_names: int) -> str:

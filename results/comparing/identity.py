@@ -90,7 +90,7 @@ KEYS = MACHINE | IDENTITY | NOTED | {"seed": "seed", "folder": "folder"}
 
 
 @dataclass(frozen=True)
-class Rules:
+class RowKeys:
     """What a user changes: `by` separates rows further, `ignore` merges rows that differ only in these."""
 
     by: Sequence[str] = ()
@@ -103,16 +103,17 @@ class Rules:
         return kept + [key for key in self.by if key not in kept]
 
 
-def rules_from(by: str | None, ignore: str | None) -> Rules:
-    """The rules that the comma-separated lists of `--by` and `--ignore` give; UserError for an unknown key."""
+def row_keys_from(by: str | Sequence[str] | None, ignore: str | Sequence[str] | None) -> RowKeys:
+    """The keys that `--by` and `--ignore` give, as lists or separated by commas; UserError for an unknown key."""
     keys, mergeable = _listed(by, "--by", KEYS), _listed(ignore, "--ignore", MACHINE | IDENTITY)
     if both := [key for key in keys if key in mergeable]:
         raise UserError(f"{', '.join(both)} is in --by and in --ignore", where="--by", remedy="take it out of one")
-    return Rules(keys, mergeable)
+    return RowKeys(keys, mergeable)
 
 
-def _listed(text: str | None, option: str, known: Iterable[str]) -> list[str]:
-    keys = [key.strip() for key in (text or "").split(",") if key.strip()]
+def _listed(given: str | Sequence[str] | None, option: str, known: Iterable[str]) -> list[str]:
+    listed = given.split(",") if isinstance(given, str) else given or []
+    keys = [key.strip() for key in listed if key.strip()]
     if unknown := [key for key in keys if key not in known]:
         raise UserError(f"unknown key {unknown[0]!r}", where=option, remedy=f"one of: {', '.join(known)}")
     return list(dict.fromkeys(keys))
@@ -142,13 +143,13 @@ def value_of(run: Run, key: str) -> Any:
     return getattr(run, key, None)
 
 
-def buckets_of(runs: Sequence[Run], rules: Rules) -> list[Bucket]:
+def buckets_of(runs: Sequence[Run], row_keys: RowKeys) -> list[Bucket]:
     """The runs by row, in the order of the first run of each.
 
-    A run that does not say everything (its record is damaged) belongs to the row that what it says fits, if there is
-    exactly one.
+    A run that does not say everything (its record is damaged, its trainer did not log it) belongs to the row that what
+    it says fits, if there is exactly one.
     """
-    keys = rules.keys
+    keys = row_keys.keys
     found: dict[tuple[Any, ...], Bucket] = {}
     for run, key in _keyed(runs, keys):
         aspects, values = key
@@ -192,7 +193,7 @@ def _hashable(value: Any) -> Any:
 
 
 def _merge_unknown(buckets: list[Bucket], runs: Sequence[Run]) -> list[Bucket]:
-    """Move the runs of a bucket that lacks values of IDENTITY into the only other one that these could be in."""
+    """Move the runs of a bucket that lacks values into the only other one that these could be in."""
     order = {id(run): at for at, run in enumerate(runs)}
     kept = list(buckets)
     for bucket in sorted(buckets, key=_missing, reverse=True):
@@ -200,8 +201,7 @@ def _merge_unknown(buckets: list[Bucket], runs: Sequence[Run]) -> list[Bucket]:
         if home is None:
             continue
         lacking = tuple(key for key in bucket.identity if _lacks(bucket, home, key))
-        home.unknown[lacking] += len(bucket.runs) - bucket.unknown.total()
-        home.unknown.update(bucket.unknown)
+        home.unknown[lacking] += len(bucket.runs)
         home.runs = sorted([*home.runs, *bucket.runs], key=lambda run: order[id(run)])
         kept.remove(bucket)
     return kept
@@ -214,16 +214,16 @@ def _home(bucket: Bucket, others: Sequence[Bucket]) -> Bucket | None:
     return fullest if all(home is fullest or _could_be(home, fullest) for home in homes if fullest) else None
 
 
-_FROM_RECORD = {"nodes", *IDENTITY}
-"""What may be unknown of a run because its record is missing or damaged."""
+_MAY_BE_UNKNOWN = {"nodes", *IDENTITY}
+"""What is unknown of a run whose record is missing or damaged, or whose trainer did not log it."""
 
 
 def _missing(bucket: Bucket) -> int:
-    return sum(bucket.identity.get(key) is None for key in _FROM_RECORD)
+    return sum(bucket.identity.get(key) is None for key in _MAY_BE_UNKNOWN)
 
 
 def _lacks(bucket: Bucket, other: Bucket, key: str) -> bool:
-    return key in _FROM_RECORD and bucket.identity[key] is None and other.identity[key] is not None
+    return key in _MAY_BE_UNKNOWN and bucket.identity[key] is None and other.identity[key] is not None
 
 
 def _could_be(bucket: Bucket, other: Bucket) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from benchmark.mllog import BENCHMARK, SUCCESS
 from benchmark.rounds.result_tree import WEAK
 from common.errors import listed
-from results.comparing.identity import KEYS, MACHINE, Aspects, Bucket, Rules, value_of
+from results.comparing.identity import KEYS, MACHINE, Aspects, Bucket, RowKeys, value_of
 from results.comparing.score_of_runs import (
     PUBLISHED,
     UNVERIFIED,
@@ -117,14 +117,14 @@ class Row:
         figures = [
             RunFigures(
                 run.minutes if run.verdict == SUCCESS else None,
-                run.progress_to_target if self.progress_unit else None,
+                run.progress_to_target,
                 run.samples_per_s,
                 run.seed,
             )
             for run in runs
         ]
         dropped = rules.dropped if self.score.kind == "olympic" else 0
-        return Side(self.score, figures, dropped, self.aspects.benchmark == BENCHMARK)
+        return Side(self.score, figures, dropped, self.aspects.benchmark == BENCHMARK, self.progress_unit)
 
     @property
     def verification(self) -> str:
@@ -132,14 +132,14 @@ class Row:
         return PUBLISHED if self.aspects.round is not None else UNVERIFIED
 
 
-def row_of(bucket: Bucket, rules: Rules) -> Row:
+def row_of(bucket: Bucket, keys: RowKeys) -> Row:
     """One row from the runs of a bucket, which are in the order of their logs."""
     members = bucket.runs
     scored = [run for run in members if run.verdict != PENDING]
     converged = [run for run in scored if run.verdict == SUCCESS and run.minutes is not None]
     minutes = [run.minutes for run in converged if run.minutes is not None]
     score = _score(scored, converged)
-    # Take the identity from a complete run: a truncated log lacks fields.
+    # The most complete run: a truncated log lacks fields.
     first = min(members, key=lambda run: [value_of(run, key) for key in MACHINE].count(None))
     units = {run.progress_unit for run in converged if run.progress_unit is not None}
     unit = units.pop() if len(units) == 1 else None
@@ -178,7 +178,7 @@ def row_of(bucket: Bucket, rules: Rules) -> Row:
         energy_kwh=_energy(scored, converged, score),
         global_batch_size=first.global_batch_size,
         members=members,
-        notes=_notes(members, scored, score) + _differences(bucket, rules),
+        notes=_notes(members, scored, score) + _differences(bucket, keys),
     )
 
 
@@ -246,12 +246,12 @@ def _notes(members: Sequence[Run], scored: Sequence[Run], score: Score) -> list[
     return notes
 
 
-def _differences(bucket: Bucket, rules: Rules) -> list[str]:
+def _differences(bucket: Bucket, row_keys: RowKeys) -> list[str]:
     """What the runs of a row do not share: merged by the user, unknown of some, or without a bearing on the row."""
     total = len(bucket.runs)
     notes = [
         f"merged although not the same {KEYS[key]}: {values}"
-        for key in rules.ignore
+        for key in row_keys.ignore
         if (values := _values(bucket, key))
     ]
     for keys, count in bucket.unknown.items():

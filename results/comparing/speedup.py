@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from common.values import parse_number
 from results.comparing.score_of_runs import Score
 
 CONFIDENCE = 0.95
 POWER = 0.8
 """With what probability as many runs as `Ratio.runs_to_tell` gives tell two rows apart."""
-FEWEST_TIMES, FEWEST_RATES, FEWEST_PAIRS = 6, 4, 3
-"""Runs of both sides together that an interval needs: for times and progress, for throughput; pairs of runs.
+FEWEST_TIMES, FEWEST_RATES, FEWEST_PAIRS = 3, 4, 3
+"""Runs that an interval needs: for times and progress on each side, for throughput on both together; pairs of runs.
 
 Runs that take 3 or 4 epochs by chance may all take 3 if there are only two of them, and then seem not to vary at all.
 Throughput varies continuously, so that fewer runs show how much."""
+_FEW = 5
+"""Below so many runs on a side, how much they seem to vary is itself uncertain."""
 _MOST_RUNS = 1000
 """With more runs than that, a difference is not worth finding."""
 
@@ -41,13 +44,15 @@ class RunFigures:
 class Side:
     """One row as far as it is compared: its score, its runs, and how many of them its score drops at each end.
 
-    `pairable`: whether a run of the same seed on another machine is the same training, as for DeepSpeech2.
+    `pairable`: whether a run of the same seed on another machine is the same training, as for DeepSpeech2. `unit` is
+    what progress is counted in.
     """
 
     score: Score
     runs: Sequence[RunFigures]
     dropped: int = 0
     pairable: bool = False
+    unit: str | None = None
 
     @property
     def failed(self) -> int:
@@ -60,7 +65,8 @@ class Ratio:
     """How many times as fast (or as far) the other row is; above 1 it is better than the baseline.
 
     `low` and `high` bound a 95 % confidence interval, None if the runs do not give one. `method` says how both were
-    computed. `run_variance` is the variance of the ratio's logarithm if there were one run (one pair) on each side.
+    computed, or why there is no interval. `run_variance` is the variance of the ratio's logarithm if there were one run
+    (one pair) on each side, `runs` the number of runs on the side that has more (of pairs).
     """
 
     value: float
@@ -68,6 +74,7 @@ class Ratio:
     high: float | None
     method: str
     run_variance: float | None = None
+    runs: int = 0
 
     @property
     def certain(self) -> bool:
@@ -77,22 +84,27 @@ class Ratio:
     def runs_to_tell(self, limit: float = 1.0) -> int | None:
         """With how many runs (pairs of runs) on each side this ratio, if it is the true one, would be told from `limit`.
 
-        With probability POWER, from the normal distribution; None if that is not known, or is more than anyone would
+        With probability POWER, and more than there are now; None if that is not known, or is more than anyone would
         make.
         """
         distance = abs(math.log(self.value / limit))
         if distance == 0 or not self.run_variance:
             return None
-        normal = statistics.NormalDist()
-        quantiles = normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(POWER)
-        needed = (quantiles / distance) ** 2 * self.run_variance
-        return math.ceil(needed) if needed <= _MOST_RUNS else None
+        power = statistics.NormalDist().inv_cdf(POWER)
+        needed = self.runs + 1
+        while needed <= _MOST_RUNS:
+            if (_quantile(needed - 1) + power) ** 2 * self.run_variance / needed <= distance**2:
+                return needed
+            needed = max(needed + 1, round(needed * 1.02))
+        return None
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """A row against its baseline. `time` is that of the scores; `throughput` that of training; `progress` is above 1 if
-    the row needs less of it. Each is None where it is not known. `pairs` is the number of runs compared by seed.
+    """A row against its baseline, as ratios of means; each is None where it is not known.
+
+    `time` is that of the times to train, trimmed as the scores are, `throughput` that of training; `progress` is above
+    1 if the row needs less of it. `pairs` is the number of runs whose times were compared by seed, 0 if they were not.
     """
 
     time: Ratio | None
@@ -103,125 +115,102 @@ class Speedup:
 
 def speedup_of(baseline: Side, other: Side) -> Speedup:
     """The speed-up of `other` over `baseline`."""
-    paired = _paired(baseline, other)
-    base, row = paired or (baseline, other)
-    time = _time(baseline, other) if paired is None else _ratio(_minutes(base), _minutes(row), _scales(base, row), True)
+    pairs = _pairs(baseline, other)
     return Speedup(
-        time=time,
-        throughput=_invert(_ratio(_rates(base), _rates(row), (1.0, 1.0), paired is not None, FEWEST_RATES)),
-        progress=_ratio(_progress(base), _progress(row), (1.0, 1.0), paired is not None),
-        pairs=len(base.runs) if paired else 0,
+        time=_time(baseline, other, pairs),
+        throughput=_invert(_ratio(baseline, other, pairs, lambda run: run.samples_per_s, _both_have_enough)),
+        progress=_ratio(baseline, other, pairs, _progress, _each_has_enough) if baseline.unit == other.unit else None,
+        pairs=len(pairs),
     )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is compared
 
-
-@dataclass(frozen=True)
-class _Values:
-    """The values of one side, in the order of its runs, with the number dropped at each end of the sorted ones."""
-
-    values: Sequence[float]
-    dropped: int
+Pairs = Sequence[tuple[RunFigures, RunFigures]]
 
 
-def _paired(baseline: Side, other: Side) -> tuple[Side, Side] | None:
-    """Both sides with only their runs of common seeds, in the same order; None unless one side has all its seeds there.
+def _pairs(baseline: Side, other: Side) -> Pairs:
+    """The runs of common seeds; none unless one side has all its seeds on the other, and no run failed.
 
     A difference of two runs of the same seed is free of the seed's luck.
     """
     if not (baseline.pairable and other.pairable) or baseline.failed or other.failed:
-        return None
-    by_seed = [{str(run.seed): run for run in side.runs if run.seed is not None} for side in (baseline, other)]
+        return []
+    by_seed = [{_seed(run): run for run in side.runs if run.seed is not None} for side in (baseline, other)]
     if any(len(found) < len(side.runs) for found, side in zip(by_seed, (baseline, other), strict=True)):
-        return None  # A seed is unknown or used twice.
+        return []  # A seed is unknown or used twice.
     common = [seed for seed in by_seed[0] if seed in by_seed[1]]
-    if len(common) < FEWEST_PAIRS or len(common) < min(map(len, by_seed)):
-        return None
-    whole = len(common) == len(by_seed[0]) == len(by_seed[1])
-    dropped = min(baseline.dropped, other.dropped) if whole else 0
-    sides = [
-        Side(side.score, [found[seed] for seed in common], dropped, True)
-        for side, found in zip((baseline, other), by_seed, strict=True)
-    ]
-    return sides[0], sides[1]
+    if len(common) < max(FEWEST_PAIRS, min(map(len, by_seed))):
+        return []
+    return [(by_seed[0][seed], by_seed[1][seed]) for seed in common]
 
 
-def _minutes(side: Side) -> _Values:
-    """Minutes of all runs. A failed run counts as the slowest that converged, as winsorising does."""
-    known = [run.minutes for run in side.runs if run.minutes is not None]
-    return _Values(known + [max(known)] * side.failed if known else [], side.dropped)
+def _seed(run: RunFigures) -> object:
+    """The seed, the same for 100, 100.0 and "100"."""
+    number = parse_number(run.seed)
+    return str(run.seed) if number is None else number
 
 
-def _rates(side: Side) -> _Values:
-    known = [run.samples_per_s for run in side.runs if run.samples_per_s is not None and run.samples_per_s > 0]
-    return _Values(known, side.dropped if len(known) == len(side.runs) else 0)
-
-
-def _progress(side: Side) -> _Values:
-    known = [run.progress for run in side.runs if run.progress is not None and run.minutes is not None]
-    known = [value for value in known if value > 0]
-    return _Values(known, side.dropped if len(known) == len(side.runs) else 0)
-
-
-def _scales(baseline: Side, other: Side) -> tuple[float, float]:
-    return baseline.score.scaling_factor or 1.0, other.score.scaling_factor or 1.0
-
-
-def _time(baseline: Side, other: Side) -> Ratio | None:
-    """The speed-up of two scores from runs that are not paired."""
+def _time(baseline: Side, other: Side, pairs: Pairs) -> Ratio | None:
+    """The speed-up of the times to train; None unless both rows have a score."""
     if baseline.score.cost is None or other.score.cost is None:
         return None
-    ratio = baseline.score.cost / other.score.cost
-    if not _comparable(ratio):
-        return None
     if "weak" in (baseline.score.kind, other.score.kind):
-        return Ratio(ratio, None, None, "ratio of models per minute; measured once, no uncertainty known")
-    if any(side.failed and side.score.kind != "olympic" for side in (baseline, other)):
-        return Ratio(ratio, None, None, "ratio of medians; no uncertainty known, because runs failed")
-    return _ratio(_minutes(baseline), _minutes(other), _scales(baseline, other), paired=False)
+        ratio = baseline.score.cost / other.score.cost
+        return Ratio(ratio, None, None, "measured once, no interval") if _comparable(ratio) else None
+    known = [run.minutes for side in (baseline, other) for run in side.runs if run.minutes is not None]
+    slowest = max(known, default=None)
+
+    def minutes(run: RunFigures) -> float | None:
+        # A failed run is slower than any that converged.
+        return slowest if run.minutes is None else run.minutes
+
+    scale = (baseline.score.scaling_factor or 1.0) / (other.score.scaling_factor or 1.0)
+    return _ratio(baseline, other, pairs, minutes, _each_has_enough, scale)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Ratio of two means
+def _progress(run: RunFigures) -> float | None:
+    return None if run.minutes is None else run.progress
+
+
+def _each_has_enough(base: int, row: int) -> bool:
+    return min(base, row) >= FEWEST_TIMES
+
+
+def _both_have_enough(base: int, row: int) -> bool:
+    return base + row >= FEWEST_RATES
 
 
 def _ratio(
-    base: _Values, row: _Values, scales: tuple[float, float], paired: bool, fewest: int = FEWEST_TIMES
+    baseline: Side,
+    other: Side,
+    pairs: Pairs,
+    value_of: Callable[[RunFigures], float | None],
+    enough: Callable[[int, int], bool],
+    scale: float = 1.0,
 ) -> Ratio | None:
-    """mean(base) / mean(row) with its interval, trimmed as the sides say; None if a side has no values."""
-    if not base.values or not row.values or (paired and len(base.values) != len(row.values)):
-        return None
-    sides = [_Spread.of(side) for side in (base, row)]
-    value = sides[0].mean / sides[1].mean * (scales[0] / scales[1])
-    if not _comparable(value):
-        return None
-    if paired:
-        variance, degrees = _paired_variance(base, row), float(len(base.values) - 2 * base.dropped - 1)
-        method = f"runs of the same seed, {len(base.values)} pairs"
-    elif len(base.values) + len(row.values) < fewest:
-        what = "single runs" if len(base.values) == len(row.values) == 1 else "too few runs"
-        return Ratio(value, None, None, f"{what}: no uncertainty known")
-    elif min(len(base.values), len(row.values)) < 3:
-        variance, degrees = _pooled([base.values, row.values])
-        method = "Student; the side with fewer runs is taken to vary as the other"
-    else:
-        variance = sum(side.variance for side in sides)
-        degrees = _welch(sides, variance)
-        method = "Yuen" if base.dropped or row.dropped else "Welch"
-    if degrees <= 0:
-        return Ratio(value, None, None, "no uncertainty known")
-    width = _quantile(degrees) * math.sqrt(variance) if variance > 0 else 0.0
-    low, high = value * math.exp(-width), value * math.exp(min(width, 700.0))
-    # The harmonic mean is the number of runs on each side that has the same error as these two numbers.
-    each = 2 / (1 / len(base.values) + 1 / len(row.values))
-    return Ratio(value, low, high, f"{CONFIDENCE:.0%} interval ({method})", variance * each)
+    """mean(baseline) / mean(other) of a quantity, times `scale`, in pairs where enough of them have it.
 
+    None if a side has no values; without an interval unless there are `enough` of them.
+    """
 
-def _comparable(value: float) -> bool:
-    """Whether a ratio and its inverse are numbers: a log may have any times."""
-    return math.isfinite(value) and value > 0 and math.isfinite(1 / value)
+    def known(run: RunFigures) -> float | None:
+        value = value_of(run)
+        return value if value is not None and value > 0 else None
+
+    paired = [(one, two) for a, b in pairs if (one := known(a)) and (two := known(b))]
+    if len(paired) >= FEWEST_PAIRS:
+        whole = len(paired) == len(baseline.runs) == len(other.runs)
+        dropped = min(baseline.dropped, other.dropped) if whole else 0
+        return _of_pairs([one for one, _ in paired], [two for _, two in paired], dropped, scale)
+    sides = (baseline, other)
+    values = [[value for run in side.runs if (value := known(run))] for side in sides]
+    if not all(values):
+        return None
+    # Trimmed as the score is, if all of its runs have a value.
+    trims = [side.dropped * (len(each) == len(side.runs)) for each, side in zip(values, sides, strict=True)]
+    return _of_means(values, trims, scale, enough(len(values[0]), len(values[1])))
 
 
 def _invert(ratio: Ratio | None) -> Ratio | None:
@@ -229,71 +218,103 @@ def _invert(ratio: Ratio | None) -> Ratio | None:
     if ratio is None:
         return None
     low = None if ratio.high is None else 1 / ratio.high
-    high = None if ratio.low is None or ratio.low == 0 else 1 / ratio.low
-    return Ratio(1 / ratio.value, low if high is not None else None, high, ratio.method, ratio.run_variance)
+    high = None if not ratio.low else 1 / ratio.low
+    return Ratio(1 / ratio.value, low if high is not None else None, high, ratio.method, ratio.run_variance, ratio.runs)
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """Trimmed mean, the square of its relative standard error, and its degrees of freedom."""
-
-    mean: float
-    variance: float
-    degrees: int
-
-    @classmethod
-    def of(cls, side: _Values) -> _Spread:
-        """Tukey and McLaughlin's standard error of a trimmed mean, from the winsorised values (1963)."""
-        count, dropped = len(side.values), side.dropped
-        kept = count - 2 * dropped
-        scale = max(side.values)
-        mean = statistics.fmean(value / scale for value in sorted(side.values)[dropped : count - dropped]) * scale
-        variance = statistics.variance(_relative(side.values, dropped)) * count / kept**2 if count > 1 else 0.0
-        return cls(mean, variance, kept - 1)
+# ---------------------------------------------------------------------------------------------------------------------
+# Ratio of two means
 
 
-def _winsorised(values: Sequence[float], dropped: int) -> list[float]:
-    """The values in their order, the `dropped` lowest and highest replaced by the nearest that are kept."""
-    ordered = sorted(values)
-    low, high = ordered[dropped], ordered[len(ordered) - dropped - 1]
-    return [min(max(value, low), high) for value in values]
+def _of_pairs(base: Sequence[float], row: Sequence[float], dropped: int, scale: float) -> Ratio | None:
+    """The ratio of two trimmed means of paired values, with Yuen's interval for dependent groups.
+
+    Source: Wilcox, Introduction to Robust Estimation (2012), section 5.9.5, with the standard error of `_variance`.
+    """
+    value = _mean(base, dropped) / _mean(row, dropped) * scale
+    kept = len(base) - 2 * dropped
+    # Rounding leaves differences of exactly proportional times at some 1e-16, which are none.
+    pairs = zip(_relative(base, dropped), _relative(row, dropped), strict=True)
+    differences = [round(one - two, 12) for one, two in pairs]
+    variance = statistics.variance(differences) * len(base) / kept**2
+    return _with_interval(
+        value, variance, kept - 1, f"{len(base)} pairs of runs of the same seed", len(base), len(base)
+    )
 
 
-def _welch(sides: Sequence[_Spread], variance: float) -> float:
-    """Welch's degrees of freedom (1947), as in Yuen's test of trimmed means (1974)."""
-    if variance == 0:
-        return 1.0  # Not used: the interval has no width.
-    return 1 / sum((side.variance / variance) ** 2 / side.degrees for side in sides)
+def _of_means(values: Sequence[Sequence[float]], dropped: Sequence[int], scale: float, enough: bool) -> Ratio | None:
+    """The ratio of two trimmed means; without an interval unless there are `enough` values."""
+    value = _mean(values[0], dropped[0]) / _mean(values[1], dropped[1]) * scale
+    counts = [len(each) for each in values]
+    kept = [count - 2 * trim for count, trim in zip(counts, dropped, strict=True)]
+    if not _comparable(value):
+        return None
+    if not enough or any(trim and count < 3 for trim, count in zip(dropped, kept, strict=True)):
+        return Ratio(value, None, None, "single runs, no interval" if counts == [1, 1] else "too few runs, no interval")
+    intervals = []
+    if min(counts) >= 3:
+        variances = [_variance(each, trim) for each, trim in zip(values, dropped, strict=True)]
+        name = "Yuen's" if any(dropped) else "Welch's"
+        intervals.append((sum(variances), _welch(variances, [count - 1 for count in kept]), f"{name} interval"))
+    if min(counts) < _FEW:
+        intervals.append((*_pooled(values), "Student's interval: both sides taken to vary alike"))
+    # Of the two for few runs, the wider: neither covers the truth often enough by itself.
+    variance, degrees, method = max(intervals, key=lambda each: _quantile(each[1]) ** 2 * each[0])
+    return _with_interval(value, variance, degrees, method, max(counts), 2 / sum(1 / count for count in counts))
 
 
-def _pooled(sides: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Variance and degrees of freedom if both sides vary alike, relative to their means: Student's (1908)."""
-    degrees = sum(len(values) - 1 for values in sides)
-    squares = sum((value - 1) ** 2 for values in sides for value in _relative(values))
-    return squares / degrees * sum(1 / len(values) for values in sides), degrees
+def _with_interval(value: float, variance: float, degrees: float, method: str, runs: int, each: float) -> Ratio | None:
+    """The ratio with its interval. `variance` is that of its logarithm, as of `each` runs on each side."""
+    if not _comparable(value):
+        return None
+    width = min(_quantile(degrees) * math.sqrt(variance), 700.0)
+    return Ratio(value, value * math.exp(-width), value * math.exp(width), method, variance * each, runs)
+
+
+def _comparable(value: float) -> bool:
+    """Whether a ratio and its inverse are numbers: a log may have any times."""
+    return math.isfinite(value) and value > 0 and math.isfinite(1 / value)
+
+
+def _mean(values: Sequence[float], dropped: int) -> float:
+    """The mean without the `dropped` lowest and highest values."""
+    # Relative to the largest, so that no sum overflows.
+    largest = max(values)
+    return statistics.fmean(value / largest for value in sorted(values)[dropped : len(values) - dropped]) * largest
 
 
 def _relative(values: Sequence[float], dropped: int = 0) -> list[float]:
-    """The winsorised values, in their order, relative to the trimmed mean."""
-    # Relative to the largest first, so that no sum or square overflows.
-    scale = max(values)
-    scaled = [value / scale for value in values]
-    mean = statistics.fmean(sorted(scaled)[dropped : len(values) - dropped])
-    return [value / mean for value in _winsorised(scaled, dropped)]
+    """The values in their order, winsorised, relative to the trimmed mean."""
+    largest = max(values)
+    scaled = [value / largest for value in values]
+    ordered = sorted(scaled)
+    low, high = ordered[dropped], ordered[len(ordered) - dropped - 1]
+    mean = statistics.fmean(ordered[dropped : len(ordered) - dropped])
+    return [min(max(value, low), high) / mean for value in scaled]
 
 
-def _paired_variance(base: _Values, row: _Values) -> float:
-    """The variance of the logarithm of the ratio of two trimmed means of paired values (Yuen's test for dependent
-    groups, Wilcox 2012, section 5.9.5, with the standard error of `_Spread`).
-    """
-    count, dropped = len(base.values), base.dropped
-    sides = [_relative(side.values, dropped) for side in (base, row)]
-    # Rounding leaves differences of exactly proportional times at some 1e-16, which are none.
-    differences = [round(one - other, 12) for one, other in zip(*sides, strict=True)]
-    return statistics.variance(differences) * count / (count - 2 * dropped) ** 2
+def _variance(values: Sequence[float], dropped: int) -> float:
+    """The square of the relative standard error of a trimmed mean (Tukey and McLaughlin 1963)."""
+    return statistics.variance(_relative(values, dropped)) * len(values) / (len(values) - 2 * dropped) ** 2
+
+
+def _welch(variances: Sequence[float], degrees: Sequence[int]) -> float:
+    """Welch's degrees of freedom (1947), as in Yuen's test of trimmed means (1974)."""
+    total = sum(variances)
+    if total == 0:
+        return float(sum(degrees))
+    return 1 / sum((variance / total) ** 2 / count for variance, count in zip(variances, degrees, strict=True))
+
+
+def _pooled(sides: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Variance and degrees of freedom if both sides vary alike, relative to their means (Student 1908)."""
+    degrees = sum(len(values) - 1 for values in sides)
+    squares = sum((value - 1) ** 2 for values in sides for value in _relative(values))
+    return squares / degrees * sum(1 / len(values) for values in sides), float(degrees)
 
 
 def _quantile(degrees: float) -> float:
+    """Student's quantile for CONFIDENCE."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmark.rounds.rules_by_round import EPOCHS
 from results.comparing.columns import bounds_text, minutes_text, ratio_text, row_title
 from results.comparing.group import Group
+from results.comparing.rows import Row
 from results.comparing.speedup import CONFIDENCE, Ratio, Speedup, speedup_of
 
 
@@ -18,14 +19,25 @@ def summary_of(group: Group) -> str:
         return ""
     base = next((row for row in ranked if row.baseline), ranked[1])
     row = next(row for row in ranked if row is not base)
+    speedup = row.speedup if base.baseline and row.speedup else speedup_of(base.side, row.side)
+    sentences = [_compared(group, row, base, speedup)]
+    if len(ranked) > 2:
+        first = ranked[0]
+        score = "" if first.score.kind == "weak" else f" ({minutes_text(first.score.minutes)} min)"
+        sentences.insert(0, f"{row_title(first, group.rows)} is the fastest of {len(ranked)}{score}.")
+    if speedup.time is not None and (speedup.time.value - 1) * ((base.rank or 0) - (row.rank or 0)) < 0:
+        # Medians decide the order of few runs, means the ratio; and pairs are only the runs of common seeds.
+        compared = "these pairs" if speedup.pairs else "mean times"
+        sentences.append(f"This compares {compared}; by their scores in the table the order is the opposite.")
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _compared(group: Group, row: Row, base: Row, speedup: Speedup) -> str:
     title, base_title = row_title(row, group.rows), row_title(base, group.rows)
-    speedup = row.speedup or speedup_of(base.side, row.side)
-    sentence = comparison_text(title, base_title, speedup, row.progress_unit or "progress")
-    if len(ranked) == 2:
-        return sentence
-    first = ranked[0]
-    score = "" if first.score.kind == "weak" else f" ({minutes_text(first.score.minutes)} min)"
-    return f"{row_title(first, group.rows)} is the fastest of {len(ranked)}{score}. {sentence}"
+    if row.score.kind == "weak" and speedup.time is not None:
+        ratio = ratio_text(speedup.time.value)
+        return f"{title} trains {ratio} x as many models per minute as {base_title}: {speedup.time.method}."
+    return comparison_text(title, base_title, speedup, row.progress_unit or "progress")
 
 
 def comparison_text(row: str, base: str, speedup: Speedup, unit: str = EPOCHS, *, advise: bool = True) -> str:
@@ -35,18 +47,25 @@ def comparison_text(row: str, base: str, speedup: Speedup, unit: str = EPOCHS, *
     """
     if speedup.time is None:
         return ""
-    parts = [_time(row, base, speedup.time, advise)]
+    parts = [_time(row, base, speedup, advise)]
     alone = speedup.time.low is not None and not speedup.time.certain
     its = f"{row}'s" if alone else "its"
     if speedup.throughput is not None:
         parts.append(_throughput(its, speedup.throughput))
     if speedup.progress is not None:
         parts.append(_progress(its, speedup.progress, unit))
-    pairs = f" Compared by {speedup.pairs} pairs of runs of the same seed." if speedup.pairs else ""
+    pairs = f" Compared by {pairs_text(speedup.pairs)}." if speedup.pairs else ""
     return f"{parts[0]}{'; ' if parts[1:] else ''}{', '.join(parts[1:])}.{pairs}"
 
 
-def _time(row: str, base: str, ratio: Ratio, advise: bool) -> str:
+def pairs_text(count: int) -> str:
+    """`10 pairs of runs of the same seed`."""
+    return f"{count} pairs of runs of the same seed"
+
+
+def _time(row: str, base: str, speedup: Speedup, advise: bool) -> str:
+    ratio = speedup.time
+    assert ratio is not None
     fraction = ratio_text(1 / ratio.value)
     times = f"{ratio_text(ratio.value)} x as fast"
     told = (
@@ -60,7 +79,8 @@ def _time(row: str, base: str, ratio: Ratio, advise: bool) -> str:
     if ratio.certain:
         return f"{told}: {times}, {interval}"
     needed = ratio.runs_to_tell() if advise else None
-    more = "" if needed is None else f"; if they differ by that much, about {needed} runs of each would tell"
+    of_what = pairs_text(needed or 0) if speedup.pairs else f"{needed} runs of each"
+    more = "" if needed is None else f"; if they differ by that much, about {of_what} would tell"
     return f"{row} and {base} cannot be told apart by their time: {times}, {interval}{more}"
 
 

@@ -46,6 +46,8 @@ NOTED = {
     "cards": "GPU UUIDs",
 }
 """What may differ in a row and is named under it, with its name there. `cards` are the GPUs' UUIDs."""
+UNNAMED_CPU = re.compile(r"CPU(?:, threads: ([0-9]+))?")
+"""What the trainers here log as the name of a CPU: not its model."""
 _GPU_ONLY = ("accelerator_memory", "cuda", "cudnn", "driver", "nccl", "cards")
 _LIBRARIES = {"torch": "torch", "cuda": "cuda_runtime", "cudnn": "cudnn", "driver": "driver"}
 _NOTED_LIBRARIES = {"python": "python", "numpy": "numpy", "nccl": "nccl", "operating_system": "operating_system"}
@@ -103,10 +105,12 @@ def _threads(log: LogSummary) -> str | None:
     """CPU threads of each trainer process: an event of its own, before that a part of the name of a CPU."""
     logged = log.value(mllog.CPU_THREADS)
     if logged is not None:
-        return _plain(logged)
+        resumed = log.first.get(mllog.RESUMED)
+        later = resumed.metadata.get(mllog.CPU_THREADS) if resumed else None
+        return f"{_plain(logged)}, resumed with {_plain(later)}" if later not in (None, logged) else _plain(logged)
     devices = log.value(mllog.ACCELERATORS)
     names = [str(device.get("name")) for device in devices if isinstance(device, Mapping)] if _listed(devices) else []
-    counts = {found[1] for name in names if (found := re.search(r"\bthreads: ([0-9]+)", name))}
+    counts = {found[1] for name in names if (found := UNNAMED_CPU.fullmatch(name)) and found[1]}
     return counts.pop() if len(counts) == 1 else None
 
 

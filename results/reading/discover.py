@@ -30,9 +30,12 @@ class LabelledPath(NamedTuple):
 
 
 def labelled_path(text: str) -> LabelledPath:
-    """`PATH` or `LABEL=PATH`; an existing path is never taken for a label. ValueError for an empty label or path."""
+    """`PATH` or `LABEL=PATH`; an existing path is never taken for a label. ValueError for an empty label or path.
+
+    A path that does not exist and has a `=` in the name of a folder (`runs/lr=0.1/x`) is no label either.
+    """
     label, equals, path = text.partition("=")
-    if not equals or "/" in label or Path(text).exists():
+    if not equals or Path(text).exists() or ("/" in label and not Path(path).exists()):
         return LabelledPath(Path(text))
     if not label.strip() or not path:
         raise ValueError(text)
@@ -105,6 +108,7 @@ def find_sources(
     wanted = None if benchmark is None else canonical_name(benchmark)
     found: dict[Path, Source] = {}
     reported = [] if problems is None else problems
+    labels: dict[Path, str | None] = {}
     walk = _Walk(reported)
     labelled = [path if isinstance(path, LabelledPath) else LabelledPath(path) for path in paths]
     for path, label in labelled:
@@ -118,22 +122,23 @@ def find_sources(
                 remedy="pass a run folder, a folder of runs, a log, or an MLPerf results repository",
             )
         for source in sources:
+            log = source.log.resolve()
+            labels.setdefault(log, label)
             if wanted is None or source.benchmark in (None, BENCHMARK, wanted):
-                found.setdefault(source.log.resolve(), replace(source, label=label) if label else source)
+                found.setdefault(log, replace(source, label=label) if label else source)
+    _require_labels(labelled, set(labels.values()))
     if not found and wanted is not None:
         # All were left out: without the filter, the comparison can name what there is.
         return find_sources(labelled, [])
-    _require_labels(labelled, list(found.values()))
     kept = {source.result.folder for source in found.values() if source.result}
     reported += _unread([result for result in walk.results.values() if result and result.folder in kept])
     return list(found.values())
 
 
-def _require_labels(paths: Sequence[LabelledPath], found: Sequence[Source]) -> None:
-    """UserError for a label without runs: all of them have another one."""
-    used = {source.label for source in found}
+def _require_labels(paths: Sequence[LabelledPath], used: set[str | None]) -> None:
+    """UserError for a label that no log has: all of its logs have another one."""
     for path, label in paths:
-        if label is not None and label not in used and found:
+        if label is not None and label not in used:
             raise UserError(
                 "all runs under this path are under an earlier path too",
                 where=f"{label}={path}",

@@ -33,7 +33,7 @@ from benchmark.rounds.rules_by_round import canonical_name
 from benchmark.submission import RESULTS, description_of, devices_of
 from common.errors import UserError
 from common.values import parse_number
-from results.reading.configuration import configuration_of
+from results.reading.configuration import UNNAMED_CPU, configuration_of
 from results.reading.discover import Source
 from results.reading.measures import count, described, measures_of, text
 from results.reading.run_data import Run
@@ -198,7 +198,8 @@ def _hardware(run: Run, log: LogSummary) -> None:
         names = list(dict.fromkeys(name for device in gpus if (name := text(device.get("name")))))
         run.accelerator = " + ".join(names) or None
         if not gpus and devices:
-            run.processor = run.processor or text(devices[0].get("name"))
+            name = text(devices[0].get("name")) or ""
+            run.processor = run.processor or (name if name and not UNNAMED_CPU.fullmatch(name) else None)
         run.nodes = run.record.run.nnodes if run.record else run.nodes
         return
     run.accelerator = described(description.get("accelerator_model_name"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError
 from results.comparing.comparison import compare_runs
 from results.comparing.fields import row_fields, run_fields
-from results.comparing.identity import rules_from
+from results.comparing.identity import row_keys_from
 from results.comparing.rows import Row
 from results.reading.configuration import IDENTITY, NOTED
 from results.reading.discover import LabelledPath, find_sources, labelled_path
@@ -47,12 +47,16 @@ class Results:
 
 
 def load_all(
-    paths: Iterable[str | os.PathLike[str]], *, baseline: str | None, by: str | None, ignore: str | None
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    baseline: str | None,
+    by: str | Sequence[str] | None,
+    ignore: str | Sequence[str] | None,
 ) -> Results:
     """Read and compare every run under `paths`; see `results.load`."""
     problems: list[str] = []
     runs = [read_run(source).slim() for source in find_sources(map(_path, paths), problems)]
-    comparison = compare_runs(runs, baseline=baseline, rules=rules_from(by, ignore))
+    comparison = compare_runs(runs, baseline=baseline, row_keys=row_keys_from(by, ignore))
     return Results(runs_frame(runs), systems_frame(comparison.rows), [*problems, *comparison.problems])
 
 

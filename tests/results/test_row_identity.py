@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from benchmark import mllog, record
 from common.errors import UserError
 from results import compare
-from results.comparing.identity import KEYS, MACHINE, Rules, buckets_of
+from results.comparing.identity import KEYS, MACHINE, RowKeys, buckets_of
 from results.reading.configuration import IDENTITY, NOTED
 from results.reading.discover import Source
 from results.reading.run_data import Run
@@ -181,6 +182,73 @@ def test_a_log_without_its_record_stays_in_the_only_row_it_can_be_in(tmp_path, c
     assert sorted(row["runs"] for row in answer["rows"]) == [1, 2, 3]
 
 
+def test_a_cpu_run_without_its_record_stays_with_the_others(tmp_path, capsys):
+    """The log names the CPU by its threads only, which is not its model."""
+    runs = write_series(tmp_path, 3)
+    (runs[0] / "record.json").unlink()
+    (row,) = as_json(capsys, tmp_path)[1]["rows"]
+    assert (row["runs"], row["processor"], row["threads"]) == (3, "Example CPU 9000", "1")
+    for run in runs[1:]:
+        (run / "record.json").unlink()
+    (row,) = as_json(capsys, tmp_path)[1]["rows"]
+    assert (row["runs"], row["processor"], row["threads"]) == (3, None, "1")
+
+
+def test_what_is_known_of_a_run_is_never_contradicted_by_its_row(tmp_path, capsys):
+    """Of another dataset, or of another folder where the system is unknown, a run is in another row."""
+    write_run(tmp_path / "a" / "1", FakeRun(seed=1), BOX, software=SOFTWARE)
+    (write_run(tmp_path / "a" / "2", FakeRun(seed=2, tree_sha256="e" * 64), BOX) / "record.json").unlink()
+    assert [row["runs"] for row in as_json(capsys, tmp_path)[1]["rows"]] == [1, 1]
+    for folder in "bc":
+        for seed in (1, 2):
+            run = write_run(tmp_path / "nameless" / folder / str(seed), FakeRun(seed=seed), BOX)
+            lines = (run / "result.txt").read_text().splitlines()
+            kept = [line for line in lines if '"submission_platform"' not in line]
+            (run / "result.txt").write_text("\n".join(kept) + "\n")
+    assert [row["runs"] for row in as_json(capsys, tmp_path / "nameless")[1]["rows"]] == [2, 2]
+
+
+def test_allocator_settings_are_named(tmp_path, capsys):
+    for number, setting in enumerate((None, "backend:native", "expandable_segments:False")):
+        run = write_run(tmp_path / str(number), FakeRun(seed=number), BOX)
+        tree = json.loads((run / "record.json").read_text())
+        tree["run"][("pytorch_alloc_conf", "pytorch_cuda_alloc_conf")[number % 2]] = setting
+        (run / "record.json").write_text(json.dumps(tree))
+    (row,) = as_json(capsys, tmp_path)[1]["rows"]
+    assert any(
+        "allocator settings: backend:native (1 run), expandable_segments:False (1 run)" in n for n in row["notes"]
+    )
+
+
+def test_a_run_resumed_with_other_threads_is_of_another_row(tmp_path, capsys):
+    for number, later in enumerate((None, 4, 8)):
+        edit = logged(mllog.CPU_THREADS, 4)
+        run = write_run(tmp_path / str(number), FakeRun(seed=number), BOX, edit)
+        if later:
+            lines = (run / "result.txt").read_text().splitlines()
+            event = {**event_of(lines[-2]), "key": mllog.RESUMED, "value": 2}
+            event["metadata"] |= {"cpu_threads": later}
+            (run / "result.txt").write_text("\n".join([*lines[:-2], line_of(event), *lines[-2:]]) + "\n")
+    rows = as_json(capsys, tmp_path)[1]["rows"]
+    assert sorted((row["threads"], row["runs"]) for row in rows) == [("4", 2), ("4, resumed with 8", 1)]
+
+
+def test_what_rows_share_is_said_once_and_what_they_do_not_is_not(tmp_path, capsys):
+    for number, torch in enumerate(("2.10.0", "2.11.0")):
+        write_run(tmp_path / str(number), FakeRun(seed=number), BOX, software=SOFTWARE | {"torch": torch})
+    (group,) = as_json(capsys, tmp_path)[1]["groups"]
+    assert "torch" not in group["configuration"] and group["configuration"]["cuda"] == "13.0.96"
+    compare.main([str(tmp_path), "--width", "300"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "the same in all rows" in line]
+    assert "CUDA 13.0.96" in line and "torch" not in line
+    # Rows that their names tell apart: a line has both values, in their order.
+    compare.main([f"x={tmp_path / '0'}", f"y={tmp_path / '1'}", "--width", "300"])
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "not the same" in line]
+    first = next(line.split()[1] for line in out.splitlines() if line.startswith("1 "))
+    assert ("torch 2.10.0 | 2.11.0" if first == "x" else "torch 2.11.0 | 2.10.0") in line
+
+
 def test_labels_separate_name_and_are_found_in_every_output(tmp_path, capsys):
     for name in "ab":
         write_series(tmp_path / name, 2, BOX, seed_offset=ord(name))
@@ -229,7 +297,7 @@ def test_prices_give_the_cost_to_the_target(tmp_path, capsys):
     for wrong in ("fast", "fast=-1", "fast=nan", "=3", "fast=0"):
         with pytest.raises(SystemExit):
             compare.main([str(tmp_path), "--price", wrong])
-        assert "not ROW=USD" in capsys.readouterr().err
+        assert "not ROW=USD with a positive price" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["text", "markdown"])
@@ -274,7 +342,7 @@ def test_rows_partition_the_runs_and_never_mix_known_values(drawn, ignore):
             configuration=configuration,
         )
         runs.append(run)
-    buckets = buckets_of(runs, Rules(ignore=ignore))
+    buckets = buckets_of(runs, RowKeys(ignore=ignore))
     found = [run for bucket in buckets for run in bucket.runs]
     assert sorted(map(id, found)) == sorted(map(id, runs))
     for bucket in buckets:

@@ -61,7 +61,7 @@ class FakeMachine:
 
     def accelerators(self) -> list[dict]:
         if not self.gpus:
-            return [{"rank": 0, "device": "cpu", "name": "Example CPU 9000", "uuid": None}]
+            return [{"rank": 0, "device": "cpu", "name": "CPU, threads: 1", "uuid": None}]
         return [
             {"rank": rank, "device": f"cuda:{rank}", "name": self.gpu_name, "uuid": f"GPU-{rank}"}
             for rank in range(self.gpus)
