@@ -9,6 +9,10 @@ from results.comparing.rows import Row
 from results.comparing.speedup import CONFIDENCE, Ratio, Speedup, speedup_of
 
 
+_IT = "It"
+"""The name of a row that the sentence before is about."""
+
+
 def summary_of(group: Group) -> str:
     """The sentences for a group: its fastest row against the baseline, or against the next one.
 
@@ -20,9 +24,9 @@ def summary_of(group: Group) -> str:
     base = next((row for row in ranked if row.baseline), ranked[1])
     row = next(row for row in ranked if row is not base)
     speedup = row.speedup if base.baseline and row.speedup else speedup_of(base.side, row.side)
-    sentences = [_compared(group, row, base, speedup)]
-    if len(ranked) > 2:
-        first = ranked[0]
+    first, many = ranked[0], len(ranked) > 2
+    sentences = [_compared(_IT if many and row is first else row_title(row, group.rows), group, row, base, speedup)]
+    if many:
         score = "" if first.score.kind == "weak" else f" ({minutes_text(first.score.minutes)} min)"
         sentences.insert(0, f"{row_title(first, group.rows)} is the fastest of {len(ranked)}{score}.")
     if speedup.time is not None and (speedup.time.value - 1) * ((base.rank or 0) - (row.rank or 0)) < 0:
@@ -32,8 +36,8 @@ def summary_of(group: Group) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _compared(group: Group, row: Row, base: Row, speedup: Speedup) -> str:
-    title, base_title = row_title(row, group.rows), row_title(base, group.rows)
+def _compared(title: str, group: Group, row: Row, base: Row, speedup: Speedup) -> str:
+    base_title = row_title(base, group.rows)
     if row.score.kind == "weak" and speedup.time is not None:
         ratio = ratio_text(speedup.time.value)
         return f"{title} trains {ratio} x as many models per minute as {base_title}: {speedup.time.method}."
@@ -49,7 +53,7 @@ def comparison_text(row: str, base: str, speedup: Speedup, unit: str = EPOCHS, *
         return ""
     parts = [_time(row, base, speedup, advise)]
     alone = speedup.time.low is not None and not speedup.time.certain
-    its = f"{row}'s" if alone else "its"
+    its = f"{row}'s" if alone and row != _IT else "its"
     if speedup.throughput is not None:
         parts.append(_throughput(its, speedup.throughput))
     if speedup.progress is not None:
@@ -74,7 +78,7 @@ def _time(row: str, base: str, speedup: Speedup, advise: bool) -> str:
         else f"{row} takes {fraction} x {base}'s time"
     )
     if ratio.low is None:
-        return f"{told}: {times}, which may be chance ({ratio.method})"
+        return f"{told}: {times}, with too few runs to say how much of that is chance"
     interval = f"{CONFIDENCE * 100:.0f} % interval {bounds_text(ratio)}"
     if ratio.certain:
         return f"{told}: {times}, {interval}"

@@ -33,8 +33,8 @@ def test_the_sentence_says_who_won_by_how_much_and_how_sure():
         "b and a cannot be told apart by their time: 1.05 x as fast, 95 % interval 0.95-1.16; if they differ by that "
         "much, about 40 runs of each would tell; b's training steps are 1.21 x as fast (1.20-1.22)."
     )
-    assert "which may be chance (single runs, no interval)" in text_of(
-        Ratio(1.2, None, None, "single runs, no interval")
+    assert text_of(Ratio(1.2, None, None, "single runs, no interval")) == (
+        "b trains in 0.83 of a's time: 1.20 x as fast, with too few runs to say how much of that is chance."
     )
     assert text_of(sure, steps, Ratio(1.25, 1.1, 1.4, "")).endswith("its epochs are 0.80 x as many.")
     assert text_of(sure, steps, Ratio(0.5, 0.4, 0.6, "")).endswith("its epochs are 2.00 x as many.")
@@ -92,9 +92,9 @@ def test_which_row_a_sentence_is_about(tmp_path, capsys):
     def summary(*arguments):
         return as_json(capsys, tmp_path, *arguments)[1]["groups"][0]["summary"]
 
-    fastest = "Example / first-box is the fastest of 3 (0.718 min). Example / first-box trains in 0.5"
+    fastest = "Example / first-box is the fastest of 3 (0.718 min). It trains in 0.5"
     assert summary().startswith(fastest) and "of Example / second-box's time" in summary()
-    assert "first-box trains in 0.3" in summary("--baseline", "third-box")
+    assert "It trains in 0.3" in summary("--baseline", "third-box")
     assert "Example / second-box takes 1.85 x" in summary("--baseline", "first-box")
     # A baseline without a score: the next row is compared.
     write_run(tmp_path / "failed", FakeRun(word_edits=(1290, 1200)), FakeMachine("failed-box"))
