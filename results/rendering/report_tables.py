@@ -117,19 +117,22 @@ def origins(group: Group) -> Origins:
     """The origin of every figure of a group: its logs, by row, with the columns that any of them fills."""
     rows = []
     for row in group.rows:
-        folder = os.path.commonpath([run.log.parent for run in row.members])
-        rows.append((row.name, folder, [_origin(run, folder) for run in row.members]))
+        logs = [run.log for run in row.members]
+        if len({log.is_absolute() for log in logs}) > 1:
+            logs = [Path(os.path.abspath(log)) for log in logs]
+        folder = os.path.commonpath([log.parent for log in logs])
+        cells = [_origin(run, os.path.relpath(log, folder)) for run, log in zip(row.members, logs, strict=True)]
+        rows.append((row.name, folder, cells))
     used = [any(cells[at] for _, _, runs in rows for cells in runs) for at in range(len(_ORIGIN))]
     shown = [at for at, filled in enumerate(used) if filled]
     kept = [(name, folder, [[cells[at] for at in shown] for cells in runs]) for name, folder, runs in rows]
     return Origins([_ORIGIN[at] for at in shown], kept)
 
 
-def _origin(run: Run, folder: str) -> list[str]:
-    """The cells of _ORIGIN for one run."""
+def _origin(run: Run, log: str) -> list[str]:
+    """The cells of _ORIGIN for one run; `log` is its log's path below that of the row."""
     started = "" if run.started_ms is None else _utc(run.started_ms)
     minutes = "" if run.minutes is None else f"{run.minutes:.6f}"
-    log = os.path.relpath(run.log, folder)
     return [log, run.verdict, minutes, flat(run.seed), started, _commit(run), _sha256(run.log)]
 
 

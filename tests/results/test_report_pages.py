@@ -301,3 +301,12 @@ def test_two_systems_are_printed_on_few_sheets_and_closed_details_stay_closed(ch
     assert chromium.printed_pages() <= 2
     chromium.value("document.querySelectorAll('details').forEach(each => { each.open = true })")
     assert chromium.printed_pages() > 2
+
+
+def test_relative_and_absolute_paths_of_one_row(tmp_path, monkeypatch):
+    for name in "ab":
+        write_series(tmp_path / name, 2, seed_offset=ord(name))
+    monkeypatch.chdir(tmp_path)
+    page = Page(written(tmp_path, "a", tmp_path / "b"))
+    assert "Provenance (logs: 4)" in page.text
+    assert all(f"{name}/run-0{number}" in page.text for name in "ab" for number in range(2))
