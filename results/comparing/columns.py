@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from results.comparing.group import Group, telling
 from results.comparing.identity import KEYS
 from results.comparing.rows import Row
 from results.comparing.speedup import Ratio
+from results.reading.configuration import NOTED
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ COLUMNS = (
     Column("#", _rank, 0),
     Column("system", name_text, 0, right=False, fold=18),
     Column("minutes", lambda row: minutes_text(row.score.minutes), 0),
-    Column("rule", lambda row: row.score.kind, 0, right=False),
+    Column("rule", lambda row: row.score.kind, 3, right=False),
     Column("models", lambda row: _whole(row.score.models), 1),
     Column("models/min", lambda row: figure(row.score.models_per_minute), 0),
     Column("min-max", range_text, 3),
@@ -177,7 +178,7 @@ COLUMNS = (
     Column("step speed-up", _step_speedup, 3),
     Column("accelerator", accelerator_text, 2, right=False, fold=14),
     PROGRESS,
-    Column("WER %", lambda row: "" if row.best_wer_pct is None else f"{row.best_wer_pct:.2f}", 5),
+    Column("WER %", lambda row: "" if row.final_wer_pct is None else f"{row.final_wer_pct:.2f}", 5),
     Column("samples/s", lambda row: figure(row.samples_per_s), 6),
     Column("audio s/s", lambda row: figure(row.audio_s_per_s), 12),
     Column("GPU %", lambda row: figure(row.gpu_utilization_pct), 8),
@@ -187,7 +188,7 @@ COLUMNS = (
     Column("W", lambda row: figure(row.power_w), 13),
     Column("kWh", lambda row: figure(row.energy_kwh), 9),
     Column("acc-min", _accelerator_minutes, 8),
-    Column("USD", lambda row: figure(row.cost), 4),
+    Column("USD", lambda row: figure(row.cost), 1),
 )
 _TELLING_IMPORTANCE, _CONFIGURATION_IMPORTANCE = 1, 14
 _FEW_ROWS = 3
@@ -223,9 +224,16 @@ def configuration_notes(group: Group) -> list[str]:
     notes = []
     if shared := ", ".join(f"{KEYS[key]} {one_line(str(value))}" for key, value in group.shared.items()):
         notes.append(f"{'the same in all rows' if len(group.rows) > 1 else 'configuration'}: {shared}")
-    in_table = telling(group.rows)
-    others = [key for key in group.differing if key not in in_table]
-    if others and len(group.rows) <= _FEW_ROWS:
-        values = (f"{KEYS[key]} {' | '.join(key_text(row, key) or '-' for row in group.rows)}" for key in others)
+    if 1 < len(group.rows) <= _FEW_ROWS and (values := list(_differing_values(group))):
         notes.append(f"not the same, in the order of the rows: {', '.join(values)}")
     return notes
+
+
+def _differing_values(group: Group) -> Iterator[str]:
+    """`KEY VALUE | VALUE` of the keys in which rows differ that no column has, `-` for what is not known."""
+    in_table = telling(group.rows)
+    for key in [*group.differing, *NOTED]:
+        texts = [one_line(str(row.identity.get(key) or row.noted.get(key) or "-")) for row in group.rows]
+        # Two rows always have other cards.
+        if key not in in_table and key != "cards" and len(set(texts)) > 1:
+            yield f"{KEYS[key]} {' | '.join(texts)}"

@@ -111,7 +111,7 @@ SORTS = {
     "system": "name",
     "accelerators": "accelerators",
     "epochs": "epochs_to_target",
-    "wer": "best_wer_pct",
+    "wer": "final_wer_pct",
     "throughput": "samples_per_s",
     "energy": "energy_kwh",
     "power": "power_w",

@@ -54,6 +54,7 @@ def row_fields(row: Row) -> dict[str, Any]:
         "epochs_to_target": row.epochs_to_target,
         "progress_unit": row.progress_unit,
         "best_wer_pct": row.best_wer_pct,
+        "final_wer_pct": row.final_wer_pct,
         "target_wer_pct": aspects.target_wer,
         "samples_per_s": row.samples_per_s,
         "audio_s_per_s": row.audio_s_per_s,
@@ -83,7 +84,7 @@ def _speedup(row: Row) -> dict[str, Any]:
     return {
         "speedup": time.value if time else None,
         **_bounds("speedup", compared),
-        "speedup_method": time.method if time else None,
+        "speedup_method": compared.method if compared else None,
         "runs_to_tell": compared.runs_to_tell() if compared and not compared.certain else None,
         "seed_pairs": found.pairs if found and not row.baseline else None,
         "throughput_speedup": found.throughput.value if found and found.throughput else None,

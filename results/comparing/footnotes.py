@@ -18,8 +18,12 @@ def footnotes(group: Group, most_names: int = 3) -> list[str]:
     for row in group.rows:
         rules.setdefault(row.score.rule, []).append(row)
     notes = [f"minutes: {one_line(rule)}{_which(rows, group.rows, most_names)}" for rule, rows in rules.items()]
-    compared = [row.speedup.time for row in group.rows if row.speedup and row.speedup.time and not row.baseline]
-    notes += [f"speed-up: {_how(ratio)}" for ratio in {ratio.method: ratio for ratio in compared}.values()]
+    compared = [row.speedup for row in group.rows if row.speedup and not row.baseline]
+    for name, ratios in (
+        ("speed-up", [speedup.time for speedup in compared]),
+        ("step speed-up", [speedup.throughput for speedup in compared]),
+    ):
+        notes += [f"{name}: {text}" for text in dict.fromkeys(_how(ratio) for ratio in ratios if ratio)]
     notes += configuration_notes(group)
     return notes + [
         f"{row_title(row, group.rows)}: {one_line('; '.join(row.notes))}" for row in group.rows if row.notes

@@ -39,6 +39,8 @@ class Row:
     aspects: Aspects
     identity: dict[str, Any]
     """What its runs share, by the keys that separate rows (`results.comparing.identity`)."""
+    noted: dict[str, str | None]
+    """What its runs share of NOTED, which does not separate rows; None if they do not, or it is not known."""
     label: str | None
     submitter: str | None
     system: str | None
@@ -62,6 +64,8 @@ class Row:
     progress_unit: str | None
     """`epochs`, or what the benchmark counts instead; None if the runs' logs differ in it."""
     best_wer_pct: float | None
+    final_wer_pct: float | None
+    """Mean over the converged runs of the word error rate at which they stopped."""
     samples_per_s: float | None
     audio_s_per_s: float | None
     gpu_utilization_pct: float | None
@@ -147,6 +151,7 @@ def row_of(bucket: Bucket, keys: RowKeys) -> Row:
     return Row(
         aspects=bucket.aspects,
         identity=bucket.identity,
+        noted={key: _shared(members, key) for key in NOTED},
         label=_of_all(members, "label"),
         submitter=_of_all(members, "submitter"),
         system=_of_all(members, "system"),
@@ -168,6 +173,7 @@ def row_of(bucket: Bucket, keys: RowKeys) -> Row:
         epochs_to_target=mean([run.progress_to_target for run in converged]) if unit else None,
         progress_unit=unit,
         best_wer_pct=min((run.best_wer for run in scored if run.best_wer is not None), default=None),
+        final_wer_pct=mean([run.final_wer for run in converged or scored]),
         samples_per_s=mean([run.samples_per_s for run in converged or scored]),
         audio_s_per_s=mean([run.audio_s_per_s for run in converged or scored]),
         gpu_utilization_pct=mean([m.gpu_utilization_pct for m in measured]),
@@ -188,6 +194,11 @@ def _of_all(members: Sequence[Run], name: str) -> Any:
     if len(values) > 1:
         return " + ".join(values) if isinstance(values[0], str) else None
     return values[0] if values else None
+
+
+def _shared(members: Sequence[Run], key: str) -> str | None:
+    values = {run.configuration.get(key) for run in members}
+    return values.pop() if len(values) == 1 else None
 
 
 def _score(scored: list[Run], converged: list[Run]) -> Score:

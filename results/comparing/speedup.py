@@ -16,8 +16,8 @@ from results.comparing.score_of_runs import Score
 CONFIDENCE = 0.95
 POWER = 0.8
 """With what probability as many runs as `Ratio.runs_to_tell` gives tell two rows apart."""
-FEWEST_TIMES, FEWEST_RATES, FEWEST_PAIRS = 3, 4, 3
-"""Runs that an interval needs: for times and progress on each side, for throughput on both together; pairs of runs.
+FEWEST_TIMES, FEWEST_RATES, FEWEST_PAIRS = 3, 2, 3
+"""Runs on each side that an interval needs for times and progress, and for throughput; pairs of runs of one seed.
 
 Runs that take 3 or 4 epochs by chance may all take 3 if there are only two of them, and then seem not to vary at all.
 Throughput varies continuously, so that fewer runs show how much."""
@@ -118,8 +118,8 @@ def speedup_of(baseline: Side, other: Side) -> Speedup:
     pairs = _pairs(baseline, other)
     return Speedup(
         time=_time(baseline, other, pairs),
-        throughput=_invert(_ratio(baseline, other, pairs, lambda run: run.samples_per_s, _both_have_enough)),
-        progress=_ratio(baseline, other, pairs, _progress, _each_has_enough) if baseline.unit == other.unit else None,
+        throughput=_invert(_ratio(baseline, other, pairs, lambda run: run.samples_per_s, FEWEST_RATES)),
+        progress=_ratio(baseline, other, pairs, _progress, FEWEST_TIMES) if baseline.unit == other.unit else None,
         pairs=len(pairs),
     )
 
@@ -167,19 +167,11 @@ def _time(baseline: Side, other: Side, pairs: Pairs) -> Ratio | None:
         return slowest if run.minutes is None else run.minutes
 
     scale = (baseline.score.scaling_factor or 1.0) / (other.score.scaling_factor or 1.0)
-    return _ratio(baseline, other, pairs, minutes, _each_has_enough, scale)
+    return _ratio(baseline, other, pairs, minutes, FEWEST_TIMES, scale)
 
 
 def _progress(run: RunFigures) -> float | None:
     return None if run.minutes is None else run.progress
-
-
-def _each_has_enough(base: int, row: int) -> bool:
-    return min(base, row) >= FEWEST_TIMES
-
-
-def _both_have_enough(base: int, row: int) -> bool:
-    return base + row >= FEWEST_RATES
 
 
 def _ratio(
@@ -187,12 +179,12 @@ def _ratio(
     other: Side,
     pairs: Pairs,
     value_of: Callable[[RunFigures], float | None],
-    enough: Callable[[int, int], bool],
+    fewest: int,
     scale: float = 1.0,
 ) -> Ratio | None:
     """mean(baseline) / mean(other) of a quantity, times `scale`, in pairs where enough of them have it.
 
-    None if a side has no values; without an interval unless there are `enough` of them.
+    None if a side has no values; without an interval if one has less than the `fewest`.
     """
 
     def known(run: RunFigures) -> float | None:
@@ -210,7 +202,7 @@ def _ratio(
         return None
     # Trimmed as the score is, if all of its runs have a value.
     trims = [side.dropped * (len(each) == len(side.runs)) for each, side in zip(values, sides, strict=True)]
-    return _of_means(values, trims, scale, enough(len(values[0]), len(values[1])))
+    return _of_means(values, trims, scale, enough=min(map(len, values)) >= fewest)
 
 
 def _invert(ratio: Ratio | None) -> Ratio | None:
@@ -242,7 +234,7 @@ def _of_pairs(base: Sequence[float], row: Sequence[float], dropped: int, scale: 
     )
 
 
-def _of_means(values: Sequence[Sequence[float]], dropped: Sequence[int], scale: float, enough: bool) -> Ratio | None:
+def _of_means(values: Sequence[Sequence[float]], dropped: Sequence[int], scale: float, *, enough: bool) -> Ratio | None:
     """The ratio of two trimmed means; without an interval unless there are `enough` values."""
     value = _mean(values[0], dropped[0]) / _mean(values[1], dropped[1]) * scale
     counts = [len(each) for each in values]

@@ -8,7 +8,7 @@ from results.comparing.group import Group
 from results.comparing.rows import Row
 from results.comparing.speedup import CONFIDENCE, Ratio, Speedup, speedup_of
 
-
+_S = "'s"
 _IT = "It"
 """The name of a row that the sentence before is about."""
 
@@ -100,4 +100,4 @@ def _progress(its: str, ratio: Ratio, unit: str) -> str:
         return f"{its} {unit} are the same"
     if ratio.low is not None and not ratio.certain:
         return f"{its} {unit} are the same within chance"
-    return f"{its} {unit} are {ratio_text(1 / ratio.value)} x as many"
+    return f"{'it' if its == 'its' else its.removesuffix(_S)} needs {ratio_text(1 / ratio.value)} x as many {unit}"

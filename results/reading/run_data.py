@@ -111,6 +111,11 @@ class Run:
         return WER_PERCENT.get(self.benchmark or "")
 
     @property
+    def final_wer(self) -> float | None:
+        """The last word error rate before run_stop in percent; None if the benchmark has another metric."""
+        return None if self.last_accuracy is None or self.wer_factor is None else self.last_accuracy * self.wer_factor
+
+    @property
     def stopped_ms(self) -> float | None:
         """Time of run_stop in milliseconds since the Unix epoch."""
         return None if self.started_ms is None or self.minutes is None else self.started_ms + self.minutes * 60_000

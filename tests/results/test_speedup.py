@@ -61,8 +61,8 @@ def test_few_runs_do_not_give_too_narrow_an_interval(few, many):
     assert covered / DRAWS >= 0.93 and steps / DRAWS >= 0.93
 
 
-@pytest.mark.parametrize(("few", "many"), [(1, 3), (1, 10), (2, 2), (2, 10)])
-def test_one_or_two_runs_tell_the_speed_of_the_steps_only(few, many):
+@pytest.mark.parametrize(("few", "many"), [(2, 2), (2, 10), (3, 2)])
+def test_two_runs_tell_the_speed_of_the_steps_only(few, many):
     draw = random.Random(few * 100 + many)
     covered = 0
     for _ in range(DRAWS):
@@ -71,6 +71,8 @@ def test_one_or_two_runs_tell_the_speed_of_the_steps_only(few, many):
         assert found.time.method == "too few runs, no interval"
         covered += found.throughput.low <= 1.1 <= found.throughput.high
     assert 0.93 <= covered / DRAWS <= 0.97
+    one = speedup_of(side([3.0], rates=[10.0]), side([2.0] * 10, rates=[11.0] * 10))
+    assert one.time.method == one.throughput.method == "too few runs, no interval"
     single = speedup_of(side([3.0], rates=[10.0]), side([2.0], rates=[11.0]))
     assert single.time.method == single.throughput.method == "single runs, no interval"
 
@@ -101,9 +103,9 @@ def test_the_intervals_are_those_of_scipys_tests():
     half *= math.sqrt((10 / 64) / (9 / (8 * 7)))
     assert yuen.value == pytest.approx(side(TEN).score.minutes / side(OTHER_TEN).score.minutes)
     assert (yuen.low, yuen.high) == pytest.approx((yuen.value * math.exp(-half), yuen.value * math.exp(half)))
-    rates = speedup_of(side([1.0], rates=[5.0]), side([1.0] * 4, rates=[6.0, 6.1, 6.3, 5.9])).throughput
-    half = width_of(stats.ttest_ind([1.0], relative([6.0, 6.1, 6.3, 5.9]), equal_var=True))
-    assert rates.value == pytest.approx(6.075 / 5)
+    rates = speedup_of(side([1.0] * 2, rates=[5.0, 5.1]), side([1.0] * 4, rates=[6.0, 6.1, 6.3, 5.9])).throughput
+    half = width_of(stats.ttest_ind(relative([5.0, 5.1]), relative([6.0, 6.1, 6.3, 5.9]), equal_var=True))
+    assert rates.value == pytest.approx(6.075 / 5.05)
     assert (rates.low, rates.high) == pytest.approx((rates.value * math.exp(-half), rates.value * math.exp(half)))
     seeds = list(range(7))
     paired = speedup_of(side(TEN[:7], seeds=seeds), side(OTHER_TEN[:7], seeds=seeds)).time

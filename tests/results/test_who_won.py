@@ -36,8 +36,8 @@ def test_the_sentence_says_who_won_by_how_much_and_how_sure():
     assert text_of(Ratio(1.2, None, None, "single runs, no interval")) == (
         "b trains in 0.83 of a's time: 1.20 x as fast, with too few runs to say how much of that is chance."
     )
-    assert text_of(sure, steps, Ratio(1.25, 1.1, 1.4, "")).endswith("its epochs are 0.80 x as many.")
-    assert text_of(sure, steps, Ratio(0.5, 0.4, 0.6, "")).endswith("its epochs are 2.00 x as many.")
+    assert text_of(sure, steps, Ratio(1.25, 1.1, 1.4, "")).endswith("it needs 0.80 x as many epochs.")
+    assert text_of(sure, steps, Ratio(0.5, 0.4, 0.6, "")).endswith("it needs 2.00 x as many epochs.")
     assert "equally fast within chance (0.98-1.03)" in text_of(sure, Ratio(1.0, 0.98, 1.03, ""))
     # No ratio is printed as nothing, or as 1 if it is not.
     assert text_of(Ratio(300.0, 290.0, 310.0, "")).startswith("b trains in 0.0033 of a's time: 300 x as fast")
