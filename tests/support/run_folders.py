@@ -35,11 +35,11 @@ class FakeMachine:
 
     name: str = "a-machine"
     gpus: int = 0
-    processes: int | None = None
-    """Trainer processes, if not one for each GPU."""
     gpu_name: str = "NVIDIA H200"
     power_w: float = 500.0
     utilization_pct: float = 90.0
+    processes: int | None = None
+    """Trainer processes, if not one for each GPU."""
 
     def telemetry(self, region_s: float) -> dict:
         gpu = {
