@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmark.submission import TELEMETRY_FILE, file_of_run
@@ -16,6 +16,7 @@ from common.cli import HelpFormatter
 from common.errors import EXIT_OK, UserError
 from common.files import write_atomically
 from results.compare import add_shared_arguments, compare_as_asked, report_problems
+from results.output_files import refuse_inputs
 from results.reading.discover import Source, find_sources
 from results.reading.load import read_run
 from results.reading.run_check import check_runs
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("not a file in an existing folder", where=options.html)
     problems: list[str] = []
     sources = find_sources(options.paths, problems, options.benchmark)
-    _refuse_inputs([options.html], sources)
+    refuse_inputs([options.html], _inputs(sources))
     runs = map(read_run, sources)
     comparison = compare_as_asked(check_runs(runs) if options.check else runs, options)
     comparison.problems[:0] = problems
@@ -54,32 +55,18 @@ def main(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _refuse_inputs(files: Iterable[Path], sources: Iterable[Source]) -> None:
-    """Raise UserError if one of the files to write is read for the report."""
-    written = {known: file for file in files if (known := _identity(file))}
-    if not written:
-        return
+def _inputs(sources: Iterable[Source]) -> Iterator[Path]:
+    """Every file that is read for the report."""
     for source in sources:
-        for path in (*source.files, file_of_run(source.log, TELEMETRY_FILE)):
-            known = None if path is None else _identity(path)
-            if known and known in written:
-                what = "this is one of the inputs, which are never overwritten"
-                raise UserError(what, where=written[known])
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """The device and inode of a file; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        yield from source.files
+        if telemetry := file_of_run(source.log, TELEMETRY_FILE):
+            yield telemetry
 
 
 def write_pages(file: Path, pages: Sequence[Page], sources: Sequence[Source]) -> None:
     """Write the pages, the last one as `file` and the others beside it, unless one of them is an input."""
     paths = [file.with_name(page.name) for page in pages]
-    _refuse_inputs(paths, sources)
+    refuse_inputs(paths, _inputs(sources))
     for path, page in zip(paths, pages, strict=True):
         write_atomically(path, page.content)
         rows = sum(len(group.rows) for group in page.groups)

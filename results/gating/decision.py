@@ -7,16 +7,9 @@ import math
 from dataclasses import dataclass
 
 from common.errors import UserError
-from results.comparing.speedup import (
-    CONFIDENCE,
-    FEWEST_PAIRS,
-    FEWEST_RATES,
-    FEWEST_TIMES,
-    Ratio,
-    Side,
-    Speedup,
-    speedup_of,
-)
+from results.comparing.speedup import CONFIDENCE, FEWEST_RATES, FEWEST_TIMES, Ratio, Side, Speedup, speedup_of
+from results.comparing.verdict import pairs_text
+from results.gating.wording import amount, as_factors, interval, percent
 
 TIME, THROUGHPUT = "time", "throughput"
 METRICS = (TIME, THROUGHPUT)
@@ -37,6 +30,8 @@ class Outcome(enum.Enum):
 FAILURES = (Outcome.SLOWER, Outcome.NO_TARGET)
 DOUBTS = (Outcome.SEEMS_SLOWER, Outcome.TOO_FEW)
 """Outcomes that pass and need a look."""
+ACCEPTABLE = (Outcome.SLOWER, *DOUBTS)
+"""Outcomes after which a user may accept the runs as the next baseline."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ def decide(baseline: Side, new: Side, metric: str, margin: float) -> Decision:
     """Whether `new` takes more than 1 + `margin` times the time of `baseline`, or its time per sample (THROUGHPUT).
 
     It fails only if even the end of the 95 % interval that favours the new runs is slower than that. UserError if the
-    metric is not known of both.
+    metric is not known of both, or the two cannot be compared.
     """
     speedup = speedup_of(baseline, new)
     if metric == TIME:
@@ -68,7 +63,7 @@ def decide(baseline: Side, new: Side, metric: str, margin: float) -> Decision:
             return Decision(Outcome.WITHIN, text, speedup)
     ratio = speedup.time if metric == TIME else speedup.throughput
     if ratio is None:
-        raise UserError("the throughput of both sides is not known", where="--metric", remedy="use --metric time")
+        raise _unknown(baseline, new, metric)
     outcome = _outcome(ratio, margin)
     if outcome is Outcome.TOO_FEW:
         return Decision(outcome, _too_few(ratio, baseline, new, metric), speedup)
@@ -78,18 +73,41 @@ def decide(baseline: Side, new: Side, metric: str, margin: float) -> Decision:
     return Decision(outcome, text, speedup)
 
 
+def _unknown(baseline: Side, new: Side, metric: str) -> UserError:
+    """Why two sides have no ratio."""
+    if metric == THROUGHPUT and not (_rates(baseline) and _rates(new)):
+        missing = " and ".join(
+            name for name, side in (("the baseline", baseline), ("the new runs", new)) if not _rates(side)
+        )
+        return UserError(f"the throughput of {missing} is not known", where="--metric", remedy="use --metric time")
+    what = "times to the target" if metric == TIME else "throughputs"
+    return UserError(
+        f"the {what} of the two sides are too far apart for a ratio, so one of them is not a measurement",
+        remedy="look into the logs of both sides",
+    )
+
+
+def _rates(side: Side) -> list[float]:
+    return [run.samples_per_s for run in side.runs if run.samples_per_s is not None and run.samples_per_s > 0]
+
+
 def _text(outcome: Outcome, ratio: Ratio, metric: str, margin: float) -> str:
     """What an outcome with an interval says."""
-    takes = f"takes {_change(_more(ratio.value))} {_WHAT[metric]}"
-    interval = f"{CONFIDENCE * 100:.0f} % interval {_interval(ratio)}"
-    allowed = f"{percent(margin)} is allowed"
+    assert ratio.low is not None and ratio.high is not None
+    change = _more(ratio.value)
+    low, high = (_more(bound) if bound > 0 else math.inf for bound in (ratio.high, ratio.low))
+    factor = as_factors((change, low, high))
+    much = amount(change, _WHAT[metric], margin, factor=factor)
+    sure = f"{CONFIDENCE * 100:.0f} % interval {interval(low, high, margin, factor=factor)}"
+    allowed = f"{margin * 100:.6g} % is allowed"
     if outcome is Outcome.SLOWER:
-        return f"{takes} ({interval}), at most {allowed}"
+        return f"takes {much} ({sure}), at most {allowed}"
     if outcome is Outcome.WITHIN:
-        return f"{takes} ({interval}), up to {allowed}"
+        return f"takes {much} ({sure}), up to {allowed}"
     if outcome is Outcome.UNCLEAR:
-        return f"{takes}, up to {allowed}, but that is not certain: {interval}"
-    return f"is slower by about {percent(_more(ratio.value))}, but not with certainty: {interval}, at most {allowed}"
+        return f"takes {much}, up to {allowed}, but that is not certain: {sure}"
+    slower = f"takes about {much}" if factor else f"is slower by about {percent(change, margin)}"
+    return f"{slower}, but not with certainty: {sure}, at most {allowed}"
 
 
 _WHAT = {TIME: "time", THROUGHPUT: "time per sample"}
@@ -117,48 +135,26 @@ def _no_target(baseline: Side, new: Side) -> str:
 
 def _too_few(ratio: Ratio, baseline: Side, new: Side, metric: str) -> str:
     """What the runs seem to say, and how many more it needs."""
-    seems = f"seems to take {_change(_more(ratio.value))} {_WHAT[metric]}"
+    change = _more(ratio.value)
+    seems = f"seems to take {amount(change, _WHAT[metric], factor=as_factors([change]))}"
     fewest = FEWEST_TIMES if metric == TIME else FEWEST_RATES
-    missing = fewest - len(baseline.runs) - len(new.runs)
-    if missing <= 0:
+    counts = [len(side.runs if metric == TIME else _rates(side)) for side in (baseline, new)]
+    missing = [max(fewest - count, 0) for count in counts]
+    if not any(missing) or "weak" in (baseline.score.kind, new.score.kind):
         return f"{seems}, but how certain that is cannot be said ({ratio.method})"
-    pairs = f", or {FEWEST_PAIRS} on each side with the same seeds" if new.pairable and baseline.pairable else ""
-    runs = f"{missing} more run{'s' * (missing > 1)}"
-    return f"{seems}, but these are too few runs to tell: it needs {runs} ({fewest} of both sides together{pairs})"
+    kinds = ("of the baseline", "of the new code")
+    needs = [f"{count} more {kind}" for count, kind in zip(missing, kinds, strict=True) if count]
+    return f"{seems}, but these are too few runs to tell: it needs {' and '.join(needs)} ({fewest} on each side)"
 
 
 def _runs(ratio: Ratio, pairs: int, margin: float) -> str:
     needed = ratio.runs_to_tell(1 / (1 + margin))
     if needed is None:
         return "; that is too close to the margin to tell"
-    of_what = "pairs of runs of the same seed" if pairs else "runs of each"
-    return f"; about {needed} {of_what} would tell"
+    of_what = pairs_text(needed) if pairs else f"{needed} runs of each"
+    return f"; about {of_what} would tell"
 
 
 def _more(ratio: float) -> float:
     """The fraction of time that a speed-up of `ratio` adds; below 0 if it saves time."""
     return 1 / ratio - 1
-
-
-def percent(fraction: float) -> str:
-    """`7.2 %`, `12 %`: one decimal below 10 %."""
-    value = abs(fraction) * 100
-    return f"{value:.{1 if value < 9.95 else 0}f}".removesuffix(".0") + " %"
-
-
-def _change(fraction: float) -> str:
-    if percent(fraction) == "0 %":
-        return "as much"
-    return f"{percent(fraction)} {'more' if fraction > 0 else 'less'}"
-
-
-def _interval(ratio: Ratio) -> str:
-    """The interval of the added time: `8 % to 16 % more`, `3 % less to 8 % more`."""
-    assert ratio.low is not None and ratio.high is not None
-    low, high = (_more(bound) if bound > 0 else math.inf for bound in (ratio.high, ratio.low))
-    if percent(low) == percent(high) and low * high > 0:
-        return _change(low)
-    if (low >= 0) == (high >= 0):
-        first, last = sorted((low, high), key=abs)
-        return f"{percent(first)} to {percent(last)} {'more' if high > 0 else 'less'}"
-    return f"{percent(low)} less to {percent(high)} more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from common.errors import one_line
@@ -10,7 +11,7 @@ from results.comparing.columns import figure, minutes_text
 from results.comparing.verdict import comparison_text
 from results.gating.decision import DOUBTS, Outcome
 from results.gating.history import Entry, titles_of
-from results.gating.sides import Gated
+from results.gating.matching import Gated
 from results.rendering.export import markdown_text
 from results.rendering.table_layout import wrap_line
 
@@ -27,8 +28,8 @@ def as_text(gated: Sequence[Gated], alone: Sequence[str], width: int) -> str:
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> str:
-    """`text` in lines, with every number on the line of its percent sign."""
-    joined = one_line(text).replace(" %", "\N{NO-BREAK SPACE}%")
+    """`text` in lines, with every number on the line of its percent sign or x."""
+    joined = re.sub(r"(?<=\d) (?=%|x\b)", "\N{NO-BREAK SPACE}", one_line(text))
     return wrap_line(joined, width, indent).replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -47,9 +48,9 @@ def as_github(gated: Sequence[Gated]) -> str:
     """An annotation for each set of new runs: an error if it failed, a warning if in doubt; and one for each warning."""
     lines = []
     for each, name in _titled(gated):
-        doubtful = each.decision.outcome in DOUBTS
-        level = "error" if not each.decision.passed else "warning" if doubtful else "notice"
-        title = f"{_TITLES[each.decision.outcome]}: {one_line(name)}"
+        doubtful = each.decision.outcome in DOUBTS and not each.accepted
+        level = "error" if not each.passed else "warning" if doubtful else "notice"
+        title = f"{_TITLES[each.decision.outcome]}{' (accepted)' * each.accepted}: {one_line(name)}"
         lines.append(annotation(level, one_line(_headline(each, name)), title=title))
         lines += [annotation("warning", one_line(warning), title=title) for warning in each.warnings]
     return "".join(line + "\n" for line in lines)
@@ -66,6 +67,23 @@ _TITLES = {
 }
 
 
+_MOST_ANNOTATIONS = 5
+"""GitHub shows ten warnings of a step, and some are of the gate itself."""
+
+
+def problems_for_github(problems: Sequence[str]) -> str:
+    """Annotations of what could not be read, the first few of many."""
+    shown = list(problems[:_MOST_ANNOTATIONS])
+    if rest := len(problems) - len(shown):
+        shown.append(f"{rest} more problems are in the job's log")
+    return "".join(annotation("warning", one_line(text), title="Performance gate") + "\n" for text in shown)
+
+
+def error_for_github(text: str) -> str:
+    """The annotation of an error, of one line."""
+    return annotation("error", one_line(text), title="Performance gate: error") + "\n"
+
+
 def _titled(gated: Sequence[Gated]) -> Iterator[tuple[Gated, str]]:
     return zip(gated, titles_of([each.new for each in gated]), strict=True)
 
@@ -76,7 +94,7 @@ def _headline(each: Gated, title: str) -> str:
 
 
 def _verdict(each: Gated) -> str:
-    return "passed" if each.decision.passed else "FAILED"
+    return "accepted" if each.accepted else "passed" if each.passed else "FAILED"
 
 
 def _details(each: Gated) -> list[str]:

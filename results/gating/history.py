@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from results.comparing.comparison import aspect_text, describe
 from results.comparing.identity import ASPECTS, Aspects
 from results.comparing.score_of_runs import PUBLISHED, UNVERIFIED, Score
 from results.comparing.speedup import RunFigures, Side
+from results.gating.decision import DOUBTS
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Entry:
 
     `configuration` is what they ran on and with; `parameters` are the variant's values. `dropped` runs at each end do
     not count in the score. `started_at` is when the newest run started (UTC). `label` is the name that the user gave
-    the runs. `passed` is the outcome of the gate, None if there was nothing to compare with.
+    the runs. `passed` is whether the gate passed, None if there was nothing to compare with; `outcome` the name of the
+    gate's Outcome in lower case, None in entries of earlier versions. `accepted`: a user accepted the runs although the
+    gate failed or was in doubt.
     """
 
     aspects: Aspects
@@ -40,11 +43,25 @@ class Entry:
     label: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     passed: bool | None = None
+    outcome: str | None = None
+    accepted: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the runs are no baseline: the gate failed, and nobody accepted them."""
+        return self.passed is False and not self.accepted
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the runs are a baseline only if there is no better one: they may be slow, or have no score."""
+        doubt = self.outcome in [outcome.name.lower() for outcome in DOUBTS]
+        return (doubt and not self.accepted) or self.score.minutes is None
 
     @property
     def side(self) -> Side:
         """What a speed-up compares."""
-        return Side(self.score, self.runs, self.dropped, self.aspects.benchmark == BENCHMARK)
+        pairable = self.aspects.benchmark == BENCHMARK
+        return Side(self.score, self.runs, self.dropped, pairable, self.progress_unit)
 
     @property
     def full_title(self) -> str:
@@ -82,16 +99,25 @@ def same_runs(one: Entry, other: Entry) -> bool:
 
 def have_common_runs(one: Entry, other: Entry) -> bool:
     """Whether two entries have a run in common, as if one were of a series that was extended later."""
-    if (one.aspects, one.configuration) != (other.aspects, other.configuration):
+    if one.aspects != other.aspects:
         return False
-    return any(run in other.runs for run in one.runs if run.minutes is not None) or same_runs(one, other)
+    runs = [{_measured(run) for run in entry.runs if _measured(run)} for entry in (one, other)]
+    return not runs[0].isdisjoint(runs[1]) or same_runs(one, other)
+
+
+def _measured(run: RunFigures) -> tuple[object, ...]:
+    """What no other run has; () if nothing of it is known."""
+    if run.minutes is None and run.samples_per_s is None:
+        return ()
+    return str(run.seed), run.minutes, run.samples_per_s
 
 
 def read_history(path: Path, problems: list[str]) -> list[Entry]:
     """The entries of a history, the oldest first; [] if there is no such file. `problems` receives damaged lines.
 
-    Of several entries of the same runs, the last one counts, in the place of the first. UserError for a file of a later
-    version.
+    Of several entries of the same runs, the last one counts, in the place of the first; runs that were accepted, or
+    passed after they had failed, remain so. UserError for a file of a later version, or one that has lines and no
+    entry.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -107,8 +133,32 @@ def read_history(path: Path, problems: list[str]) -> list[Entry]:
         except _Damaged as error:
             problems.append(f"{where}: this line is damaged and was left out ({error})")
         else:
-            found[repr((entry.started_at, entry.aspects, entry.runs))] = entry
+            runs = repr((entry.started_at, entry.aspects, entry.runs))
+            found[runs] = _after(found[runs], entry) if runs in found else entry
+    if not found and any(line.strip() for line in lines):
+        raise UserError(
+            "this file has no entry that can be read: it is damaged, or something else than a history",
+            where=path,
+            remedy="restore it from a copy, name another file, or delete it to start again",
+        )
     return list(found.values())
+
+
+def _after(earlier: Entry, entry: Entry) -> Entry:
+    """An entry of runs of which there is an earlier one."""
+    passed = entry.passed is True and not entry.doubtful
+    accepted = earlier.accepted or (passed and earlier.failed)
+    return dataclasses.replace(entry, accepted=entry.accepted or accepted)
+
+
+def is_history(path: Path) -> bool:
+    """Whether a file is a history, by its first line that is not empty."""
+    try:
+        with open(path, "rb") as file:
+            line = next((line for line in file if line.strip()), b"")
+            return bool(_entry(line, str(path)))
+    except (OSError, UserError, _Damaged):
+        return False
 
 
 class _Damaged(Exception):
@@ -133,10 +183,13 @@ def _entry(line: bytes, where: str) -> Entry:
 
 def _fault(entry: Entry) -> str:
     """What is impossible in an entry; empty if nothing is."""
-    figures = [value for run in entry.runs for value in (run.minutes, run.progress, run.samples_per_s)]
+    figures = [value for run in entry.runs for value in (run.minutes, run.samples_per_s)]
     scored = (entry.score.minutes, entry.score.models, entry.score.scaling_factor)
     if any(value is not None and not value > 0 for value in (*figures, *scored)):
         return "a time, a rate or a score is not above 0"
+    # Some benchmarks of MLPerf count from 0.
+    if any(run.progress is not None and run.progress < 0 for run in entry.runs):
+        return "progress is below 0"
     if entry.score.minutes is not None and all(run.minutes is None for run in entry.runs):
         return "a score without a run that has a time"
     if entry.dropped < 0 or 2 * entry.dropped >= max(len(entry.runs), 1):
@@ -144,33 +197,65 @@ def _fault(entry: Entry) -> str:
     return ""
 
 
-def append(path: Path, entries: Iterable[Entry]) -> list[Entry]:
-    """Append entries to a history, which is created if it is missing; return those that were appended.
+HAS_THEM, ACCEPTED = "it has these runs already", "these runs were accepted before"
+"""Why an entry is not appended."""
 
-    An entry of runs that it has with the same outcome is not appended again. An entry is written whole or not at all;
-    what a crash of the machine leaves of one is a damaged line, which the next entry does not continue. UserError for a
-    file that is not a history.
+
+def append(path: Path, entries: Sequence[Entry]) -> list[str]:
+    """Append entries to a history, which is created if it is missing; return of each why it was not, "" if it was.
+
+    An entry of runs that it has with the same outcome is not appended again, nor is a failure of runs that were
+    accepted, nor what `read_history` could not read. An entry is written whole or not at all; what a crash of the
+    machine leaves of one is a damaged line, which the next entry does not continue. UserError for a file that is not a
+    history.
     """
+    faults = [_unreadable(entry) for entry in entries]
+    if all(faults):
+        return faults
     with FileLock(path, lambda: None):
         known = read_history(path, [])
-        if not known and path.stat().st_size:
-            raise UserError(
-                "this file has no entry that can be read, so it may be something else, and nothing was appended",
-                where=path,
-                remedy="name another file, or delete it",
-            )
-        new = [entry for entry in entries if not _is_known(entry, known)]
+        reasons = [fault or _known(entry, known) for entry, fault in zip(entries, faults, strict=True)]
+        new = [entry for entry, reason in zip(entries, reasons, strict=True) if not reason]
         if new:
             _append_lines(path, new)
-    return new
+    return reasons
 
 
-def _is_known(entry: Entry, known: Sequence[Entry]) -> bool:
-    return any(same_runs(entry, other) and entry.passed == other.passed for other in known)
+def _line(entry: Entry) -> str:
+    return json.dumps(HISTORY.with_version(dataclasses.asdict(entry)))
+
+
+def _unreadable(entry: Entry) -> str:
+    """Why the entry could not be read again; "" if it could."""
+    if entry.aspects.unknown:
+        # It equals nothing, so it could never be a baseline.
+        return "something is unknown"
+    try:
+        _entry(_line(entry).encode(), "")
+    except _Damaged as error:
+        return str(error)
+    return ""
+
+
+def _known(entry: Entry, known: Sequence[Entry]) -> str:
+    """Why the entry would say nothing new; "" if it does."""
+    same = find_same(entry, known)
+    if same is None:
+        return ""
+    if same.accepted:
+        return ACCEPTED if entry.failed or entry.accepted else HAS_THEM
+    state, before = ((each.passed, each.doubtful, each.accepted) for each in (entry, same))
+    # That there is nothing to compare with does not take back what an earlier comparison found.
+    return HAS_THEM if state == before or entry.passed is None else ""
+
+
+def find_same(entry: Entry, history: Sequence[Entry]) -> Entry | None:
+    """The entry of the same runs."""
+    return next((other for other in history if same_runs(entry, other)), None)
 
 
 def _append_lines(path: Path, entries: Sequence[Entry]) -> None:
-    text = "".join(json.dumps(HISTORY.with_version(dataclasses.asdict(entry))) + "\n" for entry in entries)
+    text = "".join(_line(entry) + "\n" for entry in entries)
     with open(path, "r+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         if end:

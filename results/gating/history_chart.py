@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from results.gating.decision import THROUGHPUT, TIME
-from results.gating.history import Entry, same_runs, titles_of
-from results.gating.sides import HARDWARE
+from results.gating.history import Entry, find_same, titles_of
+from results.gating.same_hardware import same_hardware
 from results.rendering.charts import WIDTH, Axis, Line, lines
 from results.rendering.markup import Markup, tag
 
@@ -19,7 +19,6 @@ _SCORE, _FAILED = 0, 1
 """Series, which have colours of their own."""
 _NAMES = {TIME: "Time to train", THROUGHPUT: "Throughput"}
 _UNITS = {TIME: "minutes", THROUGHPUT: "samples/s"}
-_OUTCOMES = {True: ", passed", False: ", failed the gate", None: ""}
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --quiet: #57606a; --line: #d0d7de; --s0: #0072b2;
   --s1: #b3261e; }
@@ -75,12 +74,9 @@ class _Panel:
 
 def _like(history: Sequence[Entry], new: Entry) -> list[Entry]:
     """The entries that can be compared with these runs, and the runs themselves."""
-    found = [entry for entry in history if entry.aspects == new.aspects and _hardware(entry) == _hardware(new)]
-    return found if any(same_runs(entry, new) for entry in found) else [*found, new]
-
-
-def _hardware(entry: Entry) -> list[object]:
-    return [entry.configuration.get(key) for key in HARDWARE]
+    alike = [entry for entry in history if entry.aspects == new.aspects]
+    found = [entry for entry in alike if same_hardware(entry.configuration, new.configuration)]
+    return found if find_same(new, found) else [*found, new]
 
 
 def _panel(identity: str, title: str, entries: Sequence[Entry], metric: str) -> _Panel:
@@ -93,16 +89,24 @@ def _panel(identity: str, title: str, entries: Sequence[Entry], metric: str) -> 
         curves += [Line([(place, value)], None, f"{value:.4g} {text}") for value in _known(entry, metric)]
     for place, value in scores:
         entry = entries[place - 1]
-        series = _FAILED if entry.passed is False else _SCORE
-        curves.append(Line([(place, value)], series, f"{value:.4g} {unit}, {entry.origin}{_OUTCOMES[entry.passed]}"))
+        series = _FAILED if entry.failed else _SCORE
+        curves.append(Line([(place, value)], series, f"{value:.4g} {unit}, {entry.origin}{_outcome(entry)}"))
     description = _description(entries, values, unit)
     x_axis, y_axis = Axis("entry, oldest first", whole=True), Axis(unit, zero=False)
     chart = lines(identity, f"{title}: {unit}", description, curves, x_axis, y_axis)
     return _Panel(title, description, chart)
 
 
+def _outcome(entry: Entry) -> str:
+    if entry.accepted:
+        return ", accepted"
+    if entry.passed is None:
+        return ""
+    return ", failed the gate" if entry.failed else ", passed, in doubt" if entry.doubtful else ", passed"
+
+
 def _description(entries: Sequence[Entry], values: Sequence[float | None], unit: str) -> str:
-    failed = sum(entry.passed is False for entry in entries)
+    failed = sum(entry.failed for entry in entries)
     last = "has no score" if values[-1] is None else f"has {values[-1]:.4g} {unit}"
     return f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {failed} failed the gate; the last {last}."
 
