@@ -78,7 +78,9 @@ def write_run(
     """Write one run folder. `edit` changes the log's lines before the record is made, `changes` replace record fields."""
     machine = machine or FakeMachine()
     folder.mkdir(parents=True)
-    lines = edit(dataclasses.replace(fake, platform=machine.name, processes=machine.processes or max(machine.gpus, 1)).write())
+    lines = edit(
+        dataclasses.replace(fake, platform=machine.name, processes=machine.processes or max(machine.gpus, 1)).write()
+    )
     events = [mllog.parse_line(line.encode()) for line in lines]
     telemetry = machine.telemetry(summarise(events).run_s or 0.0)
     edited = []
