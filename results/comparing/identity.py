@@ -196,7 +196,9 @@ def _merge_unknown(buckets: list[Bucket], runs: Sequence[Run]) -> list[Bucket]:
     """Move the runs of a bucket that lacks values into the only other one that these could be in."""
     order = {id(run): at for at, run in enumerate(runs)}
     kept = list(buckets)
-    for bucket in sorted(buckets, key=_missing, reverse=True):
+    # The logs of other benchmarks have none of these values.
+    ours = [bucket for bucket in buckets if bucket.aspects.benchmark == BENCHMARK]
+    for bucket in sorted(ours, key=_missing, reverse=True):
         home = _home(bucket, kept)
         if home is None:
             continue
