@@ -16,7 +16,7 @@ from common.errors import UserError
 from results.gating.decision import TIME, Outcome, decide
 from results.gating.history import append, have_common_runs, read_history, titles_of
 from tests.conftest import DATA, ROOT
-from tests.results.gate_runs import one_line_of, series, with_values
+from tests.gating.gate_runs import one_line_of, series, with_values
 from tests.support.logs import FakeRun
 from tests.support.run_folders import write_run
 

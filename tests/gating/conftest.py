@@ -9,7 +9,7 @@ import pytest
 from results import gate
 from results.gating.history import read_history
 from tests.conftest import DATA
-from tests.results.gate_runs import LONG, SHORT, series
+from tests.gating.gate_runs import LONG, SHORT, series
 from tests.support.logs import MINI_PARAMS
 from tests.support.run_folders import FakeMachine
 

@@ -18,7 +18,7 @@ from results.gating.matching import against_history, against_runs
 from results.gating.same_hardware import HARDWARE
 from results.rendering.markup import escape
 from tests.conftest import ROOT
-from tests.results.gate_runs import of_runs, one_line_of, runs_of, series, with_values
+from tests.gating.gate_runs import of_runs, one_line_of, runs_of, series, with_values
 from tests.support.logs import MINI_PARAMS
 
 SVG = "{http://www.w3.org/2000/svg}"
