@@ -21,7 +21,7 @@ from common.errors import EXIT_FAILED, EXIT_OK, UserError, from_os_error, one_li
 from common.files import write_atomically
 from common.github_actions import without_commands
 from common.values import parse_number
-from results.compare import as_argument, report_problems
+from results.compare import PATH, as_argument, report_problems
 from results.comparing.identity import row_keys_from
 from results.gating.decision import METRICS, TIME
 from results.gating.gate_summary import as_github, as_markdown, as_text, error_for_github, problems_for_github
@@ -30,7 +30,7 @@ from results.gating.history_chart import history_chart
 from results.gating.matching import Gated, accept, against_history, against_runs, require_apart
 from results.gating.sides import read_runs
 from results.output_files import refuse_inputs, same_file
-from results.reading.discover import LabelledPath, Source, labelled_path
+from results.reading.discover import LabelledPath, Source
 
 EXAMPLES = """examples:
   python -m results gate runs/new --baseline runs/main
@@ -63,13 +63,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=HelpFormatter,
     )
-    path = as_argument(labelled_path, "PATH or LABEL=PATH")
     made.add_argument(
-        "path", type=path, metavar="PATH", help="the new runs: run folder, folder of runs or log; LABEL=PATH names them"
+        "path", type=PATH, metavar="PATH", help="the new runs: run folder, folder of runs or log; LABEL=PATH names them"
     )
     made.add_argument(
         "--baseline",
-        type=path,
+        type=PATH,
         metavar="PATH",
         help="the runs to compare with, or a history (*.jsonl); default: the newest entry of --history that fits"
         " and is not in doubt",

@@ -12,7 +12,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -64,8 +64,9 @@ def synthesise(corpus: Corpus, data_dir: Path, processes: int | None = None) -> 
         return _existing_dataset(corpus, folder)
     with staging(folder) as part:
         _prepare_staging(corpus, folder, part)
-        _check_space(corpus, part)
-        _make_chapters(corpus, part, processes or limits.workers())
+        left = [chapter for chapter in corpus.chapters if not _is_done(chapter, part)]
+        _check_space(left, part)
+        _make_chapters(corpus, left, part, processes or limits.workers())
         _write_manifests(corpus, part)
         os.replace(part / "tree", folder)
         dataset = _describe(corpus, folder)
@@ -113,14 +114,12 @@ def _prepare_staging(corpus: Corpus, folder: Path, part: Path) -> None:
     (part / "tree").mkdir(exist_ok=True)
 
 
-def _check_space(corpus: Corpus, part: Path) -> None:
-    left = [chapter for chapter in corpus.chapters if not _is_done(chapter, part)]
+def _check_space(left: Sequence[Chapter], part: Path) -> None:
     seconds = sum(sum(chapter.lengths_s) + TEXT_S * len(chapter.texts) for chapter in left)
     check_disk_space(part, seconds * BYTES_PER_S, "choose another --data-dir")
 
 
-def _make_chapters(corpus: Corpus, part: Path, processes: int) -> None:
-    left = [chapter for chapter in corpus.chapters if not _is_done(chapter, part)]
+def _make_chapters(corpus: Corpus, left: Sequence[Chapter], part: Path, processes: int) -> None:
     done = corpus.utterances - sum(_size(chapter) for chapter in left)
     with Progress(f"synthesising {corpus.name}", corpus.utterances, "utterances") as progress:
         progress.update(done)

@@ -114,6 +114,7 @@ def set_baseline(groups: Sequence[Group], wanted: str | None) -> None:
 
 
 def _fill(base: Row, group: Group) -> None:
+    side = base.side
     for row in group.rows:
         row.baseline = row is base
-        row.speedup = speedup_of(base.side, row.side)
+        row.speedup = speedup_of(side, row.side)

@@ -73,7 +73,7 @@ def row_fields(row: Row) -> dict[str, Any]:
         "params_sha256": aspects.params_sha256,
         "dataset_sha256": aspects.dataset_sha256,
         "notes": row.notes,
-        "verification": row.verification,
+        "verification": aspects.verification,
     }
 
 

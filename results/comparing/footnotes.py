@@ -50,7 +50,7 @@ def verification_notes(comparison: Comparison) -> list[str]:
     """What the scores are worth: a sentence for runs of users, and one for those of published MLPerf rounds."""
     statements: dict[str, list[Row]] = {}
     for row in comparison.rows:
-        statements.setdefault(row.verification, []).append(row)
+        statements.setdefault(row.aspects.verification, []).append(row)
     if len(statements) < 2:
         return [f"Scores are {statement}." for statement in statements]
     return [f"Scores of {_groups(rows)} are {statement}." for statement, rows in statements.items()]

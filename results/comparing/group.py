@@ -31,7 +31,8 @@ class Group:
     @property
     def shared(self) -> dict[str, Any]:
         """What all rows have in common of their configuration, by key."""
-        alike = [key for key in self._keys if key not in self.differing]
+        differing = self.differing
+        alike = [key for key in self._keys if key not in differing]
         return {key: value for key in alike if (value := self.rows[0].identity.get(key)) is not None}
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmark.mllog import BENCHMARK
 from common.errors import UserError
+from results.comparing.score_of_runs import PUBLISHED, UNVERIFIED
 from results.reading.configuration import IDENTITY, NOTED
 from results.reading.run_data import Run
 
@@ -49,6 +50,16 @@ class Aspects:
     dataset_sha256: str | None
     target_wer: float | None
     place: str | None = None
+
+    @property
+    def verification(self) -> str:
+        """What scores are worth: a user's own, or those of a published MLPerf round."""
+        return UNVERIFIED if self.round is None else PUBLISHED
+
+    @property
+    def pairable(self) -> bool:
+        """Whether a run of the same seed on another machine is the same training."""
+        return self.benchmark == BENCHMARK
 
     @property
     def unknown(self) -> list[str]:

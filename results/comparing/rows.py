@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.mllog import BENCHMARK, SUCCESS
+from benchmark.mllog import SUCCESS
 from benchmark.rounds.result_tree import WEAK
 from common.errors import listed
 from results.comparing.identity import KEYS, MACHINE, Aspects, Bucket, RowKeys, value_of
 from results.comparing.score_of_runs import (
-    PUBLISHED,
-    UNVERIFIED,
     Score,
     energy_of_result,
     score_models,
@@ -128,12 +126,7 @@ class Row:
             for run in runs
         ]
         dropped = rules.dropped if self.score.kind == "olympic" else 0
-        return Side(self.score, figures, dropped, self.aspects.benchmark == BENCHMARK, self.progress_unit)
-
-    @property
-    def verification(self) -> str:
-        """What the score is worth: a user's own, or that of a published MLPerf round."""
-        return PUBLISHED if self.aspects.round is not None else UNVERIFIED
+        return Side(self.score, figures, dropped, self.aspects.pairable, self.progress_unit)
 
 
 def row_of(bucket: Bucket, keys: RowKeys) -> Row:

@@ -8,7 +8,6 @@ from results.comparing.group import Group
 from results.comparing.rows import Row
 from results.comparing.speedup import CONFIDENCE, Ratio, Speedup, speedup_of
 
-_S = "'s"
 _IT = "It"
 """The name of a row that the sentence before is about."""
 
@@ -53,11 +52,12 @@ def comparison_text(row: str, base: str, speedup: Speedup, unit: str = EPOCHS, *
         return ""
     parts = [_time(row, base, speedup, advise)]
     alone = speedup.time.low is not None and not speedup.time.certain
-    its = f"{row}'s" if alone and row != _IT else "its"
+    who = row if alone and row != _IT else "it"
+    its = f"{row}'s" if who == row else "its"
     if speedup.throughput is not None:
         parts.append(_throughput(its, speedup.throughput))
     if speedup.progress is not None:
-        parts.append(_progress(its, speedup.progress, unit))
+        parts.append(_progress(who, its, speedup.progress, unit))
     pairs = f" Compared by {pairs_text(speedup.pairs)}." if speedup.pairs else ""
     return f"{parts[0]}{'; ' if parts[1:] else ''}{', '.join(parts[1:])}.{pairs}"
 
@@ -95,9 +95,9 @@ def _throughput(its: str, ratio: Ratio) -> str:
     return f"{its} training steps are {ratio_text(ratio.value)} x as fast{interval}"
 
 
-def _progress(its: str, ratio: Ratio, unit: str) -> str:
+def _progress(who: str, its: str, ratio: Ratio, unit: str) -> str:
     if ratio.value == 1 and (ratio.low is None or ratio.low == ratio.high):
         return f"{its} {unit} are the same"
     if ratio.low is not None and not ratio.certain:
         return f"{its} {unit} are the same within chance"
-    return f"{'it' if its == 'its' else its.removesuffix(_S)} needs {ratio_text(1 / ratio.value)} x as many {unit}"
+    return f"{who} needs {ratio_text(1 / ratio.value)} x as many {unit}"

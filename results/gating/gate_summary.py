@@ -119,4 +119,4 @@ def _side(name: str, entry: Entry) -> str:
 
 
 def _verification(gated: Sequence[Gated]) -> list[str]:
-    return [f"Scores are {worth}." for worth in dict.fromkeys(each.new.verification for each in gated)]
+    return [f"Scores are {worth}." for worth in dict.fromkeys(each.new.aspects.verification for each in gated)]

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.mllog import BENCHMARK
 from common.errors import UserError, from_os_error
 from common.formats import HISTORY, VERSION_KEY
 from common.locks import FileLock
 from common.values import is_integer
 from results.comparing.comparison import aspect_text, describe
 from results.comparing.identity import ASPECTS, Aspects
-from results.comparing.score_of_runs import PUBLISHED, UNVERIFIED, Score
+from results.comparing.score_of_runs import Score
 from results.comparing.speedup import RunFigures, Side
 from results.gating.decision import DOUBTS
 
@@ -60,8 +59,7 @@ class Entry:
     @property
     def side(self) -> Side:
         """What a speed-up compares."""
-        pairable = self.aspects.benchmark == BENCHMARK
-        return Side(self.score, self.runs, self.dropped, pairable, self.progress_unit)
+        return Side(self.score, self.runs, self.dropped, self.aspects.pairable, self.progress_unit)
 
     @property
     def full_title(self) -> str:
@@ -73,11 +71,6 @@ class Entry:
         """The runs' label, commit and start, as far as known."""
         commit = self.configuration.get("commit")
         return ", ".join(part for part in (self.label, commit and f"commit {commit}", self.started_at) if part)
-
-    @property
-    def verification(self) -> str:
-        """What the score is worth."""
-        return UNVERIFIED if self.aspects.round is None else PUBLISHED
 
 
 def titles_of(entries: Sequence[Entry]) -> list[str]:

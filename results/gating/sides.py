@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from results.gating.same_hardware import HARDWARE
 from results.reading.configuration import IDENTITY, NOTED
 from results.reading.discover import LabelledPath, Source, find_sources
 from results.reading.load import read_run
+from results.reading.measures import utc_text
 
 COMPARED = [key for key in (*MACHINE, *IDENTITY, *NOTED) if key not in ("label", "cards")]
 """The keys of a configuration that are compared."""
@@ -100,7 +100,7 @@ def _entry_of(row: Row, label: str | None) -> Entry:
         score=row.score,
         dropped=side.dropped,
         progress_unit=row.progress_unit,
-        started_at=_utc(started),
+        started_at=utc_text(started, "%Y-%m-%dT%H:%M:%SZ"),
         label=label,
         parameters=next((run.hyperparameters for run in row.members if run.hyperparameters), {}),
     )
@@ -112,12 +112,3 @@ def _shared(row: Row, key: str) -> str | int | None:
         return row.identity[key]
     values = {str(value) for run in row.members if (value := value_of(run, key)) is not None}
     return values.pop() if len(values) == 1 else None
-
-
-def _utc(time_ms: float | None) -> str | None:
-    if time_ms is None:
-        return None
-    try:
-        return datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return None

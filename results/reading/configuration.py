@@ -6,12 +6,11 @@ Every value is a text, or None where it is not known or does not apply.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from benchmark import mllog
 from benchmark.log_summary import LogSummary
 from benchmark.record import RunRecord
+from benchmark.submission import devices_of
 from results.reading.measures import described, text
 from results.reading.run_data import Run
 
@@ -108,20 +107,15 @@ def _threads(log: LogSummary) -> str | None:
         resumed = log.first.get(mllog.RESUMED)
         later = resumed.metadata.get(mllog.CPU_THREADS) if resumed else None
         return f"{_plain(logged)}, resumed with {_plain(later)}" if later not in (None, logged) else _plain(logged)
-    devices = log.value(mllog.ACCELERATORS)
-    names = [str(device.get("name")) for device in devices if isinstance(device, Mapping)] if _listed(devices) else []
-    counts = {found[1] for name in names if (found := UNNAMED_CPU.fullmatch(name)) and found[1]}
+    devices, _ = devices_of(log.value(mllog.ACCELERATORS))
+    names = (UNNAMED_CPU.fullmatch(str(device.get("name"))) for device in devices)
+    counts = {name[1] for name in names if name and name[1]}
     return counts.pop() if len(counts) == 1 else None
 
 
 def _cards(log: LogSummary) -> str | None:
-    devices = log.value(mllog.ACCELERATORS)
-    uuids = [device.get("uuid") for device in devices if isinstance(device, Mapping)] if _listed(devices) else []
-    return ", ".join(sorted({str(uuid) for uuid in uuids if uuid})) or None
-
-
-def _listed(value: Any) -> bool:
-    return isinstance(value, list)
+    devices, _ = devices_of(log.value(mllog.ACCELERATORS))
+    return ", ".join(sorted({str(uuid) for device in devices if (uuid := device.get("uuid"))})) or None
 
 
 def _plain(value: object) -> str | None:

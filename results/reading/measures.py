@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from common.values import is_text, parse_number
@@ -47,6 +48,16 @@ def described(value: object) -> str | None:
     """`value` if it is a text that says something: not `N/A`."""
     found = text(value)
     return None if found in ("N/A", "NA", "-") else found
+
+
+def utc_text(time_ms: float | None, form: str) -> str | None:
+    """Milliseconds since the Unix epoch as a date and time in the `form` of strftime; None if unknown or no date."""
+    if time_ms is None:
+        return None
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime(form)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def measures_of(telemetry: object, peak_memory_bytes: float | None, run_s: float | None = None) -> Measures:

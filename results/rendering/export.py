@@ -37,7 +37,7 @@ def render_json(comparison: Comparison, inference: Sequence[dict[str, Any]] = ()
         for group in comparison.groups
     ]
     tree = {
-        "verification": "; ".join(dict.fromkeys(row.verification for row in comparison.rows)) or UNVERIFIED,
+        "verification": "; ".join(dict.fromkeys(row.aspects.verification for row in comparison.rows)) or UNVERIFIED,
         "baseline": comparison.baseline,
         "groups": groups,
         "rows": rows,

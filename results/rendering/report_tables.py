@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from common.files import sha256_of
 from results.comparing.columns import Column, filled_columns
 from results.comparing.group import Group
 from results.comparing.rows import Row
+from results.reading.measures import utc_text
 from results.reading.run_data import Run
 from results.rendering.report_figures import typical_run
 
@@ -131,7 +131,7 @@ def origins(group: Group) -> Origins:
 
 def _origin(run: Run, log: str) -> list[str]:
     """The cells of _ORIGIN for one run; `log` is its log's path below that of the row."""
-    started = "" if run.started_ms is None else _utc(run.started_ms)
+    started = utc_text(run.started_ms, "%Y-%m-%d %H:%M:%S") or ""
     minutes = "" if run.minutes is None else f"{run.minutes:.6f}"
     return [log, run.verdict, minutes, flat(run.seed), started, _commit(run), _sha256(run.log)]
 
@@ -141,13 +141,6 @@ def _commit(run: Run) -> str:
     if code is None or not code.commit:
         return ""
     return f"{code.commit}{'' if code.clean else ' with changes'}"
-
-
-def _utc(time_ms: float) -> str:
-    try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return ""  # not a valid date
 
 
 def _sha256(path: Path) -> str:

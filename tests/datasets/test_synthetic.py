@@ -449,7 +449,7 @@ def test_disk_space_is_needed_only_for_what_is_still_to_be_made(tmp_path, monkey
 
     with monkeypatch.context() as interrupted:
         interrupted.setattr("datasets.synthesis.synthesise._write_manifests", interrupt)
-        # The room that these few utterances need, not that of the whole corpus.
+        # Enough disk space for these few utterances, not for the whole corpus.
         interrupted.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
         with pytest.raises(KeyboardInterrupt):
             synthesise(SMALL, tmp_path, processes=1)
